@@ -1,0 +1,3 @@
+from .shortest_side_resize import ShortestSideResize
+
+__all__ = ['ShortestSideResize']

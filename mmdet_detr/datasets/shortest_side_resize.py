@@ -1,0 +1,51 @@
+"""The resize of the official DETR (its ``datasets/transforms.py``), in size and in pixels."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from mmcv.transforms import BaseTransform
+from mmdet.datasets.transforms import Resize
+
+from ..registry import TRANSFORMS
+
+
+def official_size(width: int, height: int, shortest: int, longest: int | None) -> tuple[int, int]:
+    """Size (width, height) to which the official code resizes an image.
+
+    The shorter side becomes ``shortest``, or less where the longer one would exceed ``longest``. The bound is applied
+    to the rounded shorter side, so that the longer can end a pixel above it.
+    """
+    short, long = sorted((width, height))
+    if longest is not None and long / short * shortest > longest:
+        shortest = round(longest * short / long)
+    shortest = max(1, shortest)
+    if width < height:
+        return shortest, int(shortest * height / width)
+    return int(shortest * width / height), shortest
+
+
+@TRANSFORMS.register_module()
+class ShortestSideResize(BaseTransform):
+    """Resize an image so that its shorter side gets a length drawn from a list, with PIL's anti-aliased bilinear.
+
+    Boxes, masks and segmentation maps follow as in mmdet's ``Resize``.
+
+    Args:
+        sizes: lengths of the shorter side in pixels to draw from; one length for testing.
+        longest: bound of the longer side in pixels; None for no bound.
+    """
+
+    def __init__(self, sizes: Sequence[int], longest: int | None = 1333) -> None:
+        self.sizes = tuple(sizes)
+        self.longest = longest
+        self.resize = Resize(scale=(1, 1), keep_ratio=False, backend='pillow')
+
+    def transform(self, results: dict) -> dict:
+        """Read ``img``; change it, ``img_shape``, ``scale``, ``scale_factor`` and all annotations."""
+        height, width = results['img'].shape[:2]
+        shortest = self.sizes[np.random.randint(len(self.sizes))]
+        self.resize.scale = official_size(width, height, shortest, self.longest)
+        return self.resize(results)
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(sizes={self.sizes}, longest={self.longest})'

@@ -1,0 +1,111 @@
+"""A stand-in for ``mmcv.ops`` where mmcv was built without its compiled operators.
+
+DETR needs none of them, but importing ``mmdet.models`` does import ``mmcv.ops``. With the stand-in
+every such import succeeds, and *using* an operator raises an ImportError that names the model and
+the command that builds it. Where ``mmcv._ext`` exists, nothing here takes effect.
+"""
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
+from typing import Any, NoReturn
+
+from torch import nn
+
+
+def stand_in_for_missing_ops() -> None:
+    """Let ``import mmcv.ops`` succeed without ``mmcv._ext``; do nothing where it is built."""
+    if importlib.util.find_spec('mmcv') is None or importlib.util.find_spec('mmcv._ext') is not None:
+        return
+    if any(isinstance(finder, _StandInFinder) for finder in sys.meta_path):
+        return
+    for name in [name for name in sys.modules if name.startswith('mmcv.ops')]:
+        del sys.modules[name]  # left over from an import that failed half-way
+    sys.meta_path.insert(0, _StandInFinder())
+    _register_convolutions()
+
+
+def _register_convolutions() -> None:
+    """Register the operators that mmcv would, so that ``dcn=dict(type='DCNv2')`` says what is missing."""
+    from mmengine.registry import MODELS
+
+    for registered_name, operator in (('DCN', 'DeformConv2d'), ('DCNv2', 'ModulatedDeformConv2d')):
+        if registered_name not in MODELS.module_dict:
+            MODELS.register_module(registered_name, module=_missing_operator(operator))
+
+
+class _StandInFinder(MetaPathFinder, Loader):
+    """Finds ``mmcv.ops`` and every module below it, all of them stand-ins."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname == 'mmcv.ops' or fullname.startswith('mmcv.ops.'):
+            return ModuleSpec(fullname, self, is_package=True)
+        return None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return _StandInModule(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        pass
+
+
+class _StandInModule(ModuleType):
+    """A module in which every public name is a missing operator.
+
+    It is callable because ``mmcv.ops.nms`` is a function in mmcv and a module here once
+    ``mmcv.ops.nms.batched_nms`` was imported.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith('_'):
+            raise AttributeError(name)
+        return _missing_operator(name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        _raise_missing(self.__name__.rpartition('.')[2])
+
+
+class _MissingOperator(type):
+    """A class that can be imported, subclassed and compared with, but not called."""
+
+    operator: str
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> NoReturn:
+        _raise_missing(cls.operator)
+
+
+def _missing_operator(name: str) -> _MissingOperator:
+    return _MissingOperator(name, (nn.Module,), {'operator': name})
+
+
+def _raise_missing(operator: str) -> NoReturn:
+    package = 'mmcv'
+    for candidate in ('onedl-mmcv', 'mmcv-lite', 'mmcv'):
+        try:
+            package = f'{candidate.removesuffix("-lite")}=={version(candidate)}'
+            break
+        except PackageNotFoundError:
+            continue
+    raise ImportError(
+        f'{_outermost_caller()} needs the compiled operator mmcv.ops.{operator}, and this mmcv was built without '
+        'operators. Build them with: pip install torch ninja psutil && MMCV_WITH_OPS=1 pip install '
+        f'--no-build-isolation --no-deps --no-cache-dir --force-reinstall {package}'
+    )
+
+
+def _outermost_caller() -> str:
+    """The model on whose behalf the operator was used: the outermost module under construction or call."""
+    name = 'The model'
+    frame = sys._getframe(1)
+    while frame.f_back is not None:
+        frame = frame.f_back
+        owner = frame.f_locals.get('self')
+        if isinstance(owner, nn.Module):
+            name = type(owner).__name__
+    return name

@@ -1,0 +1,8 @@
+from .bipartite_match_loss import BipartiteMatchLoss
+from .detr import DETR
+from .detr_head import DETRHead
+from .hungarian_assigner import HungarianAssigner
+from .resnet_dc5 import ResNetDC5
+from .transformer_neck import TransformerNeck
+
+__all__ = ['DETR', 'BipartiteMatchLoss', 'DETRHead', 'HungarianAssigner', 'ResNetDC5', 'TransformerNeck']

@@ -1,0 +1,62 @@
+"""The detector: backbone, transformer, head."""
+
+from mmdet.models.detectors import BaseDetector
+from mmdet.registry import MODELS as MMDET_MODELS
+from mmdet.structures import OptSampleList, SampleList
+from mmdet.utils import ConfigType, OptConfigType, OptMultiConfig
+from torch import Tensor
+
+from ..registry import MODELS
+
+
+@MODELS.register_module()
+class DETR(BaseDetector):
+    """End-to-End Object Detection with Transformers (arXiv 2005.12872).
+
+    Args:
+        backbone: any mmdet backbone.
+        neck: a :class:`TransformerNeck`, or anything that makes hidden states (L, B, Q, C) of the backbone's feature
+            maps and the data samples.
+        bbox_head: a :class:`DETRHead`.
+        train_cfg: handed to the head.
+        test_cfg: handed to the head.
+        data_preprocessor: as in mmdet.
+        init_cfg: as in mmengine.
+    """
+
+    def __init__(
+        self,
+        backbone: ConfigType,
+        neck: ConfigType,
+        bbox_head: ConfigType,
+        train_cfg: OptConfigType = None,
+        test_cfg: OptConfigType = None,
+        data_preprocessor: OptConfigType = None,
+        init_cfg: OptMultiConfig = None,
+    ) -> None:
+        super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
+        self.backbone = MMDET_MODELS.build(backbone)
+        self.neck = MMDET_MODELS.build(neck)
+        self.bbox_head = MMDET_MODELS.build({**bbox_head, 'train_cfg': train_cfg, 'test_cfg': test_cfg})
+
+    def extract_feat(self, batch_inputs: Tensor) -> tuple[Tensor, ...]:
+        """Feature maps of the backbone for images (B, 3, H, W)."""
+        return self.backbone(batch_inputs)
+
+    def hidden_states(self, batch_inputs: Tensor, batch_data_samples: OptSampleList) -> Tensor:
+        """Hidden states (L, B, Q, C) of all decoder layers for images (B, 3, H, W)."""
+        return self.neck(self.extract_feat(batch_inputs), batch_data_samples)
+
+    def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
+        """Weighted losses of every decoder layer, see :class:`BipartiteMatchLoss`."""
+        return self.bbox_head.loss(self.hidden_states(batch_inputs, batch_data_samples), batch_data_samples)
+
+    def predict(self, batch_inputs: Tensor, batch_data_samples: SampleList, rescale: bool = True) -> SampleList:
+        """The samples, each with ``pred_instances``, see :meth:`DETRHead.predict`."""
+        hidden = self.hidden_states(batch_inputs, batch_data_samples)
+        results = self.bbox_head.predict(hidden, batch_data_samples, rescale=rescale)
+        return self.add_pred_to_datasample(batch_data_samples, results)
+
+    def _forward(self, batch_inputs: Tensor, batch_data_samples: OptSampleList = None) -> tuple[Tensor, Tensor]:
+        """Logits (L, B, Q, K+1) and normalised cxcywh boxes (L, B, Q, 4)."""
+        return self.bbox_head(self.hidden_states(batch_inputs, batch_data_samples))

@@ -1,0 +1,138 @@
+"""Class and box branches on the hidden states, and what becomes of their output."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from mmdet.registry import MODELS as MMDET_MODELS
+from mmdet.structures import OptSampleList, SampleList
+from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
+from mmdet.utils import ConfigType, InstanceList, OptConfigType, OptMultiConfig
+from mmengine.model import BaseModule
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from ..registry import MODELS
+from .bipartite_match_loss import targets_of
+from .precision import at_least_float32
+
+LOSS = {'type': 'mmdet_detr.BipartiteMatchLoss'}
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU between them."""
+
+    def __init__(self, in_channels: int, hidden_channels: int, out_channels: int, num_layers: int) -> None:
+        super().__init__()
+        widths = [in_channels, *[hidden_channels] * (num_layers - 1), out_channels]
+        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip(widths[:-1], widths[1:], strict=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        return self.layers[-1](x)
+
+
+@MODELS.register_module()
+class DETRHead(BaseModule):
+    """Prediction head of DETR (paper section 3.2): a linear classifier and a three-layer perceptron for the box.
+
+    It reads hidden states, or feature maps where it is given a transformer of its own.
+
+    Args:
+        num_classes: K, without the no-object class.
+        embed_dims: C, width of the hidden states.
+        loss: a :class:`BipartiteMatchLoss`.
+        transformer: a :class:`TransformerNeck` to run on feature maps first; None reads hidden states.
+        train_cfg: accepted for mmdet's detectors, which hand it to every head; not read.
+        test_cfg: ``max_per_img`` (default: all queries) and ``score_thr`` (default: 0).
+        init_cfg: as in mmengine.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        embed_dims: int = 256,
+        loss: ConfigType = LOSS,
+        transformer: OptConfigType = None,
+        train_cfg: OptConfigType = None,
+        test_cfg: OptConfigType = None,
+        init_cfg: OptMultiConfig = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        self.num_classes = num_classes
+        self.test_cfg = dict(test_cfg or {})
+        self.match_loss = MMDET_MODELS.build(loss)
+        self.transformer = MMDET_MODELS.build(transformer) if transformer else None
+        self.class_embed = nn.Linear(embed_dims, num_classes + (not self.match_loss.use_sigmoid))
+        self.bbox_embed = MLP(embed_dims, embed_dims, 4, num_layers=3)
+
+    def forward(
+        self, x: Tensor | Sequence[Tensor], batch_data_samples: OptSampleList = None
+    ) -> tuple[Tensor, Tensor]:
+        """Class and box of every query of every decoder layer.
+
+        Args:
+            x: hidden states (L, B, Q, C), or feature maps (B, C', H, W) where the head owns the transformer.
+            batch_data_samples: tell the transformer the padding of each image.
+
+        Returns:
+            Logits (L, B, Q, K+1), the last one for no object (K outputs with a sigmoid loss), and boxes (L, B, Q, 4),
+            cxcywh in units of the unpadded image, at least float32.
+        """
+        hidden = x if self.transformer is None else self.transformer(x, batch_data_samples)
+        return self.class_embed(hidden), at_least_float32(self.bbox_embed(hidden)).sigmoid()
+
+    def loss(self, x: Tensor | Sequence[Tensor], batch_data_samples: SampleList) -> dict[str, Tensor]:
+        """Weighted losses of every decoder layer, see :class:`BipartiteMatchLoss`."""
+        logits, boxes = self(x, batch_data_samples)
+        return self.match_loss(logits, boxes, targets_of(batch_data_samples))
+
+    def predict(
+        self, x: Tensor | Sequence[Tensor], batch_data_samples: SampleList, rescale: bool = True
+    ) -> InstanceList:
+        """Detections of the last decoder layer, best first.
+
+        Follows ``PostProcess`` of the official ``models/detr.py``, and in addition sorts and clips as mmdet does.
+
+        Args:
+            x: as in :meth:`forward`.
+            batch_data_samples: give ``img_shape``, ``ori_shape`` and ``scale_factor``.
+            rescale: boxes in pixels of the original image, else of the network's input.
+
+        Returns:
+            For each image ``bboxes`` (N, 4) xyxy in pixels, clipped to the image, ``scores`` (N,), ``labels`` (N,).
+        """
+        # the earlier layers serve the loss only
+        logits, boxes = self(x[-1:], batch_data_samples) if self.transformer is None else self(x, batch_data_samples)
+        scores, labels, queries = self._best(at_least_float32(logits[-1]))
+        boxes = bbox_cxcywh_to_xyxy(boxes[-1].gather(1, queries[..., None].expand(-1, -1, 4)))
+        metas = [sample.metainfo for sample in batch_data_samples]
+        boxes = boxes * boxes.new_tensor([_unit_size(meta, rescale) for meta in metas]).repeat(1, 2)[:, None]
+        limits = boxes.new_tensor([meta['ori_shape' if rescale else 'img_shape'][1::-1] for meta in metas])
+        boxes = boxes.clamp(min=0).minimum(limits.repeat(1, 2)[:, None])
+        results = [
+            InstanceData(bboxes=boxes[i], scores=scores[i], labels=labels[i]) for i in range(len(batch_data_samples))
+        ]
+        score_thr = self.test_cfg.get('score_thr', 0.0)
+        return [result[result.scores > score_thr] for result in results] if score_thr > 0 else results
+
+    def _best(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores, labels and queries, each (B, N), of the best ``max_per_img`` of logits (B, Q, K+1)."""
+        num_queries = logits.shape[1]
+        max_per_img = self.test_cfg.get('max_per_img', num_queries)
+        if self.match_loss.use_sigmoid:  # every class of a query stands for itself
+            scores, index = logits.sigmoid().flatten(1).topk(min(max_per_img, num_queries * self.num_classes))
+            return scores, index % self.num_classes, index // self.num_classes
+        scores, labels = logits.softmax(-1)[..., :-1].max(-1)
+        scores, queries = scores.topk(min(max_per_img, num_queries))
+        return scores, labels.gather(1, queries), queries
+
+
+def _unit_size(meta: dict, rescale: bool) -> tuple[float, float]:
+    """(width, height) in pixels that a normalised box of 1 x 1 has."""
+    height, width = meta['img_shape'][:2]
+    if not rescale:
+        return float(width), float(height)
+    scale_w, scale_h = meta['scale_factor'][:2]
+    return width / float(scale_w), height / float(scale_h)

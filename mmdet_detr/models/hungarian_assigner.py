@@ -1,0 +1,168 @@
+"""One-to-one matching of predictions and objects at the least cost (paper section 3.1)."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from mmdet.models.task_modules.assigners import (
+    AssignResult,
+    BaseAssigner,
+    BBoxL1Cost,
+    ClassificationCost,
+    FocalLossCost,
+    IoUCost,
+)
+from mmdet.registry import TASK_UTILS as MMDET_TASK_UTILS
+from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_overlaps
+from mmdet.utils import ConfigType
+from mmengine.structures import InstanceData
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from ..registry import TASK_UTILS
+from .precision import at_least_float32
+
+OVERLAP_EPS = 1e-8  # in units of the image's area: a tenth of a pixel squared; bounds the quotient of empty boxes
+
+DETR_COSTS = (
+    {'type': 'ClassificationCost', 'weight': 1.0},
+    {'type': 'BBoxL1Cost', 'weight': 5.0, 'box_format': 'xywh'},
+    {'type': 'IoUCost', 'iou_mode': 'giou', 'weight': 2.0},
+)
+
+
+class Targets(NamedTuple):
+    """Objects of a batch, padded to the largest number T in one image."""
+
+    labels: Tensor  # (B, T) int64, padded with 0
+    boxes: Tensor  # (B, T, 4) cxcywh in units of the unpadded image, padded with 0
+    counts: list[int]  # objects of each image
+
+
+class Matches(NamedTuple):
+    """M matched pairs of each decoder layer, layer by layer, as indices into flattened tensors."""
+
+    queries: Tensor  # (L*M,) into (L*B*Q,)
+    targets: Tensor  # (L*M,) into (B*T,)
+
+
+def _classification_cost(cost: ClassificationCost, logits: Tensor, boxes: Tensor, targets: Targets) -> Tensor:
+    # minus the probability stands in for the log-likelihood: it is on the scale of the box costs (section 3.1)
+    return _at_labels(-logits.softmax(-1), targets.labels)
+
+
+def _focal_cost(cost: FocalLossCost, logits: Tensor, boxes: Tensor, targets: Targets) -> Tensor:
+    p = logits.sigmoid()
+    positive = -(p + cost.eps).log() * cost.alpha * (1 - p) ** cost.gamma
+    negative = -(1 - p + cost.eps).log() * (1 - cost.alpha) * p**cost.gamma
+    return _at_labels(positive - negative, targets.labels)
+
+
+def _l1_cost(cost: BBoxL1Cost, logits: Tensor, boxes: Tensor, targets: Targets) -> Tensor:
+    target_boxes = targets.boxes
+    if cost.box_format == 'xyxy':
+        boxes, target_boxes = bbox_cxcywh_to_xyxy(boxes), bbox_cxcywh_to_xyxy(target_boxes)
+    return (boxes[..., :, None, :] - target_boxes[..., None, :, :]).abs().sum(-1)
+
+
+def _iou_cost(cost: IoUCost, logits: Tensor, boxes: Tensor, targets: Targets) -> Tensor:
+    target_boxes = bbox_cxcywh_to_xyxy(targets.boxes).expand(*boxes.shape[:-2], -1, 4)
+    return -bbox_overlaps(bbox_cxcywh_to_xyxy(boxes), target_boxes, mode=cost.iou_mode, eps=OVERLAP_EPS)
+
+
+BATCHED_COSTS: dict[type, Callable[..., Tensor]] = {
+    ClassificationCost: _classification_cost,
+    FocalLossCost: _focal_cost,
+    BBoxL1Cost: _l1_cost,
+    IoUCost: _iou_cost,
+}
+
+
+def _at_labels(class_cost: Tensor, labels: Tensor) -> Tensor:
+    """Pick from costs (L, B, Q, K') the columns of the labels (B, T): (L, B, Q, T)."""
+    num_layers, _, num_queries, _ = class_cost.shape
+    return class_cost.gather(-1, labels[None, :, None].expand(num_layers, -1, num_queries, -1))
+
+
+@TASK_UTILS.register_module()
+class HungarianAssigner(BaseAssigner):
+    """Matches predictions and objects one to one at the least total cost.
+
+    Args:
+        match_costs: costs to sum, in mmdet's terms. :meth:`assign` takes any of mmdet's, :meth:`match` those on
+            classes and boxes.
+    """
+
+    def __init__(self, match_costs: Sequence[ConfigType] = DETR_COSTS) -> None:
+        self.match_costs = [MMDET_TASK_UTILS.build(cost) for cost in match_costs]
+
+    @torch.no_grad()
+    def cost(self, logits: Tensor, boxes: Tensor, targets: Targets) -> Tensor:
+        """Cost of every prediction against every object of its own image.
+
+        Args:
+            logits: (L, B, Q, K+1), or (L, B, Q, K) for a sigmoid loss.
+            boxes: (L, B, Q, 4), normalised cxcywh.
+            targets: objects of the batch.
+
+        Returns:
+            Tensor (L, B, Q, T), at least float32; columns beyond an image's count have no meaning.
+
+        Raises:
+            ValueError: one of ``match_costs`` has no batched form.
+        """
+        logits, boxes = at_least_float32(logits), at_least_float32(boxes)
+        targets = targets._replace(boxes=targets.boxes.to(boxes.dtype))
+        costs = []
+        for cost in self.match_costs:
+            if type(cost) not in BATCHED_COSTS:
+                known = ', '.join(sorted(kind.__name__ for kind in BATCHED_COSTS))
+                raise ValueError(f'the batched loss matches on {known}; got {type(cost).__name__}')
+            costs.append(cost.weight * BATCHED_COSTS[type(cost)](cost, logits, boxes, targets))
+        return torch.stack(costs).sum(0)
+
+    def match(self, logits: Tensor, boxes: Tensor, targets: Targets) -> Matches:
+        """Match all images of all decoder layers; arguments as in :meth:`cost`.
+
+        The one copy from the device to the host in a training step happens here, and one copy back. Where an image
+        has more objects than there are queries, the cheapest are matched.
+        """
+        num_layers, batch_size, num_queries = boxes.shape[:3]
+        padded_count = targets.labels.shape[1]
+        cost = self.cost(logits, boxes, targets).cpu().numpy()
+        pairs = [np.empty((2, 0), dtype=np.int64)]
+        for layer in range(num_layers):
+            for image, count in enumerate(targets.counts):
+                query, target = linear_sum_assignment(cost[layer, image, :, :count])
+                first_query = (layer * batch_size + image) * num_queries
+                pairs.append(np.stack((query + first_query, target + image * padded_count)))
+        queries, matched = torch.from_numpy(np.concatenate(pairs, axis=1)).to(boxes.device)
+        return Matches(queries, matched)
+
+    @torch.no_grad()
+    def assign(
+        self, pred_instances: InstanceData, gt_instances: InstanceData, img_meta: dict | None = None, **kwargs: Any
+    ) -> AssignResult:
+        """Match one image, for every other head of mmdet.
+
+        Args:
+            pred_instances: what the costs read: ``scores`` (Q, K+1) logits, ``bboxes`` (Q, 4) xyxy in pixels, masks.
+            gt_instances: ``labels`` (T,), ``bboxes`` (T, 4) xyxy in pixels, masks.
+            img_meta: ``img_shape`` (h, w).
+            kwargs: accepted as by mmdet's assigners; not read.
+
+        Returns:
+            ``gt_inds`` (Q,): 0 for no object, else 1 + the index of the object; ``labels`` (Q,): its class or -1.
+        """
+        num_preds, num_gts = len(pred_instances), len(gt_instances)
+        gt_labels = gt_instances.labels
+        gt_inds = gt_labels.new_zeros(num_preds, dtype=torch.long)
+        labels = gt_labels.new_full((num_preds,), -1, dtype=torch.long)
+        if num_preds and num_gts:
+            costs = [cost(pred_instances, gt_instances, img_meta) for cost in self.match_costs]
+            pairs = np.stack(linear_sum_assignment(torch.stack(costs).sum(0).cpu().numpy()))
+            query, target = torch.from_numpy(pairs).to(gt_labels.device)
+            gt_inds[query] = target + 1
+            labels[query] = gt_labels[target]
+        return AssignResult(num_gts=num_gts, gt_inds=gt_inds, max_overlaps=None, labels=labels)

@@ -1,0 +1,131 @@
+"""Encoder and decoder of DETR (paper section A.4, official ``models/transformer.py``).
+
+They differ from ``torch.nn.Transformer`` in three points: position encodings are added to queries and keys of every
+attention and never to values; there is no norm after the encoder; the decoder returns every layer's output, each
+through the one shared final norm. Parameters have the official names.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Attention(nn.Module):
+    """Multi-head attention on the fused kernel, with the parameters of ``torch.nn.MultiheadAttention``."""
+
+    def __init__(self, embed_dims: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * embed_dims, embed_dims))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * embed_dims))
+        self.out_proj = nn.Linear(embed_dims, embed_dims)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Attend.
+
+        Args:
+            query: (B, Q, C).
+            key: (B, S, C).
+            value: (B, S, C).
+            mask: bool (B, 1, 1, S), True on the keys to look at; None looks at all.
+
+        Returns:
+            Tensor (B, Q, C).
+        """
+        weights = self.in_proj_weight.chunk(3)
+        biases = self.in_proj_bias.chunk(3)
+        q, k, v = (
+            F.linear(x, weight, bias).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, length, C/heads)
+            for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
+        )
+        dropout = self.dropout if self.training else 0.0
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        return self.out_proj(out.transpose(1, 2).flatten(2))
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and feed-forward network, each followed by add and norm."""
+
+    def __init__(self, embed_dims: int, num_heads: int, feedforward_channels: int, dropout: float) -> None:
+        super().__init__()
+        self.self_attn = Attention(embed_dims, num_heads, dropout)
+        self.linear1 = nn.Linear(embed_dims, feedforward_channels)
+        self.linear2 = nn.Linear(feedforward_channels, embed_dims)
+        self.norm1 = nn.LayerNorm(embed_dims)
+        self.norm2 = nn.LayerNorm(embed_dims)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, pos: Tensor, mask: Tensor | None) -> Tensor:
+        q = k = x + pos
+        x = self.norm1(x + self.dropout(self.self_attn(q, k, x, mask)))
+        ffn = self.linear2(self.dropout(F.relu(self.linear1(x))))
+        return self.norm2(x + self.dropout(ffn))
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention of the queries, attention to the memory, feed-forward network, each with add and norm."""
+
+    def __init__(self, embed_dims: int, num_heads: int, feedforward_channels: int, dropout: float) -> None:
+        super().__init__()
+        self.self_attn = Attention(embed_dims, num_heads, dropout)
+        self.multihead_attn = Attention(embed_dims, num_heads, dropout)
+        self.linear1 = nn.Linear(embed_dims, feedforward_channels)
+        self.linear2 = nn.Linear(feedforward_channels, embed_dims)
+        self.norm1 = nn.LayerNorm(embed_dims)
+        self.norm2 = nn.LayerNorm(embed_dims)
+        self.norm3 = nn.LayerNorm(embed_dims)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, x: Tensor, query_pos: Tensor, memory_key: Tensor, memory: Tensor, memory_mask: Tensor | None
+    ) -> Tensor:
+        q = k = x + query_pos
+        x = self.norm1(x + self.dropout(self.self_attn(q, k, x)))
+        x = self.norm2(x + self.dropout(self.multihead_attn(x + query_pos, memory_key, memory, memory_mask)))
+        ffn = self.linear2(self.dropout(F.relu(self.linear1(x))))
+        return self.norm3(x + self.dropout(ffn))
+
+
+class Encoder(nn.Module):
+    """A stack of encoder layers, without a final norm."""
+
+    def __init__(self, num_layers: int, *layer_args: int | float) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(EncoderLayer(*layer_args) for _ in range(num_layers))
+
+    def forward(self, x: Tensor, pos: Tensor, mask: Tensor | None) -> Tensor:
+        """Encode (B, S, C) features with (1 or B, S, C) positions; ``mask`` as in :class:`Attention`."""
+        for layer in self.layers:
+            x = layer(x, pos, mask)
+        return x
+
+
+class Decoder(nn.Module):
+    """A stack of decoder layers; every layer's output goes through the one final norm."""
+
+    def __init__(self, num_layers: int, embed_dims: int, *layer_args: int | float) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(DecoderLayer(embed_dims, *layer_args) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(embed_dims)
+
+    def forward(self, query_pos: Tensor, memory: Tensor, pos: Tensor, memory_mask: Tensor | None) -> Tensor:
+        """Decode queries, which start as zeros.
+
+        Args:
+            query_pos: learnt queries (B, Q, C).
+            memory: encoder output (B, S, C).
+            pos: position encoding of the memory (1 or B, S, C).
+            memory_mask: as in :class:`Attention`.
+
+        Returns:
+            Hidden states (L, B, Q, C) of all layers.
+        """
+        memory_key = memory + pos
+        x = torch.zeros_like(query_pos)
+        hidden = []
+        for layer in self.layers:
+            x = layer(x, query_pos, memory_key, memory, memory_mask)
+            hidden.append(self.norm(x))
+        return torch.stack(hidden)

@@ -1,0 +1,27 @@
+"""The one check of what mmdet_detr stands on."""
+
+import importlib
+
+INSTALL_HELP = """\
+mmdet_detr needs mmdet 3.3 or newer with a matching mmcv and mmengine. Install one of the two stacks:
+  OneDL:     pip install torch && pip install onedl-mmengine onedl-mmcv onedl-mmdetection onedl-mim
+  OpenMMLab: pip install "torch==2.1.2" "numpy<2" openmim && mim install "mmcv==2.1.0" "mmdet==3.3.0"
+"""
+
+
+def require_mmdet() -> None:
+    """Import mmdet or say how to install it.
+
+    A RuntimeError on purpose: mmengine swallows an ImportError raised while it imports a scope,
+    and the user would only read that a name is not in the registry.
+
+    Raises:
+        RuntimeError: mmdet is absent, too old, or refuses the mmcv or mmengine beside it.
+    """
+    try:
+        mmdet = importlib.import_module('mmdet')
+        major, minor = (int(part) for part in mmdet.__version__.split('.')[:2])
+    except Exception as error:  # mmdet checks its peers with assert, compiled parts raise OSError
+        raise RuntimeError(f'{INSTALL_HELP}(importing mmdet failed: {error})') from error
+    if not (3, 3) <= (major, minor) < (4, 0):
+        raise RuntimeError(f'{INSTALL_HELP}(found mmdet {mmdet.__version__})')

@@ -1,0 +1,39 @@
+"""Write the generated `shapes` data set: COCO-format folders with boxes, polygons and panoptic segmentation."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.progress import track
+
+from mmdet_detr.datasets.shapes import SPLITS, ShapesOptions, write_shapes
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog='make_shapes', description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument('out', type=Path, nargs='?', default=Path('data/shapes'), help='folder to write')
+    parser.add_argument('--train', type=int, default=8000, help='number of training images')
+    parser.add_argument('--val', type=int, default=500, help='number of held-out images')
+    parser.add_argument('--image-size', type=int, default=64, help='side of the images in pixels')
+    parser.add_argument('--min-objects', type=int, default=1, help='fewest objects in an image')
+    parser.add_argument('--max-objects', type=int, default=3, help='most objects in an image')
+    parser.add_argument('--seed', type=int, default=0, help='the same seed gives the same files')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        options = ShapesOptions(args.image_size, args.min_objects, args.max_objects, args.seed)
+        for split, count in zip(SPLITS, (args.train, args.val), strict=True):
+            progress = write_shapes(args.out, split, count, options)
+            for _ in track(progress, description=f'{args.out}/{split}', total=count):
+                pass
+    except (ValueError, OSError) as error:
+        sys.exit(f'make_shapes: {error}')
+
+
+if __name__ == '__main__':
+    main()
