@@ -90,7 +90,8 @@ def write_shapes(root: Path, split: str, count: int, options: ShapesOptions) -> 
         Image.fromarray(scene.image).save(image_folder / f'{name}.jpg', quality=92)
         height, width = scene.segments.shape
         images.append({'id': image_id, 'file_name': f'{name}.jpg', 'width': width, 'height': height})
-        instances.extend(_instance(shape, image_id, len(instances) + i + 1) for i, shape in enumerate(scene.shapes))
+        for shape in scene.shapes:
+            instances.append(_instance(shape, image_id, annotation_id=len(instances) + 1))
         Image.fromarray(_panoptic_colours(scene.segments)).save(panoptic_folder / f'{name}.png')
         panoptic.append({'image_id': image_id, 'file_name': f'{name}.png', 'segments_info': _segments(scene)})
         yield number + 1

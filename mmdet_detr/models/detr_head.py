@@ -97,7 +97,7 @@ class DETRHead(BaseModule):
 
         Args:
             x: as in :meth:`forward`.
-            batch_data_samples: give ``img_shape``, ``ori_shape`` and ``scale_factor``.
+            batch_data_samples: give ``img_shape``, ``ori_shape`` and, if resized, ``scale_factor``.
             rescale: boxes in pixels of the original image, else of the network's input.
 
         Returns:
@@ -134,5 +134,5 @@ def _unit_size(meta: dict, rescale: bool) -> tuple[float, float]:
     height, width = meta['img_shape'][:2]
     if not rescale:
         return float(width), float(height)
-    scale_w, scale_h = meta['scale_factor'][:2]
+    scale_w, scale_h = meta.get('scale_factor', (1.0, 1.0))[:2]  # absent where no transform resized
     return width / float(scale_w), height / float(scale_h)

@@ -1,0 +1,103 @@
+# DETR R50, the official recipe at 150 epochs: 8 GPUs x 2 images.
+_base_ = ['mmdet::_base_/datasets/coco_detection.py', 'mmdet::_base_/default_runtime.py']
+custom_imports = dict(imports=['mmdet_detr'], allow_failed_imports=False)
+
+model = dict(
+    type='mmdet_detr.DETR',
+    data_preprocessor=dict(
+        type='DetDataPreprocessor',
+        mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375],
+        bgr_to_rgb=True,
+        pad_size_divisor=1,
+    ),
+    backbone=dict(
+        type='ResNet',
+        depth=50,
+        num_stages=4,
+        out_indices=(3,),
+        frozen_stages=1,  # the stem and the first stage
+        norm_cfg=dict(type='BN', requires_grad=False),
+        norm_eval=True,
+        style='pytorch',
+        init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet50'),
+    ),
+    neck=dict(type='mmdet_detr.TransformerNeck', in_channels=2048),
+    bbox_head=dict(
+        type='mmdet_detr.DETRHead',
+        num_classes=80,
+        loss=dict(
+            type='mmdet_detr.BipartiteMatchLoss',
+            assigner=dict(
+                type='mmdet_detr.HungarianAssigner',
+                match_costs=[
+                    dict(type='ClassificationCost', weight=1.0),
+                    dict(type='BBoxL1Cost', weight=5.0, box_format='xywh'),
+                    dict(type='IoUCost', iou_mode='giou', weight=2.0),
+                ],
+            ),
+            loss_cls=dict(type='CrossEntropyLoss', loss_weight=1.0),
+            loss_bbox=dict(type='L1Loss', loss_weight=5.0),
+            loss_iou=dict(type='GIoULoss', eps=1e-8, loss_weight=2.0),
+            no_object_weight=0.1,
+        ),
+    ),
+    test_cfg=dict(max_per_img=100),
+)
+
+# Data. Half of the training images are resized, the other half resized without bound, cropped, and resized.
+sizes = [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800]
+train_pipeline = [
+    dict(type='LoadImageFromFile', backend_args={{_base_.backend_args}}),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='RandomFlip', prob=0.5),
+    dict(
+        type='RandomChoice',
+        transforms=[
+            [dict(type='mmdet_detr.ShortestSideResize', sizes=sizes, longest=1333)],
+            [
+                dict(type='mmdet_detr.ShortestSideResize', sizes=[400, 500, 600], longest=None),
+                dict(
+                    type='RandomCrop',
+                    crop_type='absolute_range',
+                    crop_size=(384, 600),
+                    allow_negative_crop=True,  # the official recipe keeps crops without boxes
+                ),
+                dict(type='mmdet_detr.ShortestSideResize', sizes=sizes, longest=1333),
+            ],
+        ],
+    ),
+    dict(type='PackDetInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile', backend_args={{_base_.backend_args}}),
+    dict(type='mmdet_detr.ShortestSideResize', sizes=[800], longest=1333),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
+]
+train_dataloader = dict(
+    batch_size=2,
+    dataset=dict(
+        # images without boxes are kept: they teach the no-object class
+        filter_cfg=dict(_delete_=True, filter_empty_gt=False),
+        pipeline=train_pipeline,
+    ),
+)
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
+
+# Schedule
+max_epochs = 150
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=1e-4, weight_decay=1e-4),
+    clip_grad=dict(max_norm=0.1, norm_type=2),
+    paramwise_cfg=dict(custom_keys={'backbone': dict(lr_mult=0.1)}),  # 1e-5
+)
+param_scheduler = [
+    dict(type='MultiStepLR', begin=0, end=max_epochs, by_epoch=True, milestones=[100], gamma=0.1),
+]
+auto_scale_lr = dict(enable=False, base_batch_size=16)  # 8 GPUs x 2 images

@@ -1,0 +1,137 @@
+import logging
+
+import numpy as np
+import pytest
+import torch
+from helpers import make_sample, random_sample, reference_losses
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mmengine.logging import MMLogger
+
+from mmdet_detr.models import BipartiteMatchLoss
+from mmdet_detr.models.bipartite_match_loss import targets_of
+
+NAMES = [f'{prefix}{loss}' for prefix in ('', 'd0.') for loss in ('loss_cls', 'loss_bbox', 'loss_iou')]
+
+
+def random_predictions(num_images: int, num_queries: int = 5, num_classes: int = 3, dtype=torch.float32):
+    logits = torch.randn(2, num_images, num_queries, num_classes + 1, dtype=dtype, requires_grad=True)
+    raw = torch.randn(2, num_images, num_queries, 4, dtype=dtype, requires_grad=True)
+    return logits, raw, raw.sigmoid()
+
+
+def test_targets_in_units_of_the_unpadded_image():
+    boxes = torch.tensor([[10.0, 20.0, 30.0, 60.0]])
+    samples = [make_sample((80, 40), (100, 100), boxes, torch.tensor([2])), make_sample((100, 100))]
+    targets = targets_of(samples)
+    assert targets.counts == [1, 0]
+    assert targets.labels.tolist() == [[2], [0]]
+    assert targets.boxes[0, 0].tolist() == pytest.approx([0.5, 0.5, 0.5, 0.5])
+
+
+def test_by_hand():
+    """One layer, one image, two queries of which the first fits the only object exactly."""
+    sample = make_sample((10, 10), boxes=torch.tensor([[2.0, 2.0, 6.0, 6.0]]), labels=torch.tensor([1]))
+    logits = torch.zeros(1, 1, 2, 3)
+    boxes = torch.tensor([[[[0.5, 0.4, 0.4, 0.4], [0.9, 0.9, 0.1, 0.1]]]])
+    losses = BipartiteMatchLoss()(logits, boxes, targets_of([sample]))
+    assert losses['loss_cls'].item() == pytest.approx(np.log(3))
+    assert losses['loss_bbox'].item() == pytest.approx(5 * 0.1)
+    # boxes (0.3, 0.2, 0.7, 0.6) and (0.2, 0.2, 0.6, 0.6): overlap 0.12, union 0.2, hull 0.2
+    assert losses['loss_iou'].item() == pytest.approx(2 * (1 - 0.12 / 0.2), rel=1e-5)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=3), st.integers(0, 2**31 - 1))
+def test_equals_the_plain_reference(counts, seed):
+    """Any number of objects an image, none and more than the five queries included."""
+    torch.manual_seed(seed)
+    samples = [random_sample((60, 90), (100, 100), count, num_classes=3) for count in counts]
+    logits, _, boxes = random_predictions(len(counts), dtype=torch.float64)
+    targets = targets_of(samples)
+    losses = BipartiteMatchLoss()(logits, boxes, targets)
+    labels = [targets.labels[i, :count].numpy() for i, count in enumerate(counts)]
+    target_boxes = [targets.boxes[i, :count].double().numpy() for i, count in enumerate(counts)]
+    expected = reference_losses(logits.detach().numpy(), boxes.detach().numpy(), labels, target_boxes)
+    assert list(losses) == NAMES
+    for name in NAMES:
+        assert losses[name].item() == pytest.approx(expected[name], rel=1e-6, abs=1e-12), name
+
+
+def test_empty_batch_stays_in_the_graph():
+    logits, raw, boxes = random_predictions(2)
+    losses = BipartiteMatchLoss()(logits, boxes, targets_of([make_sample((10, 10)), make_sample((20, 10))]))
+    assert losses['loss_bbox'].item() == losses['loss_iou'].item() == 0
+    assert losses['loss_cls'].item() == pytest.approx(-logits[-1].log_softmax(-1)[..., -1].mean().item(), rel=1e-5)
+    assert all(loss.requires_grad for loss in losses.values())
+    sum(losses.values()).backward()
+    assert raw.grad is not None and torch.all(raw.grad == 0)
+    assert logits.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize('scale', [1.0, 0.0], ids=['apart', 'on the prediction'])
+def test_zero_width_boxes(scale):
+    boxes = torch.tensor([[5.0, 2.0, 5.0, 8.0], [3.0, 3.0, 3.0, 3.0]])
+    sample = make_sample((10, 10), boxes=boxes, labels=torch.tensor([0, 1]))
+    logits = torch.randn(2, 1, 4, 4, requires_grad=True)
+    predicted = torch.tensor([0.5, 0.5, 0.0, 0.6]) + scale * torch.rand(2, 1, 4, 4) * 0.2
+    predicted.requires_grad_()
+    losses = BipartiteMatchLoss()(logits, predicted, targets_of([sample]))
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert torch.isfinite(predicted.grad).all() and torch.isfinite(logits.grad).all()
+
+
+def test_more_boxes_than_queries_warns_once_with_the_numbers():
+    records: list[str] = []
+    handler = logging.Handler(level=logging.WARNING)
+    handler.emit = lambda record: records.append(record.getMessage())
+    logger = MMLogger.get_instance('crowds')
+    logger.addHandler(handler)
+    loss = BipartiteMatchLoss()
+    sample = random_sample((50, 50), None, 9, num_classes=3)
+    for _ in range(2):
+        logits, _, boxes = random_predictions(1)
+        losses = loss(logits, boxes, targets_of([sample]))
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert len(records) == 1
+    assert '9 objects' in records[0] and '5 queries' in records[0]
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_float32_under_autocast(dtype):
+    logits, _, boxes = random_predictions(1)
+    targets = targets_of([random_sample((500, 700), None, 3, num_classes=3)])
+    loss = BipartiteMatchLoss()
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        got = loss(logits.to(dtype), boxes.to(dtype), targets)
+    expected = loss(logits.to(dtype).float(), boxes.to(dtype).float(), targets)
+    for name in NAMES:
+        assert got[name].dtype == torch.float32
+        assert got[name].item() == pytest.approx(expected[name].item(), rel=1e-6)
+
+
+def test_losses_by_config():
+    """Other registered losses take the places: smooth L1, DIoU, and a sigmoid focal loss without no-object output."""
+    loss = BipartiteMatchLoss(
+        assigner={
+            'type': 'mmdet_detr.HungarianAssigner',
+            'match_costs': [{'type': 'FocalLossCost', 'weight': 2.0}, {'type': 'BBoxL1Cost', 'box_format': 'xywh'}],
+        },
+        loss_cls={'type': 'FocalLoss', 'use_sigmoid': True, 'gamma': 0.0, 'alpha': 0.5, 'loss_weight': 2.0},
+        loss_bbox={'type': 'SmoothL1Loss', 'beta': 1e-9},
+        loss_iou={'type': 'DIoULoss'},
+    )
+    sample = random_sample((50, 50), None, 2, num_classes=3)
+    logits, _, boxes = random_predictions(1)
+    logits = logits[..., :3]
+    targets = targets_of([sample])
+    losses = loss(logits, boxes, targets)
+    wanted = torch.zeros(5, 3)
+    matches = loss.assigner.match(logits[-1:], boxes[-1:], targets)
+    wanted[matches.queries, targets.labels[0][matches.targets]] = 1
+    # without modulation the focal loss is half the binary cross-entropy
+    entropy = torch.nn.functional.binary_cross_entropy_with_logits(logits[-1, 0], wanted, reduction='sum')
+    assert losses['loss_cls'].item() == pytest.approx(2.0 * 0.5 * entropy.item() / 2, rel=1e-5)
+    l1 = (boxes[-1, 0][matches.queries] - targets.boxes[0][matches.targets]).abs().sum() / 2
+    assert losses['loss_bbox'].item() == pytest.approx(l1.item(), rel=1e-5)

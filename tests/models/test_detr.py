@@ -1,0 +1,282 @@
+import copy
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import make_sample, random_sample, tiny_detr_config
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from torch import Tensor, nn
+
+from mmdet_detr.models import DETR
+
+GOLDEN_NAMES = Path(__file__).with_name('detr_r50_state_dict.json')
+R50 = Path(__file__).parents[2] / 'configs' / 'detr' / 'detr_r50_8x2_150e_coco.py'
+
+
+def random_batch(num_classes: int = 5) -> tuple[Tensor, list]:
+    samples = [
+        random_sample((96, 128), (96, 128), 4, num_classes),
+        random_sample((70, 128), (96, 128), 0, num_classes),
+        random_sample((96, 65), (96, 128), 7, num_classes),
+    ]
+    images = torch.randn(3, 3, 96, 128)
+    for image, sample in zip(images, samples, strict=True):
+        height, width = sample.img_shape
+        image[:, height:] = 0
+        image[:, :, width:] = 0
+    return images, samples
+
+
+def mmdet_config(ours: Config) -> Config:
+    """mmdet's own DETR of the same widths."""
+    neck = ours.neck
+    attention = {'embed_dims': neck.embed_dims, 'num_heads': neck.num_heads, 'dropout': 0.0, 'batch_first': True}
+    ffn = {
+        'embed_dims': neck.embed_dims,
+        'feedforward_channels': neck.feedforward_channels,
+        'num_fcs': 2,
+        'ffn_drop': 0.0,
+        'act_cfg': {'type': 'ReLU', 'inplace': True},
+    }
+    return Config(
+        {
+            'type': 'DETR',
+            'num_queries': neck.num_queries,
+            'data_preprocessor': ours.data_preprocessor,
+            'backbone': ours.backbone,
+            'neck': {
+                'type': 'ChannelMapper',
+                'in_channels': [neck.in_channels],
+                'kernel_size': 1,
+                'out_channels': neck.embed_dims,
+                'act_cfg': None,
+                'norm_cfg': None,
+                'num_outs': 1,
+            },
+            'encoder': {
+                'num_layers': neck.num_encoder_layers,
+                'layer_cfg': {'self_attn_cfg': attention, 'ffn_cfg': ffn},
+            },
+            'decoder': {
+                'num_layers': neck.num_decoder_layers,
+                'layer_cfg': {'self_attn_cfg': attention, 'cross_attn_cfg': attention, 'ffn_cfg': ffn},
+                'return_intermediate': True,
+            },
+            'positional_encoding': {'num_feats': neck.embed_dims // 2, 'normalize': True},
+            'bbox_head': {
+                'type': 'DETRHead',
+                'num_classes': ours.bbox_head.num_classes,
+                'embed_dims': neck.embed_dims,
+                'loss_cls': {
+                    'type': 'CrossEntropyLoss',
+                    'bg_cls_weight': 0.1,
+                    'use_sigmoid': False,
+                    'loss_weight': 1.0,
+                    'class_weight': 1.0,
+                },
+                'loss_bbox': {'type': 'L1Loss', 'loss_weight': 5.0},
+                'loss_iou': {'type': 'GIoULoss', 'loss_weight': 2.0},
+            },
+            'train_cfg': {
+                'assigner': {
+                    'type': 'HungarianAssigner',
+                    'match_costs': [
+                        {'type': 'ClassificationCost', 'weight': 1.0},
+                        {'type': 'BBoxL1Cost', 'weight': 5.0, 'box_format': 'xywh'},
+                        {'type': 'IoUCost', 'iou_mode': 'giou', 'weight': 2.0},
+                    ],
+                }
+            },
+            'test_cfg': {'max_per_img': 12},
+        }
+    )
+
+
+TO_MMDET = [
+    (r'^neck\.input_proj', 'neck.convs.0.conv'),
+    (r'^neck\.query_embed', 'query_embedding'),
+    (r'^neck\.(encoder|decoder)', r'\1'),
+    (r'self_attn\.', 'self_attn.attn.'),
+    (r'multihead_attn\.', 'cross_attn.attn.'),
+    (r'linear1', 'ffn.layers.0.0'),
+    (r'linear2', 'ffn.layers.1'),
+    (r'norm([123])\.(?=weight|bias)(?<=layers\.\d\.norm\d\.)', lambda m: f'norms.{int(m[1]) - 1}.'),
+    (r'decoder\.norm\.', 'decoder.post_norm.'),
+    (r'class_embed', 'fc_cls'),
+    (r'bbox_embed\.layers\.0', 'reg_ffn.layers.0.0'),
+    (r'bbox_embed\.layers\.1', 'reg_ffn.layers.1'),
+    (r'bbox_embed\.layers\.2', 'fc_reg'),
+]
+
+
+def mmdet_name(name: str) -> str:
+    if name.startswith('backbone'):
+        return name
+    for pattern, replacement in TO_MMDET:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+@pytest.fixture
+def twins() -> tuple[nn.Module, nn.Module]:
+    """Our DETR and mmdet's, with the same random weights."""
+    config = tiny_detr_config()
+    ours = MODELS.build(config)
+    theirs = MODELS.build(mmdet_config(config))
+    for norm in (module for module in ours.modules() if isinstance(module, nn.LayerNorm)):
+        nn.init.normal_(norm.weight, 1, 0.1)  # norms that were swapped would show
+        nn.init.normal_(norm.bias, 0, 0.1)
+    theirs.load_state_dict({mmdet_name(name): value for name, value in ours.state_dict().items()})
+    return ours, theirs
+
+
+@torch.no_grad()
+def test_outputs_equal_mmdet(twins):
+    ours, theirs = (model.eval() for model in twins)
+    images, samples = random_batch()
+    logits, boxes = ours(images, samples, mode='tensor')
+    expected_logits, expected_boxes = theirs.bbox_head(
+        theirs.forward_transformer(theirs.extract_feat(images), samples)['hidden_states']
+    )
+    assert logits.shape == (3, 3, 12, 6)
+    torch.testing.assert_close(logits, expected_logits, rtol=0, atol=1e-4)
+    torch.testing.assert_close(boxes, expected_boxes, rtol=0, atol=1e-4)
+    for got, expected in zip(
+        ours(images, samples, mode='predict'),
+        theirs(images, copy.deepcopy(samples), mode='predict'),
+        strict=True,
+    ):
+        torch.testing.assert_close(got.pred_instances.scores, expected.pred_instances.scores, rtol=0, atol=1e-5)
+        assert torch.equal(got.pred_instances.labels, expected.pred_instances.labels)
+        torch.testing.assert_close(got.pred_instances.bboxes, expected.pred_instances.bboxes, rtol=0, atol=1e-2)
+
+
+def test_losses_and_gradients_equal_mmdet(twins):
+    ours, theirs = (model.train() for model in twins)
+    images, samples = random_batch()
+    losses = ours(images, samples, mode='loss')
+    expected = theirs(images, samples, mode='loss')
+    assert losses.keys() == expected.keys()
+    for name, loss in losses.items():
+        assert loss.item() == pytest.approx(expected[name].item(), rel=1e-4), name
+    sum(losses.values()).backward()
+    sum(expected.values()).backward()
+    theirs_by_name = dict(theirs.named_parameters())
+    for name, parameter in ours.named_parameters():
+        if parameter.requires_grad:
+            reference = theirs_by_name[mmdet_name(name)].grad
+            torch.testing.assert_close(parameter.grad, reference, rtol=1e-3, atol=1e-5, msg=lambda m, n=name: f'{n} {m}')
+
+
+def test_ten_steps_of_adamw_equal_mmdet(twins):
+    ours, theirs = (model.train().double() for model in twins)
+    optimizers = [torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=1e-4) for model in twins]
+    for _ in range(10):
+        images, samples = random_batch()
+        for sample in samples:
+            sample.gt_instances.bboxes = sample.gt_instances.bboxes.double()
+        for model, optimizer in zip((ours, theirs), optimizers, strict=True):
+            optimizer.zero_grad()
+            sum(model(images.double(), samples, mode='loss').values()).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+            optimizer.step()
+    theirs_by_name = theirs.state_dict()
+    for name, value in ours.state_dict().items():
+        torch.testing.assert_close(value, theirs_by_name[mmdet_name(name)], rtol=0, atol=1e-6)
+
+
+def test_single_image_equals_its_row_of_a_batch():
+    model = MODELS.build(tiny_detr_config()).eval()
+    images = torch.randn(3, 3, 96, 128)
+    logits, boxes = model(images, mode='tensor')
+    for i in range(3):
+        single_logits, single_boxes = model(images[i : i + 1], mode='tensor')
+        torch.testing.assert_close(logits[:, i : i + 1], single_logits, rtol=0, atol=1e-5)
+        torch.testing.assert_close(boxes[:, i : i + 1], single_boxes, rtol=0, atol=1e-5)
+
+
+def test_training_on_a_batch_without_boxes_reaches_every_parameter():
+    model = MODELS.build(tiny_detr_config()).train()
+    losses = model(torch.randn(1, 3, 64, 64), [make_sample((64, 64))], mode='loss')
+    sum(losses.values()).backward()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
+
+
+@pytest.mark.parametrize('size', [(1, 1), (7, 300), (33, 31)])
+def test_images_smaller_than_a_stride(size):
+    model = MODELS.build(tiny_detr_config()).eval()
+    samples = [make_sample(size, (64, 320)), random_sample((64, 320), None, 2, 5)]
+    losses = model(torch.randn(2, 3, 64, 320), samples, mode='loss')
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    results = model(torch.randn(2, 3, 64, 320), samples, mode='predict')
+    assert torch.isfinite(results[0].pred_instances.bboxes).all()
+    assert results[0].pred_instances.bboxes.max() <= max(size)
+    alone = model(torch.randn(1, 3, *size), [make_sample(size)], mode='predict')
+    assert torch.isfinite(alone[0].pred_instances.scores).all()
+
+
+def r50(num_classes: int = 80) -> DETR:
+    config = Config.fromfile(R50).model
+    config.backbone.init_cfg = None
+    config.bbox_head.num_classes = num_classes
+    return MODELS.build(config)
+
+
+def test_parameter_count():
+    """41.5 million with COCO's 91 category ids and the no-object class, as the official code counts them.
+
+    It counts frozen BatchNorm as buffers; its log prints 41302368 for the parameters that are trained.
+    """
+    model = r50(num_classes=91)
+    frozen_norms = sum(
+        parameter.numel()
+        for module in model.modules()
+        if isinstance(module, nn.BatchNorm2d)
+        for parameter in module.parameters()
+    )
+    assert sum(parameter.numel() for parameter in model.parameters()) - frozen_norms == 41_524_768
+    assert sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad) == 41_302_368
+
+
+def test_state_dict_is_the_golden_one():
+    """Names and shapes that checkpoints rely on; they map to the official ones by renaming prefixes."""
+    got = {name: list(value.shape) for name, value in r50().state_dict().items()}
+    assert got == json.loads(GOLDEN_NAMES.read_text())
+
+
+OFFICIAL_PREFIXES = {
+    'backbone.': 'backbone.0.body.',
+    'neck.encoder.': 'transformer.encoder.',
+    'neck.decoder.': 'transformer.decoder.',
+    'neck.input_proj.': 'input_proj.',
+    'neck.query_embed.': 'query_embed.',
+    'bbox_head.': '',
+}
+
+
+def test_names_map_to_the_official_ones_by_prefix():
+    official = set()
+    for name in json.loads(GOLDEN_NAMES.read_text()):
+        prefix = next(prefix for prefix in OFFICIAL_PREFIXES if name.startswith(prefix))
+        official.add(OFFICIAL_PREFIXES[prefix] + name.removeprefix(prefix))
+    stems = ['transformer.encoder.layers.5', 'transformer.decoder.layers.5']
+    assert {
+        *(f'{stem}.{part}' for stem in stems for part in ('self_attn.in_proj_weight', 'self_attn.out_proj.bias')),
+        *(f'{stem}.{part}.weight' for stem in stems for part in ('linear1', 'linear2', 'norm1', 'norm2')),
+        'transformer.decoder.layers.0.multihead_attn.in_proj_bias',
+        'transformer.decoder.layers.0.norm3.weight',
+        'transformer.decoder.norm.bias',
+        'input_proj.weight',
+        'query_embed.weight',
+        'class_embed.weight',
+        'bbox_embed.layers.2.bias',
+        'backbone.0.body.conv1.weight',
+        'backbone.0.body.layer4.2.bn3.running_var',
+        'backbone.0.body.layer1.0.downsample.0.weight',
+    } <= official
+    assert 'transformer.encoder.norm.weight' not in official

@@ -1,0 +1,148 @@
+import copy
+
+import pytest
+import torch
+from helpers import make_sample, random_sample
+from mmdet.registry import MODELS
+
+from mmdet_detr.models import DETRHead
+
+
+def head_with_outputs(logits: torch.Tensor, boxes: torch.Tensor, **kwargs) -> DETRHead:
+    """A head whose branches return the given logits (Q, K+1) and boxes (Q, 4)."""
+    head = DETRHead(num_classes=logits.shape[-1] - 1, embed_dims=8, **kwargs)
+    head.forward = lambda x, samples=None: (logits[None, None], boxes[None, None])
+    return head
+
+
+LOGITS = torch.tensor([[0.0, 2.0, 0.0], [3.0, 0.0, 0.0], [0.0, 0.0, 9.0]])
+BOXES = torch.tensor([[0.5, 0.5, 0.2, 0.4], [0.1, 0.5, 0.4, 0.2], [0.5, 0.5, 0.1, 0.1]])
+HIDDEN = torch.zeros(1, 1, 3, 8)
+
+
+def test_forward_shapes_and_range():
+    logits, boxes = DETRHead(num_classes=4, embed_dims=8)(torch.randn(3, 2, 5, 8))
+    assert logits.shape == (3, 2, 5, 5)
+    assert boxes.shape == (3, 2, 5, 4)
+    assert boxes.min() > 0 and boxes.max() < 1
+
+
+def test_predict_by_hand():
+    """An image of 200 x 100 that was enlarged twice: best first, clipped, in pixels of the original."""
+    sample = make_sample((200, 400), scale=2.0)
+    result = head_with_outputs(LOGITS, BOXES).predict(HIDDEN, [sample])[0]
+    probability = LOGITS.softmax(-1)
+    assert result.labels.tolist()[:2] == [0, 1]
+    assert result.scores.tolist()[:2] == pytest.approx([probability[1, 0].item(), probability[0, 1].item()])
+    assert result.bboxes[0].tolist() == pytest.approx([0, 40, 60, 60])  # x1 = -20 before clipping
+    assert result.bboxes[1].tolist() == pytest.approx([80, 30, 120, 70])
+
+
+def test_predict_without_rescale_or_scale_factor():
+    sample = make_sample((200, 400), scale=2.0)
+    head = head_with_outputs(LOGITS, BOXES)
+    assert head.predict(HIDDEN, [sample], rescale=False)[0].bboxes[1].tolist() == pytest.approx([160, 60, 240, 140])
+    unresized = make_sample((200, 400))
+    del unresized.scale_factor
+    assert head.predict(HIDDEN, [unresized])[0].bboxes[1].tolist() == pytest.approx([160, 60, 240, 140])
+
+
+def test_non_uniform_scale_factor():
+    sample = make_sample((200, 400))
+    sample.set_metainfo({'scale_factor': (2.0, 4.0), 'ori_shape': (50, 200)})
+    boxes = head_with_outputs(LOGITS, BOXES).predict(HIDDEN, [sample])[0].bboxes
+    assert boxes[1].tolist() == pytest.approx([80, 15, 120, 35])
+
+
+@pytest.mark.parametrize(('max_per_img', 'expected'), [(1, 1), (3, 3), (300, 3)])
+def test_max_per_img(max_per_img, expected):
+    head = head_with_outputs(LOGITS, BOXES, test_cfg={'max_per_img': max_per_img})
+    result = head.predict(HIDDEN, [make_sample((100, 200))])[0]
+    assert len(result) == expected
+    assert result.scores[0] == LOGITS.softmax(-1)[1, 0]
+
+
+def test_score_thr():
+    head = head_with_outputs(LOGITS, BOXES, test_cfg={'score_thr': 0.8})
+    assert head.predict(HIDDEN, [make_sample((100, 200))])[0].labels.tolist() == [0]
+    head.test_cfg['score_thr'] = 0.999
+    assert head.predict(HIDDEN, [make_sample((100, 200))])[0].bboxes.shape == (0, 4)
+
+
+def test_only_the_last_layer_is_predicted():
+    head = DETRHead(num_classes=4, embed_dims=8).eval()
+    hidden = torch.randn(3, 1, 5, 8)
+    samples = [make_sample((100, 200))]
+    assert torch.equal(head.predict(hidden, samples)[0].bboxes, head.predict(hidden[-1:], samples)[0].bboxes)
+
+
+def test_sigmoid_head_has_no_no_object_output():
+    loss = {'type': 'mmdet_detr.BipartiteMatchLoss', 'loss_cls': {'type': 'FocalLoss', 'use_sigmoid': True}}
+    head = DETRHead(num_classes=4, embed_dims=8, loss=loss, test_cfg={'max_per_img': 12})
+    hidden = torch.randn(1, 1, 5, 8)
+    logits, boxes = head(hidden)
+    assert logits.shape == (1, 1, 5, 4)
+    result = head.predict(hidden, [make_sample((100, 200))])[0]
+    scores, index = logits[0, 0].sigmoid().flatten().sort(descending=True)
+    torch.testing.assert_close(result.scores, scores[:12])
+    assert result.labels.tolist() == (index[:12] % 4).tolist()
+    assert len(result) == 12
+
+
+CONFIG = {
+    'type': 'mmdet_detr.DETRHead',
+    'num_classes': 4,
+    'embed_dims': 32,
+    'transformer': {
+        'type': 'mmdet_detr.TransformerNeck',
+        'in_channels': 16,
+        'embed_dims': 32,
+        'num_queries': 6,
+        'num_encoder_layers': 1,
+        'num_decoder_layers': 2,
+        'dropout': 0.0,
+    },
+    'test_cfg': {'max_per_img': 6},
+}
+
+
+def test_head_with_its_own_transformer_reads_feature_maps():
+    """The same weights give the same numbers, whether the transformer is the head's or stands before it."""
+    head = MODELS.build(CONFIG).eval()
+    without = MODELS.build({**CONFIG, 'transformer': None}).eval()
+    without.load_state_dict({k: v for k, v in head.state_dict().items() if not k.startswith('transformer.')})
+    feats = (torch.randn(2, 16, 4, 5),)
+    samples = [random_sample(size, (128, 160), 3, num_classes=4) for size in ((128, 160), (100, 90))]
+    hidden = head.transformer(feats, samples)
+    for with_feats, with_hidden in (
+        (head(feats, samples), without(hidden)),
+        (head.loss(feats, samples).values(), without.loss(hidden, samples).values()),
+        (
+            [result.bboxes for result in head.predict(feats, samples)],
+            [result.bboxes for result in without.predict(hidden, samples)],
+        ),
+    ):
+        for a, b in zip(with_feats, with_hidden, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_building_twice_leaves_the_config_alone():
+    before = copy.deepcopy(CONFIG)
+    MODELS.build(CONFIG)
+    assert before == CONFIG
+    MODELS.build(CONFIG)
+
+
+def test_can_be_subclassed():
+    class WideHead(DETRHead):
+        pass
+
+    assert WideHead(num_classes=2, embed_dims=8).class_embed.out_features == 3
+
+
+def test_boxes_are_float32_under_autocast():
+    head = DETRHead(num_classes=4, embed_dims=8)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        logits, boxes = head(torch.randn(1, 1, 5, 8))
+    assert logits.dtype == torch.bfloat16
+    assert boxes.dtype == torch.float32

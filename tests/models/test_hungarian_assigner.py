@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+import torch
+from helpers import best_assignment, reference_cost
+from mmdet.models.task_modules.assigners import HungarianAssigner as MMDetHungarianAssigner
+from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
+from mmengine.structures import InstanceData
+
+from mmdet_detr.models import HungarianAssigner
+from mmdet_detr.models.hungarian_assigner import DETR_COSTS, Targets
+
+COUNTS = [3, 0, 5]
+
+
+def random_problem(num_queries: int = 6, num_classes: int = 4) -> tuple[torch.Tensor, torch.Tensor, Targets]:
+    logits = torch.randn(2, len(COUNTS), num_queries, num_classes + 1)
+    boxes = torch.rand(2, len(COUNTS), num_queries, 4) * 0.4 + 0.1
+    labels = torch.randint(num_classes, (len(COUNTS), max(COUNTS)))
+    return logits, boxes, Targets(labels, torch.rand(len(COUNTS), max(COUNTS), 4) * 0.4 + 0.1, COUNTS)
+
+
+def test_cost_equals_the_plain_reference():
+    logits, boxes, targets = random_problem()
+    cost = HungarianAssigner().cost(logits, boxes, targets)
+    for layer in range(2):
+        for image, count in enumerate(COUNTS):
+            arrays = (logits[layer, image], boxes[layer, image], targets.labels[image], targets.boxes[image])
+            expected = reference_cost(*(array.numpy() for array in arrays))[:, :count]
+            np.testing.assert_allclose(cost[layer, image, :, :count], expected, rtol=1e-5, atol=1e-6)
+
+
+def pairs_of_image(matches, layer: int, image: int, num_queries: int) -> list[tuple[int, int]]:
+    pairs = []
+    for query, target in zip(matches.queries.tolist(), matches.targets.tolist(), strict=True):
+        if query // num_queries == layer * len(COUNTS) + image:
+            assert target // max(COUNTS) == image
+            pairs.append((query % num_queries, target % max(COUNTS)))
+    return pairs
+
+
+@pytest.mark.parametrize('num_queries', [6, 4])  # more and fewer queries than objects
+def test_matches_are_one_to_one_and_optimal(num_queries):
+    logits, boxes, targets = random_problem(num_queries)
+    assigner = HungarianAssigner()
+    matches = assigner.match(logits, boxes, targets)
+    cost = assigner.cost(logits, boxes, targets).numpy()
+    for layer in range(2):
+        for image, count in enumerate(COUNTS):
+            pairs = pairs_of_image(matches, layer, image, num_queries)
+            queries, objects = zip(*pairs, strict=True) if pairs else ((), ())
+            assert len(set(queries)) == len(set(objects)) == len(pairs) == min(count, num_queries)
+            assert all(target < count for target in objects)
+            total = sum(cost[layer, image][pair] for pair in pairs)
+            assert total == pytest.approx(best_assignment(cost[layer, image, :, :count]), rel=1e-5)
+
+
+def test_layer_by_layer_order():
+    matches = HungarianAssigner().match(*random_problem())
+    layers = matches.queries // (len(COUNTS) * 6)
+    assert layers.tolist() == [0] * sum(COUNTS) + [1] * sum(COUNTS)
+
+
+def test_no_objects_at_all():
+    logits, boxes, _ = random_problem()
+    targets = Targets(torch.zeros(3, 0, dtype=torch.long), torch.zeros(3, 0, 4), [0, 0, 0])
+    matches = HungarianAssigner().match(logits, boxes, targets)
+    assert len(matches.queries) == len(matches.targets) == 0
+    assert matches.queries.dtype == torch.long
+
+
+OTHER_COSTS = (
+    {'type': 'FocalLossCost', 'weight': 2.0},
+    {'type': 'BBoxL1Cost', 'weight': 3.0, 'box_format': 'xyxy'},
+    {'type': 'IoUCost', 'iou_mode': 'iou', 'weight': 1.5},
+)
+
+
+@pytest.mark.parametrize('match_costs', [DETR_COSTS, OTHER_COSTS])
+def test_equals_mmdet(match_costs):
+    """Both ways in, the batched one and mmdet's, against mmdet's assigner with the same costs."""
+    logits, boxes, targets = random_problem()
+    ours, theirs = HungarianAssigner(match_costs), MMDetHungarianAssigner(list(match_costs))
+    matches = ours.match(logits, boxes, targets)
+    img_meta = {'img_shape': (480, 640)}
+    pixels = torch.tensor([640, 480, 640, 480])
+    for image, count in enumerate(COUNTS):
+        predictions = InstanceData(scores=logits[1, image], bboxes=bbox_cxcywh_to_xyxy(boxes[1, image]) * pixels)
+        gt = InstanceData(
+            labels=targets.labels[image, :count], bboxes=bbox_cxcywh_to_xyxy(targets.boxes[image, :count]) * pixels
+        )
+        expected = theirs.assign(predictions, gt, img_meta)
+        got = ours.assign(predictions, gt, img_meta)
+        assert got.num_gts == expected.num_gts
+        assert torch.equal(got.gt_inds, expected.gt_inds)
+        assert torch.equal(got.labels, expected.labels)
+        batched = torch.zeros(6, dtype=torch.long)
+        for query, target in pairs_of_image(matches, 1, image, 6):
+            batched[query] = target + 1
+        assert torch.equal(batched, expected.gt_inds)
+
+
+def test_a_cost_without_batched_form_is_named():
+    assigner = HungarianAssigner([{'type': 'DiceCost'}])
+    with pytest.raises(ValueError, match='got DiceCost'):
+        assigner.match(*random_problem())
+
+
+def test_costs_in_float32_for_half_precision_input():
+    logits, boxes, targets = random_problem()
+    assert HungarianAssigner().cost(logits.half(), boxes.half(), targets).dtype == torch.float32

@@ -1,0 +1,100 @@
+import math
+
+import pytest
+import torch
+from helpers import make_sample
+from torch import nn
+
+from mmdet_detr.models import TransformerNeck
+
+SMALL = {
+    'in_channels': 24,
+    'embed_dims': 32,
+    'num_queries': 7,
+    'num_heads': 4,
+    'num_encoder_layers': 2,
+    'num_decoder_layers': 3,
+    'feedforward_channels': 48,
+}
+
+
+def test_hidden_states_of_every_layer():
+    hidden = TransformerNeck(**SMALL)([torch.randn(2, 24, 3, 5)])
+    assert hidden.shape == (3, 2, 7, 32)
+
+
+def test_reads_the_last_level():
+    neck = TransformerNeck(**SMALL).eval()
+    level = torch.randn(1, 24, 3, 5)
+    assert torch.equal(neck([torch.randn(1, 9, 6, 10), level]), neck([level]))
+
+
+def test_width_must_divide():
+    with pytest.raises(ValueError, match='multiple of 4 and of num_heads=4, got 30'):
+        TransformerNeck(**{**SMALL, 'embed_dims': 30})
+
+
+def test_padded_cells_have_no_influence():
+    neck = TransformerNeck(**SMALL).eval()
+    samples = [make_sample((96, 160)), make_sample((64, 96), (96, 160))]  # 3 x 5 cells, 2 x 3 of the second image
+    feats = torch.randn(2, 24, 3, 5)
+    changed = feats.clone()
+    changed[1, :, 2:] = 1e3
+    changed[1, :, :, 3:] = -1e3
+    torch.testing.assert_close(neck([changed], samples), neck([feats], samples), rtol=0, atol=0)
+
+
+def test_padded_image_equals_the_image_alone():
+    neck = TransformerNeck(**SMALL).eval()
+    feats = torch.randn(1, 24, 2, 3)
+    padded = torch.randn(2, 24, 3, 5)
+    padded[1, :, :2, :3] = feats[0]
+    hidden = neck([padded], [make_sample((96, 160)), make_sample((64, 96), (96, 160))])
+    torch.testing.assert_close(hidden[:, 1:], neck([feats]), rtol=0, atol=1e-5)
+
+
+def test_batch_of_equal_sizes_equals_single_images():
+    neck = TransformerNeck(**SMALL).eval()
+    feats = torch.randn(3, 24, 3, 5)
+    single = torch.cat([neck([feats[i : i + 1]]) for i in range(3)], dim=1)
+    torch.testing.assert_close(neck([feats]), single, rtol=0, atol=1e-5)
+
+
+def test_dropout_only_in_training():
+    neck = TransformerNeck(**SMALL, dropout=0.5)
+    feats = [torch.randn(1, 24, 3, 5)]
+    assert not torch.equal(neck(feats), neck(feats))
+    neck.eval()
+    assert torch.equal(neck(feats), neck(feats))
+
+
+def test_attention_equals_pytorch():
+    from mmdet_detr.models.transformer import Attention
+
+    ours = Attention(32, 4, 0.0)
+    nn.init.xavier_uniform_(ours.in_proj_weight)
+    nn.init.normal_(ours.in_proj_bias)
+    theirs = nn.MultiheadAttention(32, 4, batch_first=True)
+    theirs.load_state_dict(ours.state_dict())  # the same names and shapes
+    query, key, value = torch.randn(2, 5, 32), torch.randn(2, 9, 32), torch.randn(2, 9, 32)
+    padding = torch.zeros(2, 9, dtype=torch.bool)
+    padding[1, 6:] = True
+    expected = theirs(query, key, value, key_padding_mask=padding)[0]
+    torch.testing.assert_close(ours(query, key, value, ~padding[:, None, None]), expected)
+
+
+def test_initialisation():
+    neck = TransformerNeck(in_channels=512)
+    for name, parameter in neck.named_parameters():
+        if 'norm' in name:
+            assert torch.all(parameter == (1 if name.endswith('weight') else 0)), name
+        elif name.endswith(('in_proj_bias', 'out_proj.bias')):
+            assert torch.all(parameter == 0), name
+        elif parameter.dim() == 2 and name.startswith(('encoder', 'decoder')):  # Xavier
+            bound = math.sqrt(6 / sum(parameter.shape))
+            assert parameter.abs().max() <= bound, name
+            assert parameter.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05), name
+    assert neck.query_embed.weight.std().item() == pytest.approx(1, rel=0.05)
+    bound = 1 / math.sqrt(512)  # PyTorch's default for convolutions
+    assert neck.input_proj.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
+    assert neck.encoder.layers[0].linear1.bias.std().item() == pytest.approx(1 / math.sqrt(256 * 3), rel=0.1)
