@@ -45,5 +45,6 @@ setup(
         'mminstall': OPENMMLAB,
         'mim': OPENMMLAB,
         'tests': ['pytest', 'pytest-cov', 'hypothesis'],
+        'lint': ['ruff', 'mypy'],
     },
 )

@@ -1,11 +1,15 @@
 """Run the scripts that mmdet ships in its package."""
 
+import logging
 import runpy
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import mmdet
+from mmengine.logging import MMLogger
+
+MAX_CONSOLE_LINES = 12
 
 
 def run_mmdet_tool(name: str) -> None:
@@ -17,17 +21,44 @@ def run_mmdet_tool(name: str) -> None:
     script = Path(mmdet.__file__).parent / '.mim' / 'tools' / f'{name}.py'
     if not script.exists():
         _fail(name, f'{script} is missing: install mmdet from a wheel, its tools come with it')
-    positional = []
     for argument in sys.argv[1:]:
         if argument.startswith('-'):
-            break
-        positional.append(argument)
-    for argument in positional:
+            break  # the positional arguments, config and checkpoint, come first
         if '://' not in argument and not Path(argument).is_file():
             _fail(name, f'no such file: {argument}')
+    _shorten_console_records()
     runpy.run_path(str(script), run_name='__main__')
 
 
 def _fail(name: str, message: str) -> NoReturn:
     print(f'{name}: {message}', file=sys.stderr)
     sys.exit(2)
+
+
+def _shorten_console_records() -> None:
+    """Leave mmengine's dumps of environment, config and hooks, hundreds of lines, to the log file."""
+    init = MMLogger.__init__
+
+    def init_with_short_console(self: MMLogger, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        for handler in self.handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.setFormatter(_ShortFormatter(handler.formatter))
+
+    MMLogger.__init__ = init_with_short_console
+
+
+class _ShortFormatter(logging.Formatter):
+    """Cuts a long record after its first line with words."""
+
+    def __init__(self, inner: logging.Formatter) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = self.inner.format(record)
+        lines = text.splitlines()
+        if len(lines) <= MAX_CONSOLE_LINES or record.levelno > logging.INFO:
+            return text
+        title = next((line for line in lines[1:] if line.strip(' -')), '')
+        return f'{lines[0]} {title} ... ({len(lines)} lines, in full in the log file)'

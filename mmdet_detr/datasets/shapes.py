@@ -222,7 +222,5 @@ def _segments(scene: Scene) -> list[dict]:
         category = len(THINGS) + segment if thing < 0 else scene.shapes[thing].category
         left, top = int(columns.min()), int(rows.min())
         box = [left, top, int(columns.max()) + 1 - left, int(rows.max()) + 1 - top]
-        result.append(
-            {'id': segment + 1, 'category_id': category + 1, 'area': len(rows), 'bbox': box, 'iscrowd': 0}
-        )
+        result.append({'id': segment + 1, 'category_id': category + 1, 'area': len(rows), 'bbox': box, 'iscrowd': 0})
     return result

@@ -123,9 +123,7 @@ class BipartiteMatchLoss(nn.Module):
         matched = boxes.flatten(0, 2)[matches.queries]
         wanted = targets.boxes.to(boxes.dtype).flatten(0, 1)[matches.targets]
         loss_bbox = self.loss_bbox(matched, wanted, reduction_override='none')
-        loss_iou = self.loss_iou(
-            bbox_cxcywh_to_xyxy(matched), bbox_cxcywh_to_xyxy(wanted), reduction_override='none'
-        )
+        loss_iou = self.loss_iou(bbox_cxcywh_to_xyxy(matched), bbox_cxcywh_to_xyxy(wanted), reduction_override='none')
         return tuple(loss.view(num_layers, -1).sum(1) / num_boxes for loss in (loss_bbox, loss_iou))
 
     def _warn_of_crowds(self, counts: list[int], num_queries: int) -> None:

@@ -1,8 +1,8 @@
 """Class and box branches on the hidden states, and what becomes of their output."""
 
+import itertools
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmdet.structures import OptSampleList, SampleList
@@ -25,7 +25,7 @@ class MLP(nn.Module):
     def __init__(self, in_channels: int, hidden_channels: int, out_channels: int, num_layers: int) -> None:
         super().__init__()
         widths = [in_channels, *[hidden_channels] * (num_layers - 1), out_channels]
-        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip(widths[:-1], widths[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in itertools.pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
@@ -67,9 +67,7 @@ class DETRHead(BaseModule):
         self.class_embed = nn.Linear(embed_dims, num_classes + (not self.match_loss.use_sigmoid))
         self.bbox_embed = MLP(embed_dims, embed_dims, 4, num_layers=3)
 
-    def forward(
-        self, x: Tensor | Sequence[Tensor], batch_data_samples: OptSampleList = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor | Sequence[Tensor], batch_data_samples: OptSampleList = None) -> tuple[Tensor, Tensor]:
         """Class and box of every query of every decoder layer.
 
         Args:

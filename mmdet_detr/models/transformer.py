@@ -91,9 +91,13 @@ class DecoderLayer(nn.Module):
 class Encoder(nn.Module):
     """A stack of encoder layers, without a final norm."""
 
-    def __init__(self, num_layers: int, *layer_args: int | float) -> None:
+    def __init__(
+        self, num_layers: int, embed_dims: int, num_heads: int, feedforward_channels: int, dropout: float
+    ) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(EncoderLayer(*layer_args) for _ in range(num_layers))
+        self.layers = nn.ModuleList(
+            EncoderLayer(embed_dims, num_heads, feedforward_channels, dropout) for _ in range(num_layers)
+        )
 
     def forward(self, x: Tensor, pos: Tensor, mask: Tensor | None) -> Tensor:
         """Encode (B, S, C) features with (1 or B, S, C) positions; ``mask`` as in :class:`Attention`."""
@@ -105,9 +109,13 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """A stack of decoder layers; every layer's output goes through the one final norm."""
 
-    def __init__(self, num_layers: int, embed_dims: int, *layer_args: int | float) -> None:
+    def __init__(
+        self, num_layers: int, embed_dims: int, num_heads: int, feedforward_channels: int, dropout: float
+    ) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(DecoderLayer(embed_dims, *layer_args) for _ in range(num_layers))
+        self.layers = nn.ModuleList(
+            DecoderLayer(embed_dims, num_heads, feedforward_channels, dropout) for _ in range(num_layers)
+        )
         self.norm = nn.LayerNorm(embed_dims)
 
     def forward(self, query_pos: Tensor, memory: Tensor, pos: Tensor, memory_mask: Tensor | None) -> Tensor:

@@ -65,7 +65,8 @@ def test_empty_batch_stays_in_the_graph():
     assert losses['loss_cls'].item() == pytest.approx(-logits[-1].log_softmax(-1)[..., -1].mean().item(), rel=1e-5)
     assert all(loss.requires_grad for loss in losses.values())
     sum(losses.values()).backward()
-    assert raw.grad is not None and torch.all(raw.grad == 0)
+    assert raw.grad is not None
+    assert torch.all(raw.grad == 0)
     assert logits.grad.abs().sum() > 0
 
 
@@ -79,7 +80,8 @@ def test_zero_width_boxes(scale):
     losses = BipartiteMatchLoss()(logits, predicted, targets_of([sample]))
     sum(losses.values()).backward()
     assert all(torch.isfinite(loss) for loss in losses.values())
-    assert torch.isfinite(predicted.grad).all() and torch.isfinite(logits.grad).all()
+    assert torch.isfinite(predicted.grad).all()
+    assert torch.isfinite(logits.grad).all()
 
 
 def test_more_boxes_than_queries_warns_once_with_the_numbers():
@@ -95,7 +97,8 @@ def test_more_boxes_than_queries_warns_once_with_the_numbers():
         losses = loss(logits, boxes, targets_of([sample]))
     assert all(torch.isfinite(loss) for loss in losses.values())
     assert len(records) == 1
-    assert '9 objects' in records[0] and '5 queries' in records[0]
+    assert '9 objects' in records[0]
+    assert '5 queries' in records[0]
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])

@@ -168,7 +168,9 @@ def test_losses_and_gradients_equal_mmdet(twins):
     for name, parameter in ours.named_parameters():
         if parameter.requires_grad:
             reference = theirs_by_name[mmdet_name(name)].grad
-            torch.testing.assert_close(parameter.grad, reference, rtol=1e-3, atol=1e-5, msg=lambda m, n=name: f'{n} {m}')
+            torch.testing.assert_close(
+                parameter.grad, reference, rtol=1e-3, atol=1e-5, msg=lambda m, n=name: f'{n} {m}'
+            )
 
 
 def test_ten_steps_of_adamw_equal_mmdet(twins):

@@ -24,7 +24,8 @@ def test_forward_shapes_and_range():
     logits, boxes = DETRHead(num_classes=4, embed_dims=8)(torch.randn(3, 2, 5, 8))
     assert logits.shape == (3, 2, 5, 5)
     assert boxes.shape == (3, 2, 5, 4)
-    assert boxes.min() > 0 and boxes.max() < 1
+    assert boxes.min() > 0
+    assert boxes.max() < 1
 
 
 def test_predict_by_hand():
@@ -80,7 +81,7 @@ def test_sigmoid_head_has_no_no_object_output():
     loss = {'type': 'mmdet_detr.BipartiteMatchLoss', 'loss_cls': {'type': 'FocalLoss', 'use_sigmoid': True}}
     head = DETRHead(num_classes=4, embed_dims=8, loss=loss, test_cfg={'max_per_img': 12})
     hidden = torch.randn(1, 1, 5, 8)
-    logits, boxes = head(hidden)
+    logits, _boxes = head(hidden)
     assert logits.shape == (1, 1, 5, 4)
     result = head.predict(hidden, [make_sample((100, 200))])[0]
     scores, index = logits[0, 0].sigmoid().flatten().sort(descending=True)

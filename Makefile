@@ -1,0 +1,60 @@
+# make demo: train a DETR on generated data and look at it.  make test: run the tests.
+# Both make their own environment in .venv first; PYTHON chooses the interpreter (3.10 to 3.12).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+MIM := PATH="$(BIN):$$PATH" $(BIN)/mim
+DEMO := work_dirs/demo
+DEMO_CONFIG := configs/detr/detr_tiny_shapes.py
+OPENMMLAB := $(CURDIR)/.venv-openmmlab/bin
+
+.PHONY: help setup demo test lint format test-openmmlab clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 18
+
+setup: $(VENV)/.ready  ## make .venv with the OneDL stack and this package (editable)
+
+# torch first and by its version: another package would pull in some other build of it
+$(VENV)/.ready: setup.py constraints.txt
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip setuptools wheel
+	$(BIN)/python -m pip install -q -c constraints.txt torch
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[onedl,tests,lint]'
+	touch $@
+
+data/shapes/annotations/panoptic_val.json: | setup
+	$(MIM) run mmdet_detr make_shapes data/shapes
+
+demo: setup data/shapes/annotations/panoptic_val.json  ## train, test and draw on generated data, about 6 minutes
+	$(MIM) train mmdet_detr $(DEMO_CONFIG) --gpus 0 --work-dir $(DEMO)
+	$(MIM) test mmdet_detr $(DEMO_CONFIG) --gpus 0 --checkpoint $(DEMO)/last.pth --work-dir $(DEMO)
+	$(MIM) run mmdet_detr report $(DEMO)
+
+test: setup  ## all tests on OneDL, with the coverage of the package
+	$(BIN)/python -m pytest --cov --cov-report=term-missing
+
+lint: setup  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup  ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# mmcv's operators are compiled against torch: about 10 minutes on 2 cores, once
+.venv-openmmlab/.ops:
+	$(PYTHON) -m venv --clear .venv-openmmlab
+	$(OPENMMLAB)/python -m pip install -q --upgrade pip wheel 'setuptools<70'
+	$(OPENMMLAB)/python -m pip install -q torch==2.1.2 'numpy<2' 'setuptools<70' ninja psutil
+	MMCV_WITH_OPS=1 MAX_JOBS=2 $(OPENMMLAB)/python -m pip install -q --no-build-isolation --no-deps mmcv==2.1.0
+	touch $@
+
+test-openmmlab: .venv-openmmlab/.ops  ## the same tests on the OpenMMLab stack, in .venv-openmmlab
+	$(OPENMMLAB)/python -m pip install -q 'setuptools<70' 'pandas<2.3' mmdet==3.3.0 mmengine==0.10.7 '.[openmmlab,tests]'
+	$(OPENMMLAB)/pytest
+
+clean:  ## remove environments, generated data and runs
+	rm -rf .venv .venv-openmmlab build data/shapes work_dirs

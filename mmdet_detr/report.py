@@ -1,0 +1,133 @@
+"""Pictures and one line of numbers from the folder of a finished run."""
+
+import json
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+
+matplotlib.use('Agg')
+import matplotlib.pyplot as plt
+import mmcv
+import numpy as np
+import torch
+from mmdet.apis import inference_detector, init_detector
+from mmdet.registry import DATASETS, VISUALIZERS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.structures import InstanceData
+from rich.progress import track
+
+SHOWN_SIZE = 384  # width in pixels at which an image is drawn; smaller ones are enlarged
+
+
+class Scalars(NamedTuple):
+    """What a run logged: training losses and, from its evaluations, COCO box AP and AP50."""
+
+    steps: list[int]
+    losses: list[float]
+    val_steps: list[int]
+    ap: list[float]
+    ap50: list[float]
+    unit: str  # of ``val_steps``: 'iteration' or 'epoch'
+
+
+def read_scalars(work_dir: Path) -> Scalars:
+    """Read the scalars of the latest training run below a folder, and of the one it resumed.
+
+    Raises:
+        FileNotFoundError: no training was logged there.
+    """
+    train: dict[int, float] = {}
+    val: dict[int, tuple[float, float]] = {}
+    by_epoch = False
+    for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
+        for line in path.read_text().splitlines():
+            entry = json.loads(line)
+            if 'loss' in entry:
+                train[entry['step']] = entry['loss']
+                by_epoch = by_epoch or 'epoch' in entry
+            elif 'coco/bbox_mAP' in entry and train:
+                val[entry['step']] = (entry['coco/bbox_mAP'], entry['coco/bbox_mAP_50'])
+    if not train:
+        raise FileNotFoundError(f'no scalars.json of a training run below {work_dir}')
+    steps, val_steps = sorted(train), sorted(val)
+    unit = 'epoch' if by_epoch and val_steps and val_steps[-1] < steps[-1] else 'iteration'
+    ap, ap50 = ([val[step][i] for step in val_steps] for i in (0, 1))
+    return Scalars(steps, [train[step] for step in steps], val_steps, ap, ap50, unit)
+
+
+def draw_curve(scalars: Scalars, path: Path) -> None:
+    """Draw the loss and the AP over a run as PNG."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout='constrained')
+    left.plot(scalars.steps, scalars.losses, color='tab:blue')
+    left.set(xlabel='iteration', ylabel='training loss', yscale='log')
+    for values, name in ((scalars.ap, 'AP (0.50:0.95)'), (scalars.ap50, 'AP50')):
+        right.plot(scalars.val_steps, values, marker='o', label=name)
+    right.set(xlabel=scalars.unit, ylabel='COCO box AP on held-out images', ylim=(0, 1))
+    right.legend(loc='lower right')
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def draw_predictions(
+    config: Config, checkpoint: Path, path: Path, num_images: int = 12, columns: int = 3, score_thr: float = 0.5
+) -> None:
+    """Draw a sheet of test images as PNG, each with the truth on the left and the detections on the right.
+
+    Args:
+        config: of the model and its test data.
+        checkpoint: its weights.
+        path: file to write.
+        num_images: number of images, evenly spread over the test set.
+        columns: pairs in a row.
+        score_thr: detections below are not drawn.
+    """
+    init_default_scope(config.get('default_scope', 'mmdet'))
+    model = init_detector(config, str(checkpoint), device='cpu')
+    dataset = DATASETS.build(config.test_dataloader.dataset)
+    visualizer = VISUALIZERS.build({'type': 'DetLocalVisualizer', 'name': 'report'})
+    visualizer.dataset_meta = dataset.metainfo
+    pairs = []
+    for index in track(np.linspace(0, len(dataset) - 1, num_images).round().astype(int), description='drawing'):
+        info = dataset.get_data_info(int(index))
+        sample = inference_detector(model, info['img_path'])
+        truth = [instance for instance in info['instances'] if not instance['ignore_flag']]
+        sample.gt_instances = InstanceData(
+            bboxes=torch.tensor([instance['bbox'] for instance in truth], dtype=torch.float32).view(-1, 4),
+            labels=torch.tensor([instance['bbox_label'] for instance in truth], dtype=torch.long),
+        )
+        image = mmcv.imread(info['img_path'], channel_order='rgb')
+        factor = max(1, SHOWN_SIZE // image.shape[1])
+        image = mmcv.imrescale(image, factor, interpolation='bicubic')
+        for instances in (sample.gt_instances, sample.pred_instances):
+            instances.bboxes = instances.bboxes * factor
+        visualizer.add_datasample('report', image, sample.cpu(), pred_score_thr=score_thr)
+        pairs.append(visualizer.get_image())
+    height, width = (max(pair.shape[axis] for pair in pairs) for axis in (0, 1))
+    gap, rows = 12, -(-len(pairs) // columns)
+    sheet = np.full((rows * (height + gap), columns * (width + gap), 3), 255, dtype=np.uint8)
+    for number, pair in enumerate(pairs):
+        top, left = number // columns * (height + gap), number % columns * (width + gap)
+        sheet[top : top + pair.shape[0], left : left + pair.shape[1]] = pair
+    mmcv.imwrite(sheet[..., ::-1], str(path))
+
+
+def summarise(work_dir: Path) -> str:
+    """AP and AP50 of the latest test, how long all runs took, and the folder, in one line."""
+    tests = [path for path in sorted(work_dir.glob('*/*.json')) if 'coco/bbox_mAP' in json.loads(path.read_text())]
+    if not tests:
+        return f'not tested yet; curve.png and predictions.png are in {work_dir}'
+    metrics = json.loads(tests[-1].read_text())
+    seconds = sum(
+        log.stat().st_mtime - datetime.strptime(log.stem, '%Y%m%d_%H%M%S').timestamp()
+        for log in work_dir.glob('*/*.log')
+    )
+    return (
+        f'AP {metrics["coco/bbox_mAP"]:.3f}, AP50 {metrics["coco/bbox_mAP_50"]:.3f}, '
+        f'{timedelta(seconds=round(seconds))} of training and testing; '
+        f'log, checkpoint, curve.png and predictions.png are in {work_dir}'
+    )
