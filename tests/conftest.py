@@ -1,4 +1,8 @@
-from collections.abc import Iterator
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,3 +17,22 @@ def mmdet_scope() -> Iterator[None]:
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope('mmdet'):
         yield
+
+
+def run(*command: object, cwd: Path | None = None) -> subprocess.CompletedProcess:
+    """Run a command with this environment's interpreter and scripts first in PATH, without a GPU."""
+    scripts = str(Path(sys.executable).parent)
+    env = {**os.environ, 'PATH': f'{scripts}{os.pathsep}{os.environ["PATH"]}', 'CUDA_VISIBLE_DEVICES': ''}
+    return subprocess.run(
+        [str(part) for part in command], cwd=cwd, env=env, capture_output=True, text=True, timeout=600
+    )
+
+
+@pytest.fixture
+def run_python() -> Callable[..., subprocess.CompletedProcess]:
+    return lambda *arguments, cwd=None: run(sys.executable, *arguments, cwd=cwd)
+
+
+@pytest.fixture(scope='session')
+def run_mim() -> Callable[..., subprocess.CompletedProcess]:
+    return lambda *arguments, cwd=None: run('mim', *arguments, cwd=cwd)

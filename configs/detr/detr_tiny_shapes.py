@@ -23,6 +23,7 @@ model = dict(
         out_indices=(1,),
         norm_cfg=dict(type='BN'),  # trained from scratch, unlike the COCO recipe
         norm_eval=False,
+        zero_init_residual=False,
     ),
     neck=dict(
         type='mmdet_detr.TransformerNeck',
@@ -30,8 +31,8 @@ model = dict(
         embed_dims=channels,
         num_queries=10,
         num_heads=4,
-        num_encoder_layers=2,
-        num_decoder_layers=2,
+        num_encoder_layers=1,
+        num_decoder_layers=3,
         feedforward_channels=4 * channels,
         dropout=0.0,
     ),
@@ -57,9 +58,9 @@ test_pipeline = [
     ),
 ]
 train_dataloader = dict(
-    batch_size=64,
-    num_workers=1,
-    persistent_workers=True,
+    batch_size=32,
+    num_workers=0,  # decoding a batch of these takes less than handing it over
+    persistent_workers=False,
     sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(
         type='CocoDataset',
@@ -72,8 +73,8 @@ train_dataloader = dict(
 )
 val_dataloader = dict(
     batch_size=50,
-    num_workers=1,
-    persistent_workers=True,
+    num_workers=0,
+    persistent_workers=False,
     drop_last=False,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
@@ -91,20 +92,20 @@ val_evaluator = dict(type='CocoMetric', ann_file=data_root + 'annotations/instan
 test_evaluator = val_evaluator
 
 # schedule
-max_iters = 4000
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=1000)
+max_iters = 4500
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=1500)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=1e-4),
+    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=1e-4),
     clip_grad=dict(max_norm=1.0, norm_type=2),
 )
-param_scheduler = dict(type='OneCycleLR', eta_max=2e-3, total_steps=max_iters, pct_start=0.1, by_epoch=False)
+param_scheduler = dict(type='OneCycleLR', eta_max=1e-3, total_steps=max_iters, pct_start=0.1, by_epoch=False)
 
 # runtime
 default_hooks = dict(
-    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1000, max_keep_ckpts=1),
+    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1500, max_keep_ckpts=1),
     logger=dict(type='LoggerHook', interval=100),
 )
 log_processor = dict(type='LogProcessor', window_size=100, by_epoch=False)

@@ -154,7 +154,7 @@ def _place(rng: np.random.Generator, options: ShapesOptions) -> list[Shape]:
 def _random_shape(rng: np.random.Generator, size: int) -> Shape:
     category = int(rng.integers(len(THINGS)))
     num_corners = (CIRCLE_CORNERS, 4, 3)[category]
-    radius = rng.uniform(0.12, 0.26) * size
+    radius = rng.uniform(0.14, 0.28) * size
     angle = rng.uniform(0, 2 * np.pi) + 2 * np.pi * np.arange(num_corners) / num_corners
     corners = radius * np.stack((np.cos(angle), np.sin(angle)), axis=1)
     low, high = -corners.min(0), size - corners.max(0)

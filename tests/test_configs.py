@@ -1,0 +1,104 @@
+import re
+
+import pytest
+import yaml
+from helpers import DETR_CONFIGS, ROOT
+from mmdet.registry import MODELS, TRANSFORMS
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+INDEX = yaml.safe_load((ROOT / 'model-index.yml').read_text())
+METAFILES = [yaml.safe_load((ROOT / path).read_text()) for path in INDEX['Import']]
+ENTRIES = [entry for metafile in METAFILES for entry in metafile['Models']]
+
+
+def load(path) -> Config:
+    config = Config.fromfile(path)
+    config.model.backbone.init_cfg = None  # no download
+    return config
+
+
+def test_there_are_configs():
+    assert {
+        'detr_r50_8x2_150e_coco',
+        'detr_r50_8x2_500e_coco',
+        'detr_r101_8x2_500e_coco',
+        'detr_r18_8x2_500e_coco',
+        'detr_r50-dc5_8x1_500e_coco',
+        'detr_r101-dc5_8x1_500e_coco',
+        'detr_tiny_shapes',
+        'detr_r18_bccd',
+    } <= {path.stem for path in DETR_CONFIGS}
+    assert len({path.name for path in DETR_CONFIGS}) == len(DETR_CONFIGS)  # mim finds them by name
+
+
+@pytest.mark.parametrize('path', DETR_CONFIGS, ids=lambda path: path.stem)
+def test_builds_dumps_and_reloads(path, tmp_path):
+    config = load(path)
+    first, second = MODELS.build(config.model), MODELS.build(config.model)
+    assert first.state_dict().keys() == second.state_dict().keys()
+    for pipeline in (config.train_dataloader.dataset.pipeline, config.test_dataloader.dataset.pipeline):
+        for transform in pipeline:
+            TRANSFORMS.build(transform)
+    config.dump(tmp_path / 'dumped.py')
+    assert Config.fromfile(tmp_path / 'dumped.py').to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize('path', [p for p in DETR_CONFIGS if p.stem.endswith('coco')], ids=lambda path: path.stem)
+def test_official_recipe(path):
+    config = load(path)
+    epochs, drop = {'150e': (150, 100), '500e': (500, 400)}[re.search('1?50+e', path.stem)[0]]
+    assert config.train_cfg.max_epochs == config.param_scheduler[0].end == epochs
+    assert config.param_scheduler[0].milestones == [drop]
+    assert config.optim_wrapper.clip_grad.max_norm == 0.1
+    gpus, images = map(int, re.search(r'(\d+)x(\d+)', path.stem).groups())
+    assert config.train_dataloader.batch_size == images
+    assert config.auto_scale_lr == {'enable': False, 'base_batch_size': gpus * images}
+    assert config.train_dataloader.dataset.filter_cfg == {'filter_empty_gt': False}
+    assert config.model.bbox_head.num_classes == 80
+    depth = int(re.search(r'_r(\d+)', path.stem)[1])
+    assert config.model.backbone.depth == depth
+    assert config.model.neck.in_channels == (512 if depth == 18 else 2048)
+    assert config.model.backbone.type == ('mmdet_detr.ResNetDC5' if 'dc5' in path.stem else 'ResNet')
+    assert f'resnet{depth}' in Config.fromfile(path).model.backbone.init_cfg.checkpoint
+
+
+def test_learning_rates():
+    config = load(ROOT / 'configs/detr/detr_r50_8x2_150e_coco.py')
+    model = MODELS.build(config.model)
+    runner = object.__new__(Runner)  # only the optimizer is wanted, not data
+    optimizer = Runner.build_optim_wrapper.__get__(_WithModel(model, runner))(config.optim_wrapper).optimizer
+    rates = {name: group['lr'] for name, group in zip(_trained(model), optimizer.param_groups, strict=True)}
+    assert all(rate == pytest.approx(1e-5 if 'backbone' in name else 1e-4) for name, rate in rates.items())
+    assert all(group['weight_decay'] == 1e-4 for group in optimizer.param_groups)
+
+
+class _WithModel:
+    def __init__(self, model, runner):
+        self.model = model
+
+
+def _trained(model) -> list[str]:
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+@pytest.mark.parametrize('entry', ENTRIES, ids=lambda entry: entry['Name'])
+def test_metafile_entry(entry):
+    """mim asks for lowercase names and for weights in every entry."""
+    path = ROOT / entry['Config']
+    assert path.is_file()
+    assert entry['Name'] == path.stem == path.stem.lower()
+    assert entry['In Collection'] in {c['Name'] for metafile in METAFILES for c in metafile['Collections']}
+    assert re.fullmatch(r'https://.+-[0-9a-f]{8}\.pth', entry['Weights'])
+    assert entry['Metadata']['Epochs'] == load(path).train_cfg.max_epochs
+
+
+def test_published_results():
+    published = {entry['Name']: entry['Results'][0]['Metrics']['box AP'] for entry in ENTRIES}
+    assert published == {
+        'detr_r50_8x2_500e_coco': 42.0,
+        'detr_r50-dc5_8x1_500e_coco': 43.3,
+        'detr_r101_8x2_500e_coco': 43.5,
+        'detr_r101-dc5_8x1_500e_coco': 44.9,
+        'detr_r50_8x2_150e_coco': 40.1,
+    }

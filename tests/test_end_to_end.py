@@ -1,0 +1,136 @@
+"""The main job through mim, as a user runs it: data, training, resuming, testing, predicting, report."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from helpers import ROOT
+from mmdet.apis import inference_detector, init_detector
+
+CONFIG = ROOT / 'configs' / 'detr' / 'detr_tiny_shapes.py'
+OPTIONS = (
+    'train_dataloader.batch_size=8',
+    'val_dataloader.batch_size=2',
+    'train_cfg.val_interval=2',
+    'default_hooks.checkpoint.interval=2',
+    'default_hooks.logger.interval=1',
+)
+
+
+@pytest.fixture(scope='session')
+def folder(run_mim, tmp_path_factory):
+    """A folder with data/shapes and a run of two iterations in work."""
+    root = tmp_path_factory.mktemp('run')
+    done = run_mim('run', 'mmdet_detr', 'make_shapes', 'data/shapes', '--train', 16, '--val', 4, cwd=root)
+    assert done.returncode == 0, done.stderr
+    done = train(run_mim, root, 'train_cfg.max_iters=2')
+    assert done.returncode == 0, done.stderr
+    return root
+
+
+def train(run_mim, root, *options, flags=()):
+    arguments = ('--gpus', 0, '--work-dir', 'work', *flags, '--cfg-options', *OPTIONS, *options)
+    return run_mim('train', 'mmdet_detr', CONFIG, *arguments, cwd=root)
+
+
+def scalars(root) -> list[dict]:
+    paths = sorted(root.glob('work/*/vis_data/scalars.json'))
+    return [json.loads(line) for line in paths[-1].read_text().splitlines()]
+
+
+def test_trained_and_evaluated(folder):
+    entries = scalars(folder)
+    assert [entry['step'] for entry in entries if 'loss' in entry] == [1, 2]
+    losses = [name for name in entries[0] if 'loss_' in name]
+    assert len(losses) == 3 * 3
+    assert 0 <= entries[-1]['coco/bbox_mAP'] <= 1
+    assert (folder / 'work' / 'iter_2.pth').is_file()
+
+
+def test_resumes_tests_and_reports(folder, run_mim):
+    done = train(run_mim, folder, 'train_cfg.max_iters=4', flags=['--resume'])
+    assert done.returncode == 0, done.stderr
+    assert [entry['step'] for entry in scalars(folder) if 'loss' in entry] == [3, 4]
+    assert 'Config:' not in done.stdout or 'in full in the log file' in done.stdout
+
+    checkpoint = folder / 'work' / 'iter_4.pth'
+    arguments = ('--checkpoint', checkpoint, '--gpus', 0, '--work-dir', 'work', '--show-dir', 'shown')
+    done = run_mim('test', 'mmdet_detr', CONFIG, *arguments, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    tested = float(re.search(r'coco/bbox_mAP: ([\d.]+)', done.stdout)[1])
+    assert tested == pytest.approx(scalars(folder)[0]['coco/bbox_mAP'], abs=1e-3)
+    assert len(list(folder.glob('work/*/shown/*'))) == 4
+
+    done = run_mim('run', 'mmdet_detr', 'report', 'work', '--images', 3, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    line = next(line for line in done.stdout.splitlines() if line.startswith('AP '))
+    assert f'AP {tested:.3f}, AP50' in line
+    assert 'predictions.png are in work' in line
+    for name in ('curve.png', 'predictions.png'):
+        assert (folder / 'work' / name).read_bytes().startswith(b'\x89PNG')
+
+
+def test_auto_scale_lr_is_accepted(folder, run_mim):
+    """mmdet's own DETR configs raise here."""
+    options = ('train_cfg.max_iters=1', 'auto_scale_lr.enable=False', 'auto_scale_lr.base_batch_size=4')
+    arguments = ('--gpus', 0, '--work-dir', 'scaled', '--auto-scale-lr', '--cfg-options', *OPTIONS, *options)
+    done = run_mim('train', 'mmdet_detr', CONFIG, *arguments, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert 'LR is set based on batch size of 4 and the current batch size is 8' in done.stdout
+
+
+def test_inferencer_of_mmdet(folder, run_python):
+    """In a process that never mentions mmdet_detr: the config is enough."""
+    image = sorted(folder.glob('data/shapes/val/*.jpg'))[0]
+    code = (
+        'import json\nfrom mmdet.apis import DetInferencer\n'
+        f'inferencer = DetInferencer({str(CONFIG)!r}, {str(folder / "work" / "iter_2.pth")!r}, device="cpu")\n'
+        f'result = inferencer({str(image)!r}, out_dir="out", pred_score_thr=0.0)\n'
+        'print("RESULT", json.dumps(result["predictions"][0]))\n'
+    )
+    done = run_python('-c', code, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    prediction = json.loads(done.stdout.split('RESULT ')[1])
+    assert len(prediction['labels']) == len(prediction['scores']) == 10
+    boxes = np.array(prediction['bboxes'])
+    assert boxes.shape == (10, 4)
+    assert boxes.min() >= 0
+    assert boxes.max() <= 64
+    assert (folder / 'out' / 'vis' / image.name).is_file()
+
+
+def test_init_and_inference_detector_of_mmdet(folder):
+    model = init_detector(str(CONFIG), str(folder / 'work' / 'iter_2.pth'), device='cpu')
+    assert model.dataset_meta['classes'] == ('circle', 'square', 'triangle')
+    images = [str(path) for path in sorted(folder.glob('data/shapes/val/*.jpg'))]
+    results = inference_detector(model, images)
+    assert len(results) == len(images)
+    for result in results:
+        assert result.ori_shape == (64, 64)
+        assert torch.all(result.pred_instances.scores.diff() <= 0)
+
+
+def test_bad_input_is_one_line(folder, run_python):
+    tools = ROOT / 'tools'
+    for arguments, message in (
+        ((tools / 'train.py', 'nothing.py'), 'train: no such file: nothing.py'),
+        ((tools / 'test.py', CONFIG, 'nothing.pth'), 'test: no such file: nothing.pth'),
+        ((tools / 'report.py', 'nothing'), 'report: expected one config in nothing, found 0'),
+    ):
+        done = run_python(*arguments, cwd=folder)
+        assert done.returncode in (1, 2)
+        assert done.stderr.strip().splitlines()[-1] == message
+        assert 'Traceback' not in done.stderr
+    refused = run_python(tools / 'test.py', CONFIG, folder / 'work' / 'iter_2.pth', '--tta', cwd=folder)
+    assert refused.returncode == 1
+    assert '--tta is off' in refused.stderr
+
+
+@pytest.mark.parametrize('tool', ['train', 'test', 'make_shapes', 'report'])
+def test_help(tool, run_python):
+    done = run_python(ROOT / 'tools' / f'{tool}.py', '--help')
+    assert done.returncode == 0
+    assert 'usage:' in done.stdout
+    assert '--gpus' not in done.stdout  # mim would then pass flags that mmdet's script lacks

@@ -1,0 +1,106 @@
+import importlib.util
+import sys
+
+import pytest
+import torch
+from helpers import ROOT, make_sample
+from mmdet.registry import MODELS
+from mmengine.config import Config
+
+from mmdet_detr.missing_ops import _StandInFinder
+
+HAS_OPS = importlib.util.find_spec('mmcv._ext') is not None
+without_ops = pytest.mark.skipif(HAS_OPS, reason='mmcv has its compiled operators here')
+with_ops = pytest.mark.skipif(not HAS_OPS, reason='mmcv was built without its operators here')
+
+HIDE = "import sys; sys.modules['mmdet'] = None"
+OLD = "import sys, types; sys.modules['mmdet'] = types.ModuleType('mmdet'); sys.modules['mmdet'].__version__ = '2.28.0'"
+
+
+@pytest.mark.parametrize(('prelude', 'reason'), [(HIDE, 'mmdet'), (OLD, '(found mmdet 2.28.0)')])
+def test_import_without_usable_mmdet_shows_both_installs(run_python, prelude, reason):
+    done = run_python('-c', f'{prelude}; import mmdet_detr')
+    assert done.returncode == 1
+    error = done.stderr[done.stderr.index('RuntimeError') :]
+    assert 'onedl-mmdetection' in error
+    assert 'mmdet==3.3.0' in error
+    assert reason in error
+
+
+def test_found_by_its_scope_alone(run_python):
+    """No import and no custom_imports: mmengine finds the components by ``mmdet_detr.`` in a config of mmdet's.
+
+    Without compiled operators mmdet.models cannot be imported before mmdet_detr: there custom_imports does it.
+    """
+    code = (
+        'from mmengine.config import Config; from mmengine.registry import init_default_scope; import sys\n'
+        f'config = Config.fromfile(r"{ROOT / "configs/detr/detr_tiny_shapes.py"}", import_custom_modules={not HAS_OPS})\n'
+        f'assert ("mmdet_detr" in sys.modules) is {not HAS_OPS}\n'
+        'init_default_scope("mmdet")\n'
+        'from mmengine.registry import MODELS\n'
+        'print(type(MODELS.build(config.model).bbox_head).__module__)\n'
+    )
+    done = run_python('-c', code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith('mmdet_detr.models.detr_head')
+
+
+def test_mmdets_own_names_stay(run_python):
+    import mmdet.models
+
+    for name in ('DETR', 'DETRHead'):
+        assert MODELS.get(name) is getattr(mmdet.models, name)
+        assert MODELS.get(f'mmdet_detr.{name}').__module__.startswith('mmdet_detr.')
+
+
+@with_ops
+def test_nothing_is_shadowed_where_operators_exist():
+    import mmcv.ops
+
+    assert not any(isinstance(finder, _StandInFinder) for finder in sys.meta_path)
+    assert callable(mmcv.ops.nms)
+    assert mmcv.ops.__file__
+
+
+@without_ops
+def test_building_a_model_that_needs_operators_says_so():
+    config = Config.fromfile('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py').model
+    config.backbone.init_cfg = None
+    with pytest.raises(ImportError, match=r'FasterRCNN needs the compiled operator mmcv\.ops\.RoIAlign') as error:
+        MODELS.build(config)
+    assert 'MMCV_WITH_OPS=1' in str(error.value)
+    assert 'mmcv==' in str(error.value)
+
+
+@without_ops
+def test_running_a_model_that_needs_operators_says_so():
+    config = Config.fromfile('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py').model
+    config.backbone.init_cfg = None
+    config.test_cfg.score_thr = 0.0
+    model = MODELS.build(config)
+    model.eval()
+    with (
+        torch.no_grad(),
+        pytest.raises(ImportError, match=r'RetinaNet needs the compiled operator mmcv\.ops\.batched_nms'),
+    ):
+        model(torch.randn(1, 3, 64, 64), [make_sample((64, 64))], mode='predict')
+
+
+@without_ops
+def test_deformable_convolution_says_what_is_missing():
+    config = {'type': 'ResNet', 'depth': 50, 'dcn': {'type': 'DCNv2'}, 'stage_with_dcn': (False, False, False, True)}
+    with pytest.raises(ImportError, match=r'ResNet needs the compiled operator mmcv\.ops\.ModulatedDeformConv2d'):
+        MODELS.build(config)
+
+
+@without_ops
+def test_stand_in_can_be_imported_in_every_way():
+    import mmcv.ops
+    from mmcv.ops import RoIPool
+    from mmcv.ops.nms import batched_nms
+
+    assert not isinstance(torch.nn.Linear(1, 1), RoIPool)
+    assert not hasattr(mmcv.ops, '__wrapped__')
+    for operator in (batched_nms, mmcv.ops.nms):  # the second one is a module by now
+        with pytest.raises(ImportError, match='nms'):
+            operator(torch.zeros(1, 4), torch.zeros(1), 0.5)
