@@ -5,7 +5,7 @@ import pytest
 import torch
 from helpers import ROOT, make_sample
 from mmdet.registry import MODELS
-from mmengine.config import Config
+from mmengine.hub import get_config
 
 from mmdet_detr.missing_ops import _StandInFinder
 
@@ -64,7 +64,7 @@ def test_nothing_is_shadowed_where_operators_exist():
 
 @without_ops
 def test_building_a_model_that_needs_operators_says_so():
-    config = Config.fromfile('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py').model
+    config = get_config('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py').model
     config.backbone.init_cfg = None
     with pytest.raises(ImportError, match=r'FasterRCNN needs the compiled operator mmcv\.ops\.RoIAlign') as error:
         MODELS.build(config)
@@ -74,7 +74,7 @@ def test_building_a_model_that_needs_operators_says_so():
 
 @without_ops
 def test_running_a_model_that_needs_operators_says_so():
-    config = Config.fromfile('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py').model
+    config = get_config('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py').model
     config.backbone.init_cfg = None
     config.test_cfg.score_thr = 0.0
     model = MODELS.build(config)

@@ -92,8 +92,8 @@ val_evaluator = dict(type='CocoMetric', ann_file=data_root + 'annotations/instan
 test_evaluator = val_evaluator
 
 # schedule
-max_iters = 4500
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=1500)
+max_iters = 3800
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=760)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
@@ -105,7 +105,7 @@ param_scheduler = dict(type='OneCycleLR', eta_max=1e-3, total_steps=max_iters, p
 
 # runtime
 default_hooks = dict(
-    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1500, max_keep_ckpts=1),
+    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=760, max_keep_ckpts=1),
     logger=dict(type='LoggerHook', interval=100),
 )
 log_processor = dict(type='LogProcessor', window_size=100, by_epoch=False)
