@@ -28,8 +28,9 @@ data/shapes/annotations/panoptic_val.json: | setup
 	$(MIM) run mmdet_detr make_shapes data/shapes
 
 demo: setup data/shapes/annotations/panoptic_val.json  ## train, test and draw on generated data, about 6 minutes
+	rm -rf $(DEMO)
 	$(MIM) train mmdet_detr $(DEMO_CONFIG) --gpus 0 --work-dir $(DEMO)
-	$(MIM) test mmdet_detr $(DEMO_CONFIG) --gpus 0 --checkpoint $(DEMO)/last.pth --work-dir $(DEMO)
+	$(MIM) test mmdet_detr $(DEMO_CONFIG) --gpus 0 --checkpoint $$(cat $(DEMO)/last_checkpoint) --work-dir $(DEMO)
 	$(MIM) run mmdet_detr report $(DEMO)
 
 test: setup  ## all tests on OneDL, with the coverage of the package
@@ -54,7 +55,8 @@ format: setup  ## let ruff rewrite what it can
 
 test-openmmlab: .venv-openmmlab/.ops  ## the same tests on the OpenMMLab stack, in .venv-openmmlab
 	$(OPENMMLAB)/python -m pip install -q 'setuptools<70' 'pandas<2.3' mmdet==3.3.0 mmengine==0.10.7 '.[openmmlab,tests]'
+	rm -rf build
 	$(OPENMMLAB)/pytest
 
 clean:  ## remove environments, generated data and runs
-	rm -rf .venv .venv-openmmlab build data/shapes work_dirs
+	rm -rf .venv .venv-openmmlab data/shapes work_dirs
