@@ -1,0 +1,55 @@
+"""README and docs name only what exists, and their examples work."""
+
+import re
+
+import pytest
+from helpers import ROOT
+from mmengine.config import Config
+
+PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md')), *sorted((ROOT / 'benchmarks').rglob('*.md'))]
+PATH = re.compile(r'`((?:configs|tools|tests|benchmarks|docs|models|datasets)/[\w./-]+\.\w+)`')
+LINK = re.compile(r'\]\((?!https?://)([^)#]+)\)')
+
+
+def paths_on(page):
+    text = page.read_text()
+    for link in LINK.findall(text):
+        yield link, page.parent / link
+    for path in PATH.findall(text):
+        yield path, ROOT / ('mmdet_detr' if path.startswith(('models/', 'datasets/')) else '') / path
+    for path in re.findall(r'\bconfigs/\w+/[\w-]+\.py\b', text):
+        yield path, ROOT / path
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_paths_exist(page):
+    missing = [name for name, path in paths_on(page) if not path.exists()]
+    assert not missing
+
+
+def test_make_targets_and_tools_exist():
+    makefile = (ROOT / 'Makefile').read_text()
+    for page in PAGES:
+        text = page.read_text()
+        for target in re.findall(r'(?:`|^)make ([a-z-]+)', text, re.MULTILINE):
+            assert re.search(rf'^{target}:', makefile, re.MULTILINE), target
+        for tool in re.findall(r'mim run mmdet_detr ([a-z_]+)', text):
+            assert (ROOT / 'tools' / f'{tool}.py').is_file(), tool
+
+
+def test_config_for_own_data(tmp_path):
+    example = next(
+        block
+        for block in re.findall(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), re.DOTALL)
+        if block.startswith('_base_')
+    )
+    path = tmp_path / 'my_detr.py'
+    path.write_text(example.replace("'configs/", f"'{ROOT}/configs/"))
+    config = Config.fromfile(path)
+    assert config.model.bbox_head.num_classes == 2
+    for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
+        assert loader.dataset.data_root == 'data/mine/'
+        assert loader.dataset.metainfo.classes == ('cat', 'dog')
+        assert loader.dataset.ann_file.startswith('annotations/instances_')
+    assert config.val_evaluator.ann_file == config.test_evaluator.ann_file == example.split("ann_file='")[1].split("'")[0]
+    assert config.model.neck.type == 'mmdet_detr.TransformerNeck'
