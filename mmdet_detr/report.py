@@ -1,6 +1,7 @@
 """Pictures and one line of numbers from the folder of a finished run."""
 
 import json
+import re
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -19,43 +20,44 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from rich.progress import track
 
-SHOWN_SIZE = 384  # width in pixels at which an image is drawn; smaller ones are enlarged
+SHOWN_SIZE = 256  # width in pixels at which an image is drawn; smaller ones are enlarged
 
 
 class Scalars(NamedTuple):
     """What a run logged: training losses and, from its evaluations, COCO box AP and AP50."""
 
-    steps: list[int]
+    steps: list[int]  # iterations
     losses: list[float]
     val_steps: list[int]
     ap: list[float]
     ap50: list[float]
-    unit: str  # of ``val_steps``: 'iteration' or 'epoch'
 
 
 def read_scalars(work_dir: Path) -> Scalars:
-    """Read the scalars of the latest training run below a folder, and of the one it resumed.
+    """Read the scalars of the training runs below a folder, of which later ones resume earlier ones.
+
+    mmengine numbers evaluations by epoch, which is 0 throughout a run by iterations; an evaluation is put at the last
+    iteration logged before it.
 
     Raises:
         FileNotFoundError: no training was logged there.
     """
     train: dict[int, float] = {}
     val: dict[int, tuple[float, float]] = {}
-    by_epoch = False
+    latest = 0
     for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
         for line in path.read_text().splitlines():
             entry = json.loads(line)
             if 'loss' in entry:
-                train[entry['step']] = entry['loss']
-                by_epoch = by_epoch or 'epoch' in entry
+                latest = entry['iter']
+                train[latest] = entry['loss']
             elif 'coco/bbox_mAP' in entry and train:
-                val[entry['step']] = (entry['coco/bbox_mAP'], entry['coco/bbox_mAP_50'])
+                val[latest] = (entry['coco/bbox_mAP'], entry['coco/bbox_mAP_50'])
     if not train:
         raise FileNotFoundError(f'no scalars.json of a training run below {work_dir}')
     steps, val_steps = sorted(train), sorted(val)
-    unit = 'epoch' if by_epoch and val_steps and val_steps[-1] < steps[-1] else 'iteration'
     ap, ap50 = ([val[step][i] for step in val_steps] for i in (0, 1))
-    return Scalars(steps, [train[step] for step in steps], val_steps, ap, ap50, unit)
+    return Scalars(steps, [train[step] for step in steps], val_steps, ap, ap50)
 
 
 def draw_curve(scalars: Scalars, path: Path) -> None:
@@ -65,7 +67,7 @@ def draw_curve(scalars: Scalars, path: Path) -> None:
     left.set(xlabel='iteration', ylabel='training loss', yscale='log')
     for values, name in ((scalars.ap, 'AP (0.50:0.95)'), (scalars.ap50, 'AP50')):
         right.plot(scalars.val_steps, values, marker='o', label=name)
-    right.set(xlabel=scalars.unit, ylabel='COCO box AP on held-out images', ylim=(0, 1))
+    right.set(xlabel='iteration', ylabel='COCO box AP on held-out images', ylim=(0, 1))
     right.legend(loc='lower right')
     for axis in (left, right):
         axis.grid(alpha=0.3)
@@ -122,12 +124,18 @@ def summarise(work_dir: Path) -> str:
     if not tests:
         return f'not tested yet; curve.png and predictions.png are in {work_dir}'
     metrics = json.loads(tests[-1].read_text())
-    seconds = sum(
-        log.stat().st_mtime - datetime.strptime(log.stem, '%Y%m%d_%H%M%S').timestamp()
-        for log in work_dir.glob('*/*.log')
-    )
+    duration = sum((_duration(log.read_text()) for log in work_dir.glob('*/*.log')), start=timedelta())
     return (
         f'AP {metrics["coco/bbox_mAP"]:.3f}, AP50 {metrics["coco/bbox_mAP_50"]:.3f}, '
-        f'{timedelta(seconds=round(seconds))} of training and testing; '
+        f'{duration} of training and testing; '
         f'log, checkpoint, curve.png and predictions.png are in {work_dir}'
     )
+
+
+def _duration(log: str) -> timedelta:
+    """Time from the first to the last entry of a log of mmengine's."""
+    times = [
+        datetime.strptime(text, '%Y/%m/%d %H:%M:%S')
+        for text in re.findall(r'^(\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) - mmengine', log, re.MULTILINE)
+    ]
+    return times[-1] - times[0] if times else timedelta()
