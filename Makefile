@@ -19,7 +19,7 @@ setup: $(VENV)/.ready  ## make .venv with the OneDL stack and this package (edit
 # torch first and by its version: another package would pull in some other build of it
 $(VENV)/.ready: setup.py constraints.txt
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install -q --upgrade pip setuptools wheel
+	$(BIN)/python -m pip install -q -c constraints.txt --upgrade pip setuptools wheel
 	$(BIN)/python -m pip install -q -c constraints.txt torch
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[onedl,tests,lint]'
 	touch $@
@@ -34,7 +34,7 @@ demo: setup data/shapes/annotations/panoptic_val.json  ## train, test and draw o
 	$(MIM) run mmdet_detr report $(DEMO)
 
 test: setup  ## all tests on OneDL, with the coverage of the package
-	$(BIN)/python -m pytest --cov --cov-report=term-missing
+	$(BIN)/pytest --cov --cov-report=term-missing
 
 lint: setup  ## ruff and mypy
 	$(BIN)/ruff check .
@@ -54,6 +54,7 @@ format: setup  ## let ruff rewrite what it can
 	touch $@
 
 test-openmmlab: .venv-openmmlab/.ops  ## the same tests on the OpenMMLab stack, in .venv-openmmlab
+	rm -rf build
 	$(OPENMMLAB)/python -m pip install -q 'setuptools<70' 'pandas<2.3' mmdet==3.3.0 mmengine==0.10.7 '.[openmmlab,tests]'
 	rm -rf build
 	$(OPENMMLAB)/pytest

@@ -16,6 +16,17 @@ from typing import Any, NoReturn
 
 from torch import nn
 
+# what mmcv.ops registers and models of mmdet name in their configs
+REGISTERED = {
+    'carafe': 'CARAFEPack',
+    'CrissCrossAttention': 'CrissCrossAttention',
+    'DCN': 'DeformConv2dPack',
+    'DCNv2': 'ModulatedDeformConv2dPack',
+    'MMSyncBN': 'SyncBatchNorm',
+    'MultiScaleDeformableAttention': 'MultiScaleDeformableAttention',
+    'SAC': 'SAConv2d',
+}
+
 
 def stand_in_for_missing_ops() -> None:
     """Let ``import mmcv.ops`` succeed without ``mmcv._ext``; do nothing where it is built."""
@@ -26,16 +37,11 @@ def stand_in_for_missing_ops() -> None:
     for name in [name for name in sys.modules if name.startswith('mmcv.ops')]:
         del sys.modules[name]  # left over from an import that failed half-way
     sys.meta_path.insert(0, _StandInFinder())
-    _register_convolutions()
-
-
-def _register_convolutions() -> None:
-    """Register the operators that mmcv would, so that ``dcn=dict(type='DCNv2')`` says what is missing."""
     from mmengine.registry import MODELS
 
-    for registered_name, operator in (('DCN', 'DeformConv2d'), ('DCNv2', 'ModulatedDeformConv2d')):
-        if registered_name not in MODELS.module_dict:
-            MODELS.register_module(registered_name, module=_missing_operator(operator))
+    for name, operator in REGISTERED.items():
+        if name not in MODELS.module_dict:
+            MODELS.register_module(name, module=_missing_operator(operator))
 
 
 class _StandInFinder(MetaPathFinder, Loader):

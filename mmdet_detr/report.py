@@ -46,10 +46,15 @@ def read_scalars(work_dir: Path) -> Scalars:
     val: dict[int, tuple[float, float]] = {}
     latest = 0
     for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
+        first = True
         for line in path.read_text().splitlines():
             entry = json.loads(line)
             if 'loss' in entry:
                 latest = entry['iter']
+                if first and train and latest <= min(train):  # started anew, not resumed
+                    train.clear()
+                    val.clear()
+                first = False
                 train[latest] = entry['loss']
             elif 'coco/bbox_mAP' in entry and train:
                 val[latest] = (entry['coco/bbox_mAP'], entry['coco/bbox_mAP_50'])

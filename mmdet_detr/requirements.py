@@ -10,18 +10,22 @@ mmdet_detr needs mmdet 3.3 or newer with a matching mmcv and mmengine. Install o
 
 
 def require_mmdet() -> None:
-    """Import mmdet or say how to install it.
+    """Import mmdet, with a stand-in for mmcv's operators where they were not built, or say how to install it.
 
     A RuntimeError on purpose: mmengine swallows an ImportError raised while it imports a scope,
     and the user would only read that a name is not in the registry.
 
     Raises:
-        RuntimeError: mmdet is absent, too old, or refuses the mmcv or mmengine beside it.
+        RuntimeError: mmdet, mmcv or mmengine is absent, too old, broken, or refuses another of them.
     """
     try:
+        from .missing_ops import stand_in_for_missing_ops
+
+        stand_in_for_missing_ops()
+        importlib.import_module('mmcv.ops')  # compiled for another torch, it fails here and not inside mmengine
         mmdet = importlib.import_module('mmdet')
         major, minor = (int(part) for part in mmdet.__version__.split('.')[:2])
-    except Exception as error:  # mmdet checks its peers with assert, compiled parts raise OSError
+    except Exception as error:  # mmdet checks its peers with assert, compiled parts can raise anything
         raise RuntimeError(f'{INSTALL_HELP}(importing mmdet failed: {error})') from error
     if not (3, 3) <= (major, minor) < (4, 0):
         raise RuntimeError(f'{INSTALL_HELP}(found mmdet {mmdet.__version__})')

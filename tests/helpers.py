@@ -11,7 +11,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 ROOT = Path(__file__).parents[1]
-SHARED_DATA = ROOT.parent / 'shared' / 'data'
+BCCD = ROOT.parent / 'shared' / 'data' / 'bccd'  # photographs, not part of the project
 DETR_CONFIGS = sorted((ROOT / 'configs').rglob('*.py'))
 
 

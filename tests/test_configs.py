@@ -55,6 +55,15 @@ def test_official_recipe(path):
     assert config.train_dataloader.batch_size == images
     assert config.auto_scale_lr == {'enable': False, 'base_batch_size': gpus * images}
     assert config.train_dataloader.dataset.filter_cfg == {'filter_empty_gt': False}
+    assert config.train_dataloader.batch_sampler is None
+    assert config.train_dataloader.drop_last
+    resized, cropped = next(t for t in config.train_dataloader.dataset.pipeline if t.type == 'RandomChoice').transforms
+    scales = list(range(480, 801, 32))
+    assert [(t.sizes, t.longest) for t in (resized[0], cropped[2])] == [(scales, 1333)] * 2
+    assert (cropped[0].sizes, cropped[0].longest) == ([400, 500, 600], None)
+    assert (cropped[1].crop_size, cropped[1].allow_negative_crop) == ((384, 600), True)
+    test_resize = next(t for t in config.test_dataloader.dataset.pipeline if 'sizes' in t)
+    assert (test_resize.sizes, test_resize.longest) == ([800], 1333)
     assert config.model.bbox_head.num_classes == 80
     depth = int(re.search(r'_r(\d+)', path.stem)[1])
     assert config.model.backbone.depth == depth

@@ -74,13 +74,25 @@ def test_resumes_tests_and_reports(folder, run_mim):
         assert (folder / 'work' / name).read_bytes().startswith(b'\x89PNG')
 
 
-def test_auto_scale_lr_is_accepted(folder, run_mim):
-    """mmdet's own DETR configs raise here."""
-    options = ('train_cfg.max_iters=1', 'auto_scale_lr.enable=False', 'auto_scale_lr.base_batch_size=4')
-    arguments = ('--gpus', 0, '--work-dir', 'scaled', '--auto-scale-lr', '--cfg-options', *OPTIONS, *options)
-    done = run_mim('train', 'mmdet_detr', CONFIG, *arguments, cwd=folder)
+def test_auto_scale_lr(folder, run_mim):
+    """A quarter of the batch size, a quarter of the learning rate; mmdet's own DETR configs raise here."""
+    arguments = ('--gpus', 0, '--work-dir', 'scaled', '--auto-scale-lr', '--cfg-options', *OPTIONS)
+    done = run_mim('train', 'mmdet_detr', CONFIG, *arguments, 'train_cfg.max_iters=2', cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert 'LR is set based on batch size of 4 and the current batch size is 8' in done.stdout
+    scaled, plain = (
+        json.loads(sorted(folder.glob(f'{run}/*/vis_data/scalars.json'))[0].read_text().splitlines()[0])['lr']
+        for run in ('scaled', 'work')
+    )
+    assert scaled == pytest.approx(plain / 4)
+
+
+def test_wrong_number_of_classes_is_said_before_training(folder, run_mim):
+    done = run_mim(
+        'train', 'mmdet_detr', CONFIG, '--gpus', 0, '--work-dir', 'wrong', '--cfg-options', *OPTIONS,
+        'model.bbox_head.num_classes=2', cwd=folder,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert '`num_classes` (2) in DETRHead of DETR does not matches' in done.stderr
 
 
 def test_inferencer_of_mmdet(folder, run_python):

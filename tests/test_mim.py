@@ -55,7 +55,7 @@ def test_gridsearch(run_mim, tmp_path):
     config = tmp_path / 'short.py'
     config.write_text(
         f'_base_ = {str(ROOT / "configs/detr/detr_tiny_shapes.py")!r}\n'
-        "train_cfg = dict(max_iters=1)\ntrain_dataloader = dict(batch_size=4)\ndefault_hooks = dict(logger=dict(interval=1))\n"
+        'train_cfg = dict(max_iters=1)\ntrain_dataloader = dict(batch_size=4)\n'
     )
     arguments = ('--gpus', 0, '--work-dir', 'search', '--search-args', '--model.neck.num_queries 5 7')
     done = run_mim('gridsearch', 'mmdet_detr', config, *arguments, cwd=tmp_path)

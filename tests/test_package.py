@@ -7,19 +7,30 @@ from helpers import ROOT, make_sample
 from mmdet.registry import MODELS
 from mmengine.hub import get_config
 
-from mmdet_detr.missing_ops import _StandInFinder
+from mmdet_detr.missing_ops import REGISTERED, _StandInFinder
 
 HAS_OPS = importlib.util.find_spec('mmcv._ext') is not None
 without_ops = pytest.mark.skipif(HAS_OPS, reason='mmcv has its compiled operators here')
 with_ops = pytest.mark.skipif(not HAS_OPS, reason='mmcv was built without its operators here')
 
-HIDE = "import sys; sys.modules['mmdet'] = None"
+HIDE = "import sys; sys.modules['{}'] = None"
 OLD = "import sys, types; sys.modules['mmdet'] = types.ModuleType('mmdet'); sys.modules['mmdet'].__version__ = '2.28.0'"
 
 
-@pytest.mark.parametrize(('prelude', 'reason'), [(HIDE, 'mmdet'), (OLD, '(found mmdet 2.28.0)')])
-def test_import_without_usable_mmdet_shows_both_installs(run_python, prelude, reason):
-    done = run_python('-c', f'{prelude}; import mmdet_detr')
+@pytest.mark.parametrize(
+    ('prelude', 'reason'),
+    [
+        *((HIDE.format(name), name) for name in ('mmdet', 'mmcv', 'mmengine', 'cv2')),
+        (OLD, '(found mmdet 2.28.0)'),
+        ("import sys; sys.path.insert(0, '.')", 'compiled for another torch'),
+    ],
+)
+def test_import_without_usable_mmdet_shows_both_installs(run_python, tmp_path, prelude, reason):
+    if 'sys.path' in prelude:  # an mmcv whose operators do not load
+        for module, code in (('__init__', ''), ('_ext', ''), ('ops', 'raise OSError("compiled for another torch")')):
+            (tmp_path / 'mmcv').mkdir(exist_ok=True)
+            (tmp_path / 'mmcv' / f'{module}.py').write_text(code)
+    done = run_python('-c', f'{prelude}; import mmdet_detr', cwd=tmp_path)
     assert done.returncode == 1
     error = done.stderr[done.stderr.index('RuntimeError') :]
     assert 'onedl-mmdetection' in error
@@ -27,14 +38,16 @@ def test_import_without_usable_mmdet_shows_both_installs(run_python, prelude, re
     assert reason in error
 
 
-def test_found_by_its_scope_alone(run_python):
-    """No import and no custom_imports: mmengine finds the components by ``mmdet_detr.`` in a config of mmdet's.
+def test_found_by_its_scope(run_python):
+    """mmengine finds the components by ``mmdet_detr.`` in a config, in a process that never imports them.
 
-    Without compiled operators mmdet.models cannot be imported before mmdet_detr: there custom_imports does it.
+    With compiled operators without custom_imports. Without them mmdet.models cannot be imported before mmdet_detr has
+    put the stand-in in place, and mmengine imports mmdet first: there the config needs custom_imports.
     """
+    path = ROOT / 'configs' / 'detr' / 'detr_tiny_shapes.py'
     code = (
         'from mmengine.config import Config; from mmengine.registry import init_default_scope; import sys\n'
-        f'config = Config.fromfile(r"{ROOT / "configs/detr/detr_tiny_shapes.py"}", import_custom_modules={not HAS_OPS})\n'
+        f'config = Config.fromfile({str(path)!r}, import_custom_modules={not HAS_OPS})\n'
         f'assert ("mmdet_detr" in sys.modules) is {not HAS_OPS}\n'
         'init_default_scope("mmdet")\n'
         'from mmengine.registry import MODELS\n'
@@ -89,8 +102,23 @@ def test_running_a_model_that_needs_operators_says_so():
 @without_ops
 def test_deformable_convolution_says_what_is_missing():
     config = {'type': 'ResNet', 'depth': 50, 'dcn': {'type': 'DCNv2'}, 'stage_with_dcn': (False, False, False, True)}
-    with pytest.raises(ImportError, match=r'ResNet needs the compiled operator mmcv\.ops\.ModulatedDeformConv2d'):
+    with pytest.raises(ImportError, match=r'ResNet needs the compiled operator mmcv\.ops\.ModulatedDeformConv2dPack'):
         MODELS.build(config)
+
+
+@without_ops
+@pytest.mark.parametrize(('name', 'operator'), REGISTERED.items())
+def test_operators_that_configs_name(name, operator):
+    with pytest.raises(ImportError, match=rf'needs the compiled operator mmcv\.ops\.{operator},'):
+        MODELS.build({'type': name})
+
+
+@with_ops
+def test_names_of_the_stand_in_are_mmcvs():
+    import mmcv.ops
+
+    for name, operator in REGISTERED.items():
+        assert MODELS.get(name) is getattr(mmcv.ops, operator)
 
 
 @without_ops

@@ -34,6 +34,14 @@ def test_evaluations_stand_at_the_iteration_before_them(work_dir):
     assert scalars.ap50 == [0.2, 0.4, 0.6]
 
 
+def test_a_run_started_anew_replaces_what_was_there(work_dir):
+    folder = work_dir / '20260101_020000' / 'vis_data'
+    folder.mkdir(parents=True)
+    (folder / 'scalars.json').write_text(json.dumps({'loss': 9.0, 'iter': 10, 'step': 10}))
+    scalars = read_scalars(work_dir)
+    assert (scalars.steps, scalars.losses, scalars.ap) == ([10], [9.0], [])
+
+
 def test_curve_is_a_png(work_dir):
     draw_curve(read_scalars(work_dir), work_dir / 'curve.png')
     assert (work_dir / 'curve.png').read_bytes().startswith(b'\x89PNG')

@@ -63,5 +63,10 @@ test_evaluator = val_evaluator
 max_iters = 8000
 train_cfg = dict(max_iters=max_iters, val_interval=500)
 optim_wrapper = dict(optimizer=dict(lr=5e-4))
-param_scheduler = dict(eta_max=5e-4, total_steps=max_iters)
+warmup = max_iters // 10
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.04, begin=0, end=warmup, by_epoch=False),
+    dict(type='CosineAnnealingLR', eta_min=0, begin=warmup, end=max_iters, by_epoch=False),
+]
+auto_scale_lr = dict(base_batch_size=16)
 default_hooks = dict(checkpoint=dict(interval=500), logger=dict(interval=50))

@@ -77,6 +77,8 @@ test_pipeline = [
 ]
 train_dataloader = dict(
     batch_size=2,
+    batch_sampler=None,  # drawn at random, not by aspect ratio
+    drop_last=True,
     dataset=dict(
         # images without boxes are kept: they teach the no-object class
         filter_cfg=dict(_delete_=True, filter_empty_gt=False),
@@ -100,4 +102,5 @@ optim_wrapper = dict(
 param_scheduler = [
     dict(type='MultiStepLR', begin=0, end=max_epochs, by_epoch=True, milestones=[100], gamma=0.1),
 ]
+custom_hooks = [dict(type='NumClassCheckHook')]
 auto_scale_lr = dict(enable=False, base_batch_size=16)  # 8 GPUs x 2 images

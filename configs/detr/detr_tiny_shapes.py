@@ -101,9 +101,15 @@ optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=1e-3, weight_decay=1e-4),
     clip_grad=dict(max_norm=1.0, norm_type=2),
 )
-param_scheduler = dict(type='OneCycleLR', eta_max=1e-3, total_steps=max_iters, pct_start=0.1, by_epoch=False)
+warmup = max_iters // 10
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.04, begin=0, end=warmup, by_epoch=False),
+    dict(type='CosineAnnealingLR', eta_min=0, begin=warmup, end=max_iters, by_epoch=False),
+]
+auto_scale_lr = dict(enable=False, base_batch_size=32)
 
 # runtime
+custom_hooks = [dict(type='NumClassCheckHook')]
 default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=760, max_keep_ckpts=1),
     logger=dict(type='LoggerHook', interval=100),

@@ -25,10 +25,10 @@ SPLITS = ('train', 'val')
 
 @dataclass(frozen=True)
 class ShapesOptions:
-    """What to generate.
+    """What to generate. An image gets fewer objects than drawn for it where they do not fit without much overlap.
 
     Raises:
-        ValueError: an image too small for its objects, no objects, or a negative number.
+        ValueError: an image of less than 16 pixels, a smallest number above the largest, or a negative number.
     """
 
     image_size: int = 64  # pixels of a side

@@ -41,7 +41,13 @@ class ShortestSideResize(BaseTransform):
         self.resize = Resize(scale=(1, 1), keep_ratio=False, backend='pillow')
 
     def transform(self, results: dict) -> dict:
-        """Read ``img``; change it, ``img_shape``, ``scale``, ``scale_factor`` and all annotations."""
+        """Read ``img`` (H, W, 3); change it, ``img_shape``, ``scale``, ``scale_factor`` and all annotations.
+
+        Raises:
+            ValueError: the image is not uint8.
+        """
+        if results['img'].dtype != np.uint8:
+            raise ValueError(f'resize before transforms that make floats: PIL takes uint8, got {results["img"].dtype}')
         height, width = results['img'].shape[:2]
         shortest = self.sizes[np.random.randint(len(self.sizes))]
         self.resize.scale = official_size(width, height, shortest, self.longest)

@@ -33,7 +33,8 @@ def targets_of(batch_data_samples: SampleList) -> Targets:
     for sample in batch_data_samples:
         gt_boxes = at_least_float32(sample.gt_instances.bboxes)
         height, width = sample.img_shape[:2]
-        boxes.append(bbox_xyxy_to_cxcywh(gt_boxes / gt_boxes.new_tensor([width, height, width, height])))
+        corners = torch.stack((gt_boxes[:, 0::2] / width, gt_boxes[:, 1::2] / height), dim=2)  # (T, 2 corners, xy)
+        boxes.append(bbox_xyxy_to_cxcywh(corners.flatten(1)))
         labels.append(sample.gt_instances.labels.long())
     return Targets(
         pad_sequence(labels, batch_first=True), pad_sequence(boxes, batch_first=True), [len(label) for label in labels]
@@ -50,9 +51,11 @@ class BipartiteMatchLoss(nn.Module):
 
     Args:
         assigner: a :class:`HungarianAssigner`.
-        loss_cls: any mmdet classification loss on integer labels; one with ``use_sigmoid`` has no no-object output.
-        loss_bbox: any mmdet loss on normalised cxcywh boxes.
-        loss_iou: any mmdet loss on normalised xyxy boxes.
+        loss_cls: a loss on logits (N, K+1) and integer labels (N,) with mmdet's ``weight`` and
+            ``reduction_override``, as ``CrossEntropyLoss``; one with ``use_sigmoid``, as ``FocalLoss``, gets logits
+            (N, K) without an output for no object. Losses on soft targets (quality, varifocal, Gaussian) do not fit.
+        loss_bbox: a loss on normalised cxcywh boxes (N, 4), as ``L1Loss`` or ``SmoothL1Loss``.
+        loss_iou: a loss on normalised xyxy boxes (N, 4), as any of mmdet's IoU losses.
         no_object_weight: weight of queries without object in a softmax classification loss.
     """
 
@@ -89,7 +92,7 @@ class BipartiteMatchLoss(nn.Module):
         with torch.autocast(boxes.device.type, enabled=False):
             logits, boxes = at_least_float32(logits), at_least_float32(boxes)
             matches = self.assigner.match(logits, boxes, targets)
-            num_boxes = reduce_mean(boxes.new_tensor([float(sum(targets.counts))])).clamp(min=1)
+            num_boxes = reduce_mean(boxes.new_full((1,), float(sum(targets.counts)))).clamp(min=1)
             loss_cls = self._classification(logits, targets, matches, num_boxes)
             loss_bbox, loss_iou = self._boxes(boxes, targets, matches, num_boxes)
         layers = {'loss_cls': loss_cls, 'loss_bbox': loss_bbox, 'loss_iou': loss_iou}
@@ -110,7 +113,9 @@ class BipartiteMatchLoss(nn.Module):
         if not self.use_sigmoid:
             weights = logits.new_full(labels.shape, self.no_object_weight)
             weights[matches.queries] = 1.0
-            total_weight = weights.view(num_layers, -1).sum(1)
+            class_weight = getattr(self.loss_cls, 'class_weight', None)
+            by_class = weights if class_weight is None else weights * weights.new_tensor(class_weight)[labels]
+            total_weight = by_class.view(num_layers, -1).sum(1)
         loss = self.loss_cls(logits.flatten(0, 2), labels, weights, reduction_override='none')
         return loss.view(num_layers, -1).sum(1) / total_weight
 

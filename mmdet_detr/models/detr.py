@@ -37,7 +37,8 @@ class DETR(BaseDetector):
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         self.backbone = MMDET_MODELS.build(backbone)
         self.neck = MMDET_MODELS.build(neck)
-        self.bbox_head = MMDET_MODELS.build({**bbox_head, 'train_cfg': train_cfg, 'test_cfg': test_cfg})
+        given = {'train_cfg': train_cfg, 'test_cfg': test_cfg}
+        self.bbox_head = MMDET_MODELS.build({**bbox_head, **{name: cfg for name, cfg in given.items() if cfg}})
 
     def extract_feat(self, batch_inputs: Tensor) -> tuple[Tensor, ...]:
         """Feature maps of the backbone for images (B, 3, H, W)."""

@@ -45,7 +45,7 @@ class DETRHead(BaseModule):
         loss: a :class:`BipartiteMatchLoss`.
         transformer: a :class:`TransformerNeck` to run on feature maps first; None reads hidden states.
         train_cfg: accepted for mmdet's detectors, which hand it to every head; not read.
-        test_cfg: ``max_per_img`` (default: all queries) and ``score_thr`` (default: 0).
+        test_cfg: ``max_per_img`` (default, None or negative: all) and ``score_thr`` (default or None: 0).
         init_cfg: as in mmengine.
     """
 
@@ -72,7 +72,8 @@ class DETRHead(BaseModule):
 
         Args:
             x: hidden states (L, B, Q, C), or feature maps (B, C', H, W) where the head owns the transformer.
-            batch_data_samples: tell the transformer the padding of each image.
+            batch_data_samples: tell the transformer the padding of each image. mmdet's own detectors do not hand them
+                over in ``mode='tensor'``, which then takes the images for unpadded.
 
         Returns:
             Logits (L, B, Q, K+1), the last one for no object (K outputs with a sigmoid loss), and boxes (L, B, Q, 4),
@@ -112,19 +113,23 @@ class DETRHead(BaseModule):
         results = [
             InstanceData(bboxes=boxes[i], scores=scores[i], labels=labels[i]) for i in range(len(batch_data_samples))
         ]
-        score_thr = self.test_cfg.get('score_thr', 0.0)
+        score_thr = self.test_cfg.get('score_thr') or 0.0
         return [result[result.scores > score_thr] for result in results] if score_thr > 0 else results
 
     def _best(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scores, labels and queries, each (B, N), of the best ``max_per_img`` of logits (B, Q, K+1)."""
-        num_queries = logits.shape[1]
-        max_per_img = self.test_cfg.get('max_per_img', num_queries)
-        if self.match_loss.use_sigmoid:  # every class of a query stands for itself
-            scores, index = logits.sigmoid().flatten(1).topk(min(max_per_img, num_queries * self.num_classes))
-            return scores, index % self.num_classes, index // self.num_classes
-        scores, labels = logits.softmax(-1)[..., :-1].max(-1)
-        scores, queries = scores.topk(min(max_per_img, num_queries))
-        return scores, labels.gather(1, queries), queries
+        use_sigmoid = self.match_loss.use_sigmoid
+        if use_sigmoid:  # every class of a query stands for itself
+            scores = logits.sigmoid().flatten(1)
+        else:
+            scores, labels = logits.softmax(-1)[..., :-1].max(-1)
+        num_candidates, max_per_img = scores.shape[1], self.test_cfg.get('max_per_img')
+        if max_per_img is None or max_per_img < 0:
+            max_per_img = num_candidates
+        scores, best = scores.topk(min(max_per_img, num_candidates))
+        if use_sigmoid:
+            return scores, best % self.num_classes, best // self.num_classes
+        return scores, labels.gather(1, best), best
 
 
 def _unit_size(meta: dict, rescale: bool) -> tuple[float, float]:

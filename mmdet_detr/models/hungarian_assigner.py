@@ -25,6 +25,8 @@ from .precision import at_least_float32
 
 OVERLAP_EPS = 1e-8  # in units of the image's area: a tenth of a pixel squared; bounds the quotient of empty boxes
 
+NOT_FINITE = 1e8  # cost of a prediction that overflowed, as in half precision; SciPy refuses NaN
+
 DETR_COSTS = (
     {'type': 'ClassificationCost', 'weight': 1.0},
     {'type': 'BBoxL1Cost', 'weight': 5.0, 'box_format': 'xywh'},
@@ -90,11 +92,13 @@ class HungarianAssigner(BaseAssigner):
     """Matches predictions and objects one to one at the least total cost.
 
     Args:
-        match_costs: costs to sum, in mmdet's terms. :meth:`assign` takes any of mmdet's, :meth:`match` those on
-            classes and boxes.
+        match_costs: one cost or several to sum, in mmdet's terms. :meth:`assign` takes any of mmdet's,
+            :meth:`match` those on classes and boxes.
     """
 
-    def __init__(self, match_costs: Sequence[ConfigType] = DETR_COSTS) -> None:
+    def __init__(self, match_costs: ConfigType | Sequence[ConfigType] = DETR_COSTS) -> None:
+        if isinstance(match_costs, dict):
+            match_costs = [match_costs]
         self.match_costs = [MMDET_TASK_UTILS.build(cost) for cost in match_costs]
 
     @torch.no_grad()
@@ -107,7 +111,8 @@ class HungarianAssigner(BaseAssigner):
             targets: objects of the batch.
 
         Returns:
-            Tensor (L, B, Q, T), at least float32; columns beyond an image's count have no meaning.
+            Tensor (L, B, Q, T), at least float32 and finite: a prediction of NaN or infinity is the dearest of all.
+            Columns beyond an image's count have no meaning.
 
         Raises:
             ValueError: one of ``match_costs`` has no batched form.
@@ -120,7 +125,7 @@ class HungarianAssigner(BaseAssigner):
                 known = ', '.join(sorted(kind.__name__ for kind in BATCHED_COSTS))
                 raise ValueError(f'the batched loss matches on {known}; got {type(cost).__name__}')
             costs.append(cost.weight * BATCHED_COSTS[type(cost)](cost, logits, boxes, targets))
-        return torch.stack(costs).sum(0)
+        return torch.stack(costs).sum(0).nan_to_num(nan=NOT_FINITE, posinf=NOT_FINITE, neginf=NOT_FINITE)
 
     def match(self, logits: Tensor, boxes: Tensor, targets: Targets) -> Matches:
         """Match all images of all decoder layers; arguments as in :meth:`cost`.

@@ -51,7 +51,7 @@ def attention_mask(cells: Sequence[Cells], feature_size: Cells, device: torch.de
     Returns:
         Bool tensor (B, 1, 1, H*W), True on cells of the image.
     """
-    extent = torch.tensor(cells, device=device)  # (B, 2)
-    rows = torch.arange(feature_size[0], device=device) < extent[:, :1]  # (B, H)
-    columns = torch.arange(feature_size[1], device=device) < extent[:, 1:]  # (B, W)
-    return (rows[:, :, None] & columns[:, None, :]).flatten(1)[:, None, None]
+    mask = torch.zeros(len(cells), *feature_size, dtype=torch.bool, device=device)
+    for image, (rows, columns) in enumerate(cells):
+        mask[image, :rows, :columns] = True  # on the device: no copy, and so no wait
+    return mask.flatten(1)[:, None, None]

@@ -31,7 +31,7 @@ class TransformerNeck(BaseModule):
         init_cfg: as in mmengine.
 
     Raises:
-        ValueError: ``embed_dims`` does not divide as said above.
+        ValueError: ``embed_dims`` does not divide as said above, or there is no decoder layer or query.
     """
 
     def __init__(
@@ -49,6 +49,8 @@ class TransformerNeck(BaseModule):
         super().__init__(init_cfg=init_cfg)
         if embed_dims % 4 or embed_dims % num_heads:
             raise ValueError(f'embed_dims must be a multiple of 4 and of num_heads={num_heads}, got {embed_dims}')
+        if num_decoder_layers < 1 or num_queries < 1:
+            raise ValueError(f'need a decoder layer and a query, got {num_decoder_layers=} and {num_queries=}')
         self.embed_dims = embed_dims
         self.input_proj = nn.Conv2d(in_channels, embed_dims, kernel_size=1)
         self.query_embed = nn.Embedding(num_queries, embed_dims)

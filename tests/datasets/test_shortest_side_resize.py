@@ -50,6 +50,11 @@ def test_pixels_and_boxes():
     assert results['gt_bboxes'].tensor[0].tolist() == pytest.approx([3, 2, 15, 10])
 
 
+def test_float_images_are_refused():
+    with pytest.raises(ValueError, match='got float32'):
+        ShortestSideResize(sizes=[20])({'img': np.zeros((60, 90, 3), np.float32)})
+
+
 def test_draws_every_size_and_nothing_else():
     transform = ShortestSideResize(sizes=[20, 30, 40])
     drawn = {transform({'img': np.zeros((60, 90, 3), np.uint8)})['img_shape'] for _ in range(60)}

@@ -114,6 +114,27 @@ def test_float32_under_autocast(dtype):
         assert got[name].item() == pytest.approx(expected[name].item(), rel=1e-6)
 
 
+def test_class_weight_counts_in_numerator_and_denominator():
+    class_weight = [1.0, 2.0, 3.0, 0.1]
+    loss = BipartiteMatchLoss(loss_cls={'type': 'CrossEntropyLoss', 'class_weight': class_weight}, no_object_weight=1.0)
+    logits, _, boxes = random_predictions(1)
+    targets = targets_of([random_sample((50, 50), None, 3, num_classes=3)])
+    matches = loss.assigner.match(logits[-1:], boxes[-1:], targets)
+    wanted = torch.full((5,), 3)
+    wanted[matches.queries] = targets.labels[0][matches.targets]
+    expected = torch.nn.functional.cross_entropy(logits[-1, 0], wanted, weight=torch.tensor(class_weight))
+    assert loss(logits, boxes, targets)['loss_cls'].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_overflown_predictions_give_a_loss_that_a_gradient_scaler_skips():
+    logits, _, boxes = random_predictions(1)
+    with torch.no_grad():
+        logits[-1, 0, 0] = float('inf')
+    losses = BipartiteMatchLoss()(logits, boxes, targets_of([random_sample((50, 50), None, 3, num_classes=3)]))
+    assert not torch.isfinite(losses['loss_cls'])
+    assert torch.isfinite(losses['d0.loss_cls'])
+
+
 def test_losses_by_config():
     """Other registered losses take the places: smooth L1, DIoU, and a sigmoid focal loss without no-object output."""
     loss = BipartiteMatchLoss(

@@ -55,7 +55,7 @@ def test_non_uniform_scale_factor():
     assert boxes[1].tolist() == pytest.approx([80, 15, 120, 35])
 
 
-@pytest.mark.parametrize(('max_per_img', 'expected'), [(1, 1), (3, 3), (300, 3)])
+@pytest.mark.parametrize(('max_per_img', 'expected'), [(1, 1), (3, 3), (300, 3), (-1, 3), (None, 3)])
 def test_max_per_img(max_per_img, expected):
     head = head_with_outputs(LOGITS, BOXES, test_cfg={'max_per_img': max_per_img})
     result = head.predict(HIDDEN, [make_sample((100, 200))])[0]
@@ -125,6 +125,32 @@ def test_head_with_its_own_transformer_reads_feature_maps():
     ):
         for a, b in zip(with_feats, with_hidden, strict=True):
             torch.testing.assert_close(a, b)
+
+
+def test_head_of_a_stock_detector():
+    """mmdet's single-stage detector with our head: padding from the samples, no operator needed."""
+    detector = {
+        'type': 'SingleStageDetector',
+        'backbone': {'type': 'ResNet', 'depth': 18, 'base_channels': 2, 'out_indices': (3,)},
+        'bbox_head': {**CONFIG, 'test_cfg': None},
+        'train_cfg': {'allowed_border': -1},
+        'test_cfg': {'max_per_img': 4},
+    }
+    model = MODELS.build(detector)
+    samples = [random_sample(size, (96, 128), 2, num_classes=4) for size in ((96, 128), (60, 100))]
+    images = torch.randn(2, 3, 96, 128)
+    losses = model(images, samples, mode='loss')
+    sum(losses.values()).backward()
+    assert len(losses) == 6
+    assert all(p.grad is not None for p in model.bbox_head.parameters())
+    model.eval()
+    feats = model.extract_feat(images)
+    expected = model.bbox_head.predict(feats, samples)
+    for sample, result in zip(model(images, samples, mode='predict'), expected, strict=True):
+        assert len(sample.pred_instances) == 4
+        assert torch.equal(sample.pred_instances.bboxes, result.bboxes)
+    logits, _ = model(images, samples, mode='tensor')
+    assert logits.shape == (2, 2, 6, 5)
 
 
 def test_building_twice_leaves_the_config_alone():

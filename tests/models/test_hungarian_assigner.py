@@ -105,6 +105,19 @@ def test_a_cost_without_batched_form_is_named():
         assigner.match(*random_problem())
 
 
+def test_single_cost_and_no_list():
+    assert len(HungarianAssigner({'type': 'BBoxL1Cost'}).match_costs) == 1
+
+
+@pytest.mark.parametrize('bad', [float('nan'), float('inf'), -float('inf')])
+def test_overflown_predictions_are_matched_last(bad):
+    logits, boxes, targets = random_problem()
+    logits[:, :, :1], boxes[:, :, :1] = bad, bad  # one query of six, and at most five objects
+    matches = HungarianAssigner().match(logits, boxes, targets)
+    assert len(matches.queries) == 2 * sum(COUNTS)
+    assert 0 not in matches.queries % 6
+
+
 def test_costs_in_float32_for_half_precision_input():
     logits, boxes, targets = random_problem()
     assert HungarianAssigner().cost(logits.half(), boxes.half(), targets).dtype == torch.float32

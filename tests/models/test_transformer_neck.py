@@ -34,6 +34,12 @@ def test_width_must_divide():
         TransformerNeck(**{**SMALL, 'embed_dims': 30})
 
 
+@pytest.mark.parametrize('empty', ['num_decoder_layers', 'num_queries'])
+def test_needs_a_decoder_layer_and_a_query(empty):
+    with pytest.raises(ValueError, match=f'{empty}=0'):
+        TransformerNeck(**{**SMALL, empty: 0})
+
+
 def test_padded_cells_have_no_influence():
     neck = TransformerNeck(**SMALL).eval()
     samples = [make_sample((96, 160)), make_sample((64, 96), (96, 160))]  # 3 x 5 cells, 2 x 3 of the second image
