@@ -223,6 +223,19 @@ def test_images_smaller_than_a_stride(size):
     assert torch.isfinite(alone[0].pred_instances.scores).all()
 
 
+def test_bfloat16_autocast():
+    model = MODELS.build(tiny_detr_config()).train()
+    images, samples = random_batch()
+    expected = model(images, samples, mode='loss')
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        losses = model(images, samples, mode='loss')
+    for name, loss in losses.items():
+        assert loss.dtype == torch.float32
+        assert loss.item() == pytest.approx(expected[name].item(), rel=0.1), name
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.requires_grad)
+
+
 def r50(num_classes: int = 80) -> DETR:
     config = Config.fromfile(R50).model
     config.backbone.init_cfg = None

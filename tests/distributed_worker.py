@@ -1,0 +1,34 @@
+"""One process of a distributed training, as ``test_distributed.py`` starts it."""
+
+import torch
+import torch.distributed as dist
+from helpers import random_sample, tiny_detr_config
+from mmdet.registry import MODELS
+from mmengine.registry import init_default_scope
+
+from mmdet_detr.models import BipartiteMatchLoss
+from mmdet_detr.models.bipartite_match_loss import targets_of
+
+COUNTS = (5, 0)  # boxes of the one image of each rank
+
+
+def predictions() -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(1)
+    return torch.randn(2, 1, 6, 6), torch.rand(2, 1, 6, 4) * 0.4 + 0.1
+
+
+def sample_of(rank: int):
+    torch.manual_seed(rank)
+    return random_sample((64, 64), None, COUNTS[rank], num_classes=5)
+
+
+def train_on_rank(rank: int, folder: str) -> None:
+    dist.init_process_group('gloo', init_method=f'file://{folder}/rendezvous', rank=rank, world_size=2)
+    init_default_scope('mmdet')
+    losses = BipartiteMatchLoss()(*predictions(), targets_of([sample_of(rank)]))
+    torch.manual_seed(0)
+    model = torch.nn.parallel.DistributedDataParallel(MODELS.build(tiny_detr_config()))
+    sum(model(torch.randn(1, 3, 64, 64), [sample_of(rank)], mode='loss').values()).backward()
+    gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
+    torch.save({'losses': {k: v.item() for k, v in losses.items()}, 'gradients': gradients}, f'{folder}/{rank}.pth')
+    dist.destroy_process_group()
