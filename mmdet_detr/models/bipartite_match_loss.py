@@ -95,7 +95,7 @@ class BipartiteMatchLoss(nn.Module):
             num_boxes = reduce_mean(boxes.new_full((1,), float(sum(targets.counts)))).clamp(min=1)
             loss_cls = self._classification(logits, targets, matches, num_boxes)
             loss_bbox, loss_iou = self._boxes(boxes, targets, matches, num_boxes)
-        layers = {'loss_cls': loss_cls, 'loss_bbox': loss_bbox, 'loss_iou': loss_iou}
+        layers = {'loss_cls': loss_cls.unbind(), 'loss_bbox': loss_bbox.unbind(), 'loss_iou': loss_iou.unbind()}
         last = len(boxes) - 1
         return {
             name if layer == last else f'd{layer}.{name}': loss[layer]

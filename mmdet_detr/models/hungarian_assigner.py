@@ -14,7 +14,7 @@ from mmdet.models.task_modules.assigners import (
     IoUCost,
 )
 from mmdet.registry import TASK_UTILS as MMDET_TASK_UTILS
-from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_overlaps
+from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from mmdet.utils import ConfigType
 from mmengine.structures import InstanceData
 from scipy.optimize import linear_sum_assignment
@@ -65,12 +65,36 @@ def _l1_cost(cost: BBoxL1Cost, logits: Tensor, boxes: Tensor, targets: Targets) 
     target_boxes = targets.boxes
     if cost.box_format == 'xyxy':
         boxes, target_boxes = bbox_cxcywh_to_xyxy(boxes), bbox_cxcywh_to_xyxy(target_boxes)
-    return (boxes[..., :, None, :] - target_boxes[..., None, :, :]).abs().sum(-1)
+    first, *others = _planes(boxes, target_boxes)
+    distance = (first[0] - first[1]).abs_()
+    for predicted, target in others:
+        distance += (predicted - target).abs_()
+    return distance
 
 
 def _iou_cost(cost: IoUCost, logits: Tensor, boxes: Tensor, targets: Targets) -> Tensor:
-    target_boxes = bbox_cxcywh_to_xyxy(targets.boxes).expand(*boxes.shape[:-2], -1, 4)
-    return -bbox_overlaps(bbox_cxcywh_to_xyxy(boxes), target_boxes, mode=cost.iou_mode, eps=OVERLAP_EPS)
+    if cost.iou_mode not in ('iou', 'giou'):
+        raise ValueError(f"the batched loss matches on iou_mode 'iou' or 'giou', got {cost.iou_mode!r}")
+    (x1, tx1), (y1, ty1), (x2, tx2), (y2, ty2) = _planes(bbox_cxcywh_to_xyxy(boxes), bbox_cxcywh_to_xyxy(targets.boxes))
+    width, height, target_width, target_height = x2 - x1, y2 - y1, tx2 - tx1, ty2 - ty1
+    overlap_width = torch.minimum(x2, tx2).sub_(torch.maximum(x1, tx1))  # negative: the gap between the boxes
+    overlap_height = torch.minimum(y2, ty2).sub_(torch.maximum(y1, ty1))
+    # the two boxes side by side, less what they share, span the hull of both
+    hull = (width + target_width - overlap_width).mul_(height + target_height - overlap_height)
+    overlap = overlap_width.clamp_(min=0).mul_(overlap_height.clamp_(min=0))
+    union = (width * height + target_width * target_height - overlap).clamp_(min=OVERLAP_EPS)
+    iou = overlap.div_(union)
+    if cost.iou_mode == 'giou':
+        iou += union.div_(hull.clamp_(min=OVERLAP_EPS)).sub_(1)
+    return iou.neg_()
+
+
+def _planes(boxes: Tensor, target_boxes: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """The four coordinates of boxes (L, B, Q, 4) and targets (B, T, 4), each as (L, B, Q, 1) and (B, 1, T).
+
+    Pairing plane by plane is several times faster than pairing boxes with a last axis of four.
+    """
+    return list(zip(boxes[..., None].unbind(-2), target_boxes[:, None].unbind(-1), strict=True))
 
 
 BATCHED_COSTS: dict[type, Callable[..., Tensor]] = {
@@ -119,13 +143,13 @@ class HungarianAssigner(BaseAssigner):
         """
         logits, boxes = at_least_float32(logits), at_least_float32(boxes)
         targets = targets._replace(boxes=targets.boxes.to(boxes.dtype))
-        costs = []
+        total = boxes.new_zeros(())
         for cost in self.match_costs:
             if type(cost) not in BATCHED_COSTS:
                 known = ', '.join(sorted(kind.__name__ for kind in BATCHED_COSTS))
                 raise ValueError(f'the batched loss matches on {known}; got {type(cost).__name__}')
-            costs.append(cost.weight * BATCHED_COSTS[type(cost)](cost, logits, boxes, targets))
-        return torch.stack(costs).sum(0).nan_to_num(nan=NOT_FINITE, posinf=NOT_FINITE, neginf=NOT_FINITE)
+            total = BATCHED_COSTS[type(cost)](cost, logits, boxes, targets).mul_(cost.weight).add_(total)
+        return total.nan_to_num_(nan=NOT_FINITE, posinf=NOT_FINITE, neginf=NOT_FINITE)
 
     def match(self, logits: Tensor, boxes: Tensor, targets: Targets) -> Matches:
         """Match all images of all decoder layers; arguments as in :meth:`cost`.
