@@ -55,7 +55,7 @@ format: setup  ## let ruff rewrite what it can
 
 test-openmmlab: .venv-openmmlab/.ops  ## the same tests on the OpenMMLab stack, in .venv-openmmlab
 	rm -rf build
-	$(OPENMMLAB)/python -m pip install -q 'setuptools<70' 'pandas<2.3' mmdet==3.3.0 mmengine==0.10.7 '.[openmmlab,tests]'
+	$(OPENMMLAB)/python -m pip install -q mmdet==3.3.0 mmengine==0.10.7 '.[openmmlab,tests]'
 	rm -rf build
 	$(OPENMMLAB)/pytest
 

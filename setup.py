@@ -41,7 +41,7 @@ setup(
     install_requires=['torch>=2.1', 'numpy', 'scipy', 'pillow', 'rich', 'matplotlib', 'pycocotools'],
     extras_require={
         'onedl': [*ONEDL, 'onedl-mim>=0.5.1'],
-        'openmmlab': [*OPENMMLAB, 'openmim>=0.3.9'],
+        'openmmlab': [*OPENMMLAB, 'openmim>=0.3.9', 'pandas<2.3', 'setuptools<70'],
         'mminstall': OPENMMLAB,
         'mim': OPENMMLAB,
         'tests': ['pytest', 'pytest-cov', 'hypothesis'],

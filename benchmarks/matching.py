@@ -43,9 +43,7 @@ def parse_args() -> argparse.Namespace:
 
 def random_batch(num_images: int, num_objects: int, device: str) -> tuple[Tensor, Tensor, list[DetDataSample]]:
     logits = torch.randn(NUM_LAYERS, num_images, NUM_QUERIES, NUM_CLASSES + 1)
-    boxes = torch.cat(
-        (torch.rand(NUM_LAYERS, num_images, NUM_QUERIES, 2), torch.rand(logits.shape[:3] + (2,)) * 0.3), 3
-    )
+    boxes = torch.cat((torch.rand(NUM_LAYERS, num_images, NUM_QUERIES, 2), torch.rand((*logits.shape[:3], 2)) * 0.3), 3)
     samples = []
     for _ in range(num_images):
         top_left, size = torch.rand(num_objects, 2) * 0.7, torch.rand(num_objects, 2) * 0.25 + 0.03
@@ -110,7 +108,7 @@ def transformers_() -> Step | None:
             {'class_labels': targets.labels[i, :count], 'boxes': targets.boxes[i, :count]}
             for i, count in enumerate(targets.counts)
         ]
-        total, losses, _ = ForObjectDetectionLoss(logits[-1], labels, logits.device, boxes[-1], config, logits, boxes)
+        total, _losses, _ = ForObjectDetectionLoss(logits[-1], labels, logits.device, boxes[-1], config, logits, boxes)
         return {'total': total}
 
     return step
