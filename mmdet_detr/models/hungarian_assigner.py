@@ -51,7 +51,7 @@ class Matches(NamedTuple):
 
 def _classification_cost(cost: ClassificationCost, logits: Tensor, boxes: Tensor, targets: Targets) -> Tensor:
     # minus the probability stands in for the log-likelihood: it is on the scale of the box costs (section 3.1)
-    return _at_labels(-logits.softmax(-1), targets.labels)
+    return _at_labels(logits.softmax(-1), targets.labels).neg_()
 
 
 def _focal_cost(cost: FocalLossCost, logits: Tensor, boxes: Tensor, targets: Targets) -> Tensor:
