@@ -7,6 +7,7 @@ from helpers import make_sample, random_sample, reference_losses
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.logging import MMLogger
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmdet_detr.models import BipartiteMatchLoss
 from mmdet_detr.models.bipartite_match_loss import targets_of
@@ -112,6 +113,32 @@ def test_float32_under_autocast(dtype):
     for name in NAMES:
         assert got[name].dtype == torch.float32
         assert got[name].item() == pytest.approx(expected[name].item(), rel=1e-6)
+
+
+class Synchronising(TorchDispatchMode):
+    """Records operators that make a device wait for the host: reading a value, or a shape that depends on values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket.__name__ in ('_local_scalar_dense', 'nonzero', 'masked_select', 'equal', 'unique_dim'):
+            self.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_one_copy_to_the_host_a_step(monkeypatch):
+    copies = []
+    copy = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, 'cpu', lambda self: copies.append(self.shape) or copy(self))
+    samples = [random_sample((60, 90), (100, 100), count, num_classes=3) for count in (3, 0, 9)]
+    logits, _, boxes = random_predictions(3)
+    with Synchronising() as synchronising:
+        losses = BipartiteMatchLoss()(logits, boxes, targets_of(samples))
+        sum(losses.values()).backward()
+    assert copies == [(2, 3, 5, 9)]  # the costs of all layers and images
+    assert not synchronising.seen
 
 
 def test_class_weight_counts_in_numerator_and_denominator():
