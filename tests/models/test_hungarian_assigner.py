@@ -99,10 +99,12 @@ def test_equals_mmdet(match_costs):
         assert torch.equal(batched, expected.gt_inds)
 
 
-def test_a_cost_without_batched_form_is_named():
-    assigner = HungarianAssigner([{'type': 'DiceCost'}])
-    with pytest.raises(ValueError, match='got DiceCost'):
-        assigner.match(*random_problem())
+@pytest.mark.parametrize(
+    ('cost', 'name'), [({'type': 'DiceCost'}, 'DiceCost'), ({'type': 'IoUCost', 'iou_mode': 'iof'}, "'iof'")]
+)
+def test_a_cost_without_batched_form_is_named(cost, name):
+    with pytest.raises(ValueError, match=f'got {name}'):
+        HungarianAssigner(cost).match(*random_problem())
 
 
 def test_single_cost_and_no_list():
