@@ -100,17 +100,6 @@ def giou(a: np.ndarray, b: np.ndarray) -> float:
     return inter / union - (hull - union) / hull
 
 
-def best_assignment(cost: np.ndarray) -> float:
-    """Least total cost of a one-to-one matching, by trying every one."""
-    rows, columns = cost.shape
-    if rows < columns:
-        return best_assignment(cost.T)
-    return min(
-        sum(cost[row, column] for column, row in enumerate(chosen))
-        for chosen in itertools.permutations(range(rows), columns)
-    )
-
-
 def reference_losses(
     logits: np.ndarray, boxes: np.ndarray, labels: list[np.ndarray], targets: list[np.ndarray]
 ) -> dict[str, float]:
