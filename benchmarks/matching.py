@@ -1,18 +1,22 @@
 """Time the loss step (matching, losses, backward) of our head against mmdet's and transformers', for the same outputs.
 
-    python benchmarks/matching.py [--threads 1] [--repeats 30] [--out benchmarks/results]
+    python benchmarks/matching.py [--threads 1] [--turns 30] [--device cpu] [--out benchmarks/results]
 
-All implementations get the same logits and boxes (Q=100, K=80, L=6), take turns in one process, and must agree on the
-losses to 1e-4. Prints a table of medians with the 10th and 90th percentile and writes it as JSON.
+All implementations get the same logits and boxes (Q=100, K=80, L=6) and must agree on the loss to 1e-5. They take
+turns in one process: a first step, for which the processor has to fetch its code anew, and five more. Prints a table
+of medians and quartiles, with the memory that a step needs at most, and writes it as JSON.
 """
 
 import argparse
+import itertools
 import json
+import os
 import platform
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmdet.registry import MODELS
@@ -21,23 +25,25 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from rich.progress import track
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 import mmdet_detr  # noqa: F401  (before mmdet.models)
 from mmdet_detr.models import BipartiteMatchLoss
-from mmdet_detr.models.bipartite_match_loss import targets_of
+from mmdet_detr.models.targets import Targets, targets_of
 
 NUM_LAYERS, NUM_QUERIES, NUM_CLASSES = 6, 100, 80
 IMAGE = (800, 1066)  # height, width
 SETTINGS = ((2, 8), (8, 8), (8, 60))  # images, objects an image
+STEPS_A_TURN = 5
 Step = Callable[[Tensor, Tensor, list[DetDataSample]], dict[str, Tensor]]
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--threads', type=int, default=1, help='threads of PyTorch')
-    parser.add_argument('--repeats', type=int, default=30, help='timed steps of each implementation')
+    parser.add_argument('--turns', type=int, default=30, help='turns of each implementation')
     parser.add_argument('--device', default='cpu', help='cpu or cuda')
-    parser.add_argument('--out', type=Path, default=Path('benchmarks/results'), help='folder of matching_DEVICE.json')
+    parser.add_argument('--out', type=Path, default=Path('benchmarks/results'), help='folder of the JSON')
     return parser.parse_args()
 
 
@@ -56,7 +62,11 @@ def random_batch(num_images: int, num_objects: int, device: str) -> tuple[Tensor
 
 def ours() -> Step:
     loss = BipartiteMatchLoss()
-    return lambda logits, boxes, samples: loss(logits, boxes, targets_of(samples))
+    return lambda logits, boxes, samples: loss(logits, boxes, targets(samples))
+
+
+def targets(samples: list[DetDataSample]) -> Targets:
+    return targets_of([s.gt_instances for s in samples], [s.metainfo for s in samples], NUM_CLASSES)
 
 
 def mmdets() -> Step:
@@ -103,31 +113,73 @@ def transformers_() -> Step | None:
     )
 
     def step(logits: Tensor, boxes: Tensor, samples: list[DetDataSample]) -> dict[str, Tensor]:
-        targets = targets_of(samples)
+        goals = targets(samples)
         labels = [
-            {'class_labels': targets.labels[i, :count], 'boxes': targets.boxes[i, :count]}
-            for i, count in enumerate(targets.counts)
+            {'class_labels': goals.labels[i, valid], 'boxes': goals.boxes[i, valid]}
+            for i, valid in enumerate(goals.valid)
         ]
         total, _losses, _ = ForObjectDetectionLoss(logits[-1], labels, logits.device, boxes[-1], config, logits, boxes)
-        return {'total': total}
+        return {'loss': total}
 
     return step
 
 
-def timed(step: Step, logits: Tensor, boxes: Tensor, samples: list[DetDataSample]) -> tuple[float, float]:
-    """Milliseconds of one loss with its backward, and its value."""
+def loss_and_backward(step: Step, logits: Tensor, boxes: Tensor, samples: list[DetDataSample]) -> float:
     logits.grad = boxes.grad = None
-    synchronise = torch.cuda.synchronize if logits.is_cuda else lambda: None
+    total = sum(value for name, value in step(logits, boxes, samples).items() if 'loss' in name)  # as mmengine does
+    total.backward()
+    return total.detach()
+
+
+def timed(step: Step, *batch: Any) -> float:
+    """Milliseconds of one loss with its backward."""
+    synchronise = torch.cuda.synchronize if batch[0].is_cuda else lambda: None
     synchronise()
     start = time.perf_counter()
-    total = sum(step(logits, boxes, samples).values())
-    total.backward()
+    loss_and_backward(step, *batch)
     synchronise()
-    return 1000 * (time.perf_counter() - start), total.item()
+    return 1000 * (time.perf_counter() - start)
+
+
+def peak_mib(step: Step, *batch: Any) -> float:
+    """MiB that PyTorch allocates on top of the batch, at most at a time."""
+    if batch[0].is_cuda:
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        loss_and_backward(step, *batch)
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    batch[0].grad = batch[1].grad = None
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        loss_and_backward(step, *batch)
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == '[memory]']
+    balance = itertools.accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
+    return max(balance) / 2**20
+
+
+def copies_to_host(step: Step, *batch: Any) -> int | None:
+    """Copies from the device to the host in one step; None on the CPU."""
+    if not batch[0].is_cuda:
+        return None
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+        loss_and_backward(step, *batch)
+        torch.cuda.synchronize()
+    return sum('DtoH' in event.name for event in profiler.events())
+
+
+def measure(steps: dict[str, Step], batch: tuple, turns: int, description: str) -> dict[str, dict[str, list[float]]]:
+    """Times of the first and of the following steps of every turn, by implementation."""
+    times: dict[str, dict[str, list[float]]] = {name: {'first': [], 'next': []} for name in steps}
+    for _ in track(range(turns), description=description):
+        for name, step in steps.items():  # in turns, so that the machine's moods meet all alike
+            times[name]['first'].append(timed(step, *batch))
+            times[name]['next'].append(statistics.median(timed(step, *batch) for _ in range(STEPS_A_TURN)))
+    return times
 
 
 def main() -> None:
     args = parse_args()
+    if args.device == 'cuda' and not torch.cuda.is_available():
+        raise SystemExit('matching: no CUDA device')
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     init_default_scope('mmdet')
@@ -136,36 +188,46 @@ def main() -> None:
     rows = []
     for num_images, num_objects in SETTINGS:
         batch = random_batch(num_images, num_objects, args.device)
-        values = {name: timed(step, *batch)[1] for name, step in steps.items()}  # also the warm-up
+        values = {name: loss_and_backward(step, *batch).item() for name, step in steps.items()}
         for name, value in values.items():
-            if abs(value - values['mmdet_detr']) > 1e-4 * abs(value):
+            if abs(value - values['mmdet_detr']) > 1e-5 * abs(value):
                 raise SystemExit(f'matching: {name} gives a loss of {value}, mmdet_detr of {values["mmdet_detr"]}')
-        times: dict[str, list[float]] = {name: [] for name in steps}
-        for _ in track(range(args.repeats), description=f'{num_images} images x {num_objects} objects'):
-            for name, step in steps.items():  # in turns, so that the machine's moods meet all alike
-                times[name].append(timed(step, *batch)[0])
-        for name in steps:
-            deciles = statistics.quantiles(times[name], n=10)
-            ratios = [theirs / mine for theirs, mine in zip(times[name], times['mmdet_detr'], strict=True)]
-            rows.append(
-                {
-                    'images': num_images,
-                    'objects': num_objects,
-                    'implementation': name,
-                    'median_ms': round(statistics.median(times[name]), 2),
-                    'p10_ms': round(deciles[0], 2),
-                    'p90_ms': round(deciles[-1], 2),
-                    'times_ours': round(statistics.median(ratios), 2),
-                }
-            )
+        times = measure(steps, batch, args.turns, f'{num_images} images x {num_objects} objects')
+        for name, step in steps.items():
+            row = {'images': num_images, 'objects': num_objects, 'implementation': name}
+            for kind in ('next', 'first'):
+                mine, own = times['mmdet_detr'][kind], times[name][kind]
+                quartiles = statistics.quantiles(own, n=4)
+                row[f'{kind}_ms'] = round(quartiles[1], 2)
+                row[f'{kind}_ms_quartiles'] = [round(quartiles[0], 2), round(quartiles[2], 2)]
+                row[f'{kind}_times_ours'] = round(statistics.median(b / a for a, b in zip(mine, own, strict=True)), 2)
+            row['peak_mib'] = round(peak_mib(step, *batch), 2)
+            row['copies_to_host'] = copies_to_host(step, *batch)
+            rows.append(row)
             print(
-                '{images} x {objects:2d} {implementation:13s} {median_ms:7.2f} ms '
-                '({p10_ms:.2f} to {p90_ms:.2f}), {times_ours:.2f} x ours'.format(**rows[-1])
+                '{images} x {objects:2d} {implementation:13s} {next_ms:7.2f} ms {next_ms_quartiles} = '
+                '{next_times_ours:5.2f} x ours; first of a turn {first_ms:7.2f} ms {first_ms_quartiles} = '
+                '{first_times_ours:5.2f} x ours; {peak_mib} MiB'.format(**row)
             )
-    machine = torch.cuda.get_device_name() if args.device == 'cuda' else platform.processor() or platform.machine()
-    result = {'machine': machine, 'threads': args.threads, 'torch': torch.__version__, 'rows': rows}
+    result = {
+        'machine': machine(args.device),
+        'threads': args.threads,
+        'python': platform.python_version(),
+        'torch': torch.__version__,
+        'command': f'python benchmarks/matching.py --device {args.device} --threads {args.threads} --turns {args.turns}',
+        'rows': rows,
+    }
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / f'matching_{args.device}.json').write_text(json.dumps(result, indent=1) + '\n')
+    suffix = f'_{args.threads}_threads' if args.device == 'cpu' else ''
+    (args.out / f'matching_{args.device}{suffix}.json').write_text(json.dumps(result, indent=1) + '\n')
+
+
+def machine(device: str) -> str:
+    if device == 'cuda':
+        return torch.cuda.get_device_name()
+    lines = Path('/proc/cpuinfo').read_text().splitlines() if Path('/proc/cpuinfo').exists() else []
+    names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
+    return f'{os.cpu_count()} cores of {names[0] if names else platform.machine()}'
 
 
 if __name__ == '__main__':

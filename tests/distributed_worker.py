@@ -2,12 +2,11 @@
 
 import torch
 import torch.distributed as dist
-from helpers import random_sample, tiny_detr_config
+from helpers import random_sample, targets_from, tiny_detr_config
 from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
 
 from mmdet_detr.models import BipartiteMatchLoss
-from mmdet_detr.models.bipartite_match_loss import targets_of
 
 COUNTS = (5, 0)  # boxes of the one image of each rank
 
@@ -25,7 +24,7 @@ def sample_of(rank: int):
 def train_on_rank(rank: int, folder: str) -> None:
     dist.init_process_group('gloo', init_method=f'file://{folder}/rendezvous', rank=rank, world_size=2)
     init_default_scope('mmdet')
-    losses = BipartiteMatchLoss()(*predictions(), targets_of([sample_of(rank)]))
+    losses = BipartiteMatchLoss()(*predictions(), targets_from([sample_of(rank)]))
     torch.manual_seed(0)
     model = torch.nn.parallel.DistributedDataParallel(MODELS.build(tiny_detr_config()))
     sum(model(torch.randn(1, 3, 64, 64), [sample_of(rank)], mode='loss').values()).backward()

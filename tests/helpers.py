@@ -10,6 +10,8 @@ from mmengine.config import Config
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from mmdet_detr.models.targets import Targets, targets_of
+
 ROOT = Path(__file__).parents[1]
 BCCD = ROOT.parent / 'shared' / 'data' / 'bccd'  # photographs, not part of the project
 DETR_CONFIGS = sorted((ROOT / 'configs').rglob('*.py'))
@@ -47,6 +49,10 @@ def random_sample(
     bottom_right = top_left + 0.05 + torch.rand(num_boxes, 2) * 0.35
     boxes = torch.cat((top_left, bottom_right), dim=1) * torch.tensor([w, h, w, h])
     return make_sample(image_size, batch_size, boxes, torch.randint(num_classes, (num_boxes,)))
+
+
+def targets_from(samples: list[DetDataSample], num_classes: int = 80) -> Targets:
+    return targets_of([s.gt_instances for s in samples], [s.metainfo for s in samples], num_classes)
 
 
 def tiny_detr_config(num_classes: int = 5, **neck: int | float) -> Config:

@@ -1,44 +1,31 @@
 """The set prediction loss (paper section 3.1, official ``models/detr.py``), all decoder layers in one pass."""
 
 import logging
+from collections import Counter
+from typing import Any
 
+import numpy as np
 import torch
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmdet.registry import TASK_UTILS as MMDET_TASK_UTILS
-from mmdet.structures import SampleList
-from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_xyxy_to_cxcywh
 from mmdet.utils import ConfigType, reduce_mean
 from mmengine.logging import print_log
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
+from torch.autograd.function import once_differentiable
 
 from ..registry import MODELS
-from .hungarian_assigner import OVERLAP_EPS, Matches, Targets
+from .linear_assignment import Solution
+from .loss_gradients import Gradient, box_loss, class_loss, iou_loss
+from .match_costs import OVERLAP_EPS
 from .precision import at_least_float32
+from .targets import Targets
 
 ASSIGNER = {'type': 'mmdet_detr.HungarianAssigner'}
 LOSS_CLS = {'type': 'CrossEntropyLoss', 'loss_weight': 1.0}
 LOSS_BBOX = {'type': 'L1Loss', 'loss_weight': 5.0}
 LOSS_IOU = {'type': 'GIoULoss', 'eps': OVERLAP_EPS, 'loss_weight': 2.0}
 
-
-def targets_of(batch_data_samples: SampleList) -> Targets:
-    """Collect the objects of a batch; the one place where pixels become units of the image.
-
-    Args:
-        batch_data_samples: samples with ``img_shape`` (h, w) and ``gt_instances``: ``bboxes`` (T, 4) xyxy in pixels
-            and ``labels`` (T,).
-    """
-    labels, boxes = [], []
-    for sample in batch_data_samples:
-        gt_boxes = at_least_float32(sample.gt_instances.bboxes)
-        height, width = sample.img_shape[:2]
-        corners = torch.stack((gt_boxes[:, 0::2] / width, gt_boxes[:, 1::2] / height), dim=2)  # (T, 2 corners, xy)
-        boxes.append(bbox_xyxy_to_cxcywh(corners.flatten(1)))
-        labels.append(sample.gt_instances.labels.long())
-    return Targets(
-        pad_sequence(labels, batch_first=True), pad_sequence(boxes, batch_first=True), [len(label) for label in labels]
-    )
+MAX_WARNINGS = 20  # images with bad annotations that are warned of one by one
 
 
 @MODELS.register_module()
@@ -57,6 +44,8 @@ class BipartiteMatchLoss(nn.Module):
         loss_bbox: a loss on normalised cxcywh boxes (N, 4), as ``L1Loss`` or ``SmoothL1Loss``.
         loss_iou: a loss on normalised xyxy boxes (N, 4), as any of mmdet's IoU losses.
         no_object_weight: weight of queries without object in a softmax classification loss.
+        on_bad_annotation: 'drop' leaves annotations out that cannot be learnt (see :func:`targets_of`), with a
+            warning for each image; 'raise' stops.
     """
 
     def __init__(
@@ -66,14 +55,20 @@ class BipartiteMatchLoss(nn.Module):
         loss_bbox: ConfigType = LOSS_BBOX,
         loss_iou: ConfigType = LOSS_IOU,
         no_object_weight: float = 0.1,
+        on_bad_annotation: str = 'drop',
     ) -> None:
         super().__init__()
+        if on_bad_annotation not in ('drop', 'raise'):
+            raise ValueError(f"on_bad_annotation is 'drop' or 'raise', got {on_bad_annotation!r}")
         self.assigner = MMDET_TASK_UTILS.build(assigner)
         self.loss_cls = MMDET_MODELS.build(loss_cls)
         self.loss_bbox = MMDET_MODELS.build(loss_bbox)
         self.loss_iou = MMDET_MODELS.build(loss_iou)
         self.no_object_weight = no_object_weight
+        self.on_bad_annotation = on_bad_annotation
         self.use_sigmoid: bool = getattr(self.loss_cls, 'use_sigmoid', False)
+        self.objects_per_image: Counter[int] = Counter()  # seen in training
+        self.dropped: Counter[str] = Counter()  # annotations, by image
         self._warned_of_crowds = False
 
     def forward(self, logits: Tensor, boxes: Tensor, targets: Targets) -> dict[str, Tensor]:
@@ -87,57 +82,172 @@ class BipartiteMatchLoss(nn.Module):
         Returns:
             Weighted scalars ``loss_cls``, ``loss_bbox``, ``loss_iou`` of the last layer and ``d0.loss_cls`` to
             ``d{L-2}.loss_iou`` of the others. Each of them depends on the predictions, also without any object.
+            Beside them, without gradient, what :func:`statistics_of` tells of the last layer.
         """
-        self._warn_of_crowds(targets.counts, num_queries=boxes.shape[2])
-        with torch.autocast(boxes.device.type, enabled=False):
-            logits, boxes = at_least_float32(logits), at_least_float32(boxes)
+        logits, boxes = at_least_float32(logits), at_least_float32(boxes)
+        with torch.no_grad(), torch.autocast(boxes.device.type, enabled=False):
             matches = self.assigner.match(logits, boxes, targets)
-            num_boxes = reduce_mean(boxes.new_full((1,), float(sum(targets.counts)))).clamp(min=1)
-            loss_cls = self._classification(logits, targets, matches, num_boxes)
-            loss_bbox, loss_iou = self._boxes(boxes, targets, matches, num_boxes)
-        layers = {'loss_cls': loss_cls.unbind(), 'loss_bbox': loss_bbox.unbind(), 'loss_iou': loss_iou.unbind()}
-        last = len(boxes) - 1
-        return {
-            name if layer == last else f'd{layer}.{name}': loss[layer]
+            self._heed(matches, targets, num_queries=boxes.shape[2])
+            num_boxes = reduce_mean(targets.valid.sum().to(boxes.dtype)).clamp(min=1)
+            class_losses, class_gradient = self._classification(logits, targets, matches, num_boxes)
+            box_losses, box_gradients = self._boxes(boxes, targets, matches, num_boxes)
+            statistics = statistics_of(logits[-1], boxes[-1], targets, matches, self.use_sigmoid)
+        scalars = _WithGradient.apply(
+            logits, boxes, class_losses, box_losses, class_gradient, box_gradients, matches.queries
+        ).unbind()
+        num_layers = len(boxes)
+        last = num_layers - 1
+        named = {
+            name if layer == last else f'd{layer}.{name}': scalars[kind * num_layers + layer]
             for layer in [last, *range(last)]
-            for name, loss in layers.items()
+            for kind, name in enumerate(('loss_cls', 'loss_bbox', 'loss_iou'))
         }
+        return named | statistics
 
-    def _classification(self, logits: Tensor, targets: Targets, matches: Matches, num_boxes: Tensor) -> Tensor:
-        """Classification loss (L,) over all queries."""
+    def _classification(
+        self, logits: Tensor, targets: Targets, matches: Solution, num_boxes: Tensor
+    ) -> tuple[Tensor, Gradient]:
+        """Classification loss (L,) over all queries, and its gradient for upstream gradients (L,)."""
         num_layers, batch_size, num_queries, num_outputs = logits.shape
-        no_object = num_outputs if self.use_sigmoid else num_outputs - 1
-        labels = targets.labels.new_full((num_layers * batch_size * num_queries,), no_object)
+        labels = targets.labels.new_full(
+            (num_layers * batch_size * num_queries,), num_outputs if self.use_sigmoid else num_outputs - 1
+        )
         labels[matches.queries] = targets.labels.flatten()[matches.targets]
-        weights, total_weight = None, num_boxes
+        weights, total_weight = None, num_boxes.expand(num_layers)
         if not self.use_sigmoid:
             weights = logits.new_full(labels.shape, self.no_object_weight)
             weights[matches.queries] = 1.0
             class_weight = getattr(self.loss_cls, 'class_weight', None)
             by_class = weights if class_weight is None else weights * weights.new_tensor(class_weight)[labels]
             total_weight = by_class.view(num_layers, -1).sum(1)
-        loss = self.loss_cls(logits.flatten(0, 2), labels, weights, reduction_override='none')
-        return loss.view(num_layers, -1).sum(1) / total_weight
+        losses, gradient = class_loss(self.loss_cls, logits.flatten(0, 2), labels, weights)
 
-    def _boxes(self, boxes: Tensor, targets: Targets, matches: Matches, num_boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """L1 and IoU losses (L,) over the matched pairs."""
-        if not len(matches.queries):
-            zero = boxes.flatten(1).sum(1) * 0  # keeps the box branch in the graph
-            return zero, zero
+        def gradient_by_layer(logits: Tensor, upstream: Tensor) -> Tensor:
+            by_query = (upstream / total_weight)[:, None].expand(-1, batch_size * num_queries).flatten()
+            return gradient(logits.flatten(0, 2), by_query).view_as(logits)
+
+        return losses.view(num_layers, -1).sum(1) / total_weight, gradient_by_layer
+
+    def _boxes(self, boxes: Tensor, targets: Targets, matches: Solution, num_boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """L1 and IoU losses (2, L) over the matched pairs, and their gradients (2, L, M, 4)."""
         num_layers = len(boxes)
+        if not len(matches.queries):
+            return boxes.new_zeros(2, num_layers), boxes.new_zeros(2, num_layers, 0, 4)
         matched = boxes.flatten(0, 2)[matches.queries]
         wanted = targets.boxes.to(boxes.dtype).flatten(0, 1)[matches.targets]
-        loss_bbox = self.loss_bbox(matched, wanted, reduction_override='none')
-        loss_iou = self.loss_iou(bbox_cxcywh_to_xyxy(matched), bbox_cxcywh_to_xyxy(wanted), reduction_override='none')
-        return tuple(loss.view(num_layers, -1).sum(1) / num_boxes for loss in (loss_bbox, loss_iou))
+        pairs = box_loss(self.loss_bbox, matched, wanted), iou_loss(self.loss_iou, matched, wanted)
+        losses, gradients = (torch.stack(parts).div_(num_boxes) for parts in zip(*pairs, strict=True))
+        return losses.view(2, num_layers, -1).sum(2), gradients.view(2, num_layers, -1, 4)
 
-    def _warn_of_crowds(self, counts: list[int], num_queries: int) -> None:
-        if self._warned_of_crowds or max(counts) <= num_queries:
-            return
-        self._warned_of_crowds = True
-        print_log(
-            f'An image has {max(counts)} objects, but the model only {num_queries} queries: the cheapest '
-            f'{num_queries} are matched, the others are ignored. Raise num_queries. (Said once.)',
-            logger='current',
-            level=logging.WARNING,
+    def _heed(self, matches: Solution, targets: Targets, num_queries: int) -> None:
+        """Say what is wrong with the annotations, as far as the host knows already."""
+        for image, name in enumerate(targets.images):
+            num_annotated = len(targets.given[image])
+            num_valid = int(matches.valid[image].sum())
+            self.objects_per_image[num_valid] += 1
+            if num_valid < num_annotated:
+                self._drop(targets, image, np.flatnonzero(~matches.valid[image, :num_annotated]))
+            if num_valid > num_queries and not self._warned_of_crowds:
+                self._warned_of_crowds = True
+                _warn(
+                    f'{name} has {num_valid} objects, but the model only {num_queries} queries: the cheapest '
+                    f'{num_queries} are matched, the others are ignored. '
+                    f'{queries_advice(self.objects_per_image)} (Said once.)'
+                )
+
+    def _drop(self, targets: Targets, image: int, indices: np.ndarray) -> None:
+        """Warn of annotations that are left out, or raise a ValueError."""
+        name, given = targets.images[image], targets.given[image]
+        first = int(indices[0])
+        message = (
+            f'{name}: annotations {indices.tolist()} cannot be learnt. The first has the box '
+            f"{given.bboxes[first].tolist()} (x1, y1, x2, y2 in the network's input) and the label "
+            f'{int(given.labels[first])}; it needs finite corners, an area, a part inside the image, and a label in '
+            'range.'
         )
+        if self.on_bad_annotation == 'raise':
+            raise ValueError(message)
+        if name not in self.dropped and len(self.dropped) < MAX_WARNINGS:
+            _warn(f'{message} Left out.')
+        self.dropped[name] += len(indices)
+
+
+class _WithGradient(torch.autograd.Function):
+    """Joins losses to the graph by gradients that are known already."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        boxes: Tensor,
+        class_losses: Tensor,
+        box_losses: Tensor,
+        class_gradient: Gradient,
+        box_gradients: Tensor,
+        queries: Tensor,
+    ) -> Tensor:
+        """Losses (3*L,) of class, box and IoU: (L,) + (2, L), for (L, B, Q, K') and (2, L, M, 4)."""
+        ctx.save_for_backward(logits, box_gradients, queries)
+        ctx.class_gradient, ctx.boxes_shape = class_gradient, boxes.shape
+        return torch.cat((class_losses, box_losses.flatten()))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        logits, box_gradients, queries = ctx.saved_tensors
+        upstream = upstream.view(3, -1)
+        for_boxes = box_gradients.new_zeros(ctx.boxes_shape)
+        by_pair = (box_gradients * upstream[1:, :, None, None]).sum(0)
+        for_boxes.view(-1, 4)[queries] = by_pair.flatten(0, 1)
+        return ctx.class_gradient(logits, upstream[0]), for_boxes, None, None, None, None, None
+
+
+@torch.no_grad()
+def statistics_of(
+    logits: Tensor, boxes: Tensor, targets: Targets, matches: Solution, use_sigmoid: bool
+) -> dict[str, Tensor]:
+    """What the log shows of the last decoder layer beside the losses; scalars.
+
+    Args:
+        logits: (B, Q, K+1), or (B, Q, K) with a sigmoid loss.
+        boxes: (B, Q, 4).
+        targets: objects of the batch.
+        matches: of all layers.
+        use_sigmoid: whether the logits lack the output for no object.
+
+    Returns:
+        ``class_error``: percentage of matched queries whose dearest class is not their object's (official
+        ``models/detr.py``); ``cardinality_error``: mean difference of the number of queries that predict an object
+        and that of objects (there, too); ``matched_queries`` an image; ``query_spread``: standard deviation of a
+        box's coordinates over the queries, in units of the image.
+    """
+    if use_sigmoid:
+        best_object = best = logits.amax(-1)
+        num_predicted = (best_object > 0).sum(1)
+    else:
+        best_object, no_object = logits[..., :-1].amax(-1), logits[..., -1]
+        best = torch.maximum(best_object, no_object)
+        num_predicted = (best_object > no_object).sum(1)
+    first = len(matches.queries) // len(matches.non_finite) * (len(matches.non_finite) - 1)  # pair of the last layer
+    queries, labels = matches.queries[first:] % best.numel(), targets.labels.flatten()[matches.targets[first:]]
+    missed = logits.flatten(0, 1)[queries, labels] < best.flatten()[queries]
+    return {
+        'class_error': 100 * missed.sum() / max(1, len(queries)),
+        'cardinality_error': (num_predicted - targets.valid.sum(1)).abs().float().mean(),
+        'matched_queries': boxes.new_full((), len(queries) / len(logits)),
+        'query_spread': boxes.std(1, unbiased=False).mean(),
+    }
+
+
+def queries_advice(objects_per_image: Counter[int]) -> str:
+    """The histogram of objects an image in words, and what it means for ``num_queries``."""
+    counts = np.array(sorted(objects_per_image.elements()))
+    half, most, nearly_all = np.quantile(counts, (0.5, 0.95, 0.99), method='higher')
+    return (
+        f'Objects an image, over {len(counts)} images so far: median {half}, 95th percentile {most}, 99th '
+        f'{nearly_all}, most {counts[-1]}. Set num_queries well above that; COCO has up to 63, and DETR takes 100.'
+    )
+
+
+def _warn(message: str) -> None:
+    print_log(message, logger='current', level=logging.WARNING)

@@ -13,8 +13,8 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from ..registry import MODELS
-from .bipartite_match_loss import targets_of
 from .precision import at_least_float32
+from .targets import targets_of
 
 LOSS = {'type': 'mmdet_detr.BipartiteMatchLoss'}
 
@@ -85,7 +85,12 @@ class DETRHead(BaseModule):
     def loss(self, x: Tensor | Sequence[Tensor], batch_data_samples: SampleList) -> dict[str, Tensor]:
         """Weighted losses of every decoder layer, see :class:`BipartiteMatchLoss`."""
         logits, boxes = self(x, batch_data_samples)
-        return self.match_loss(logits, boxes, targets_of(batch_data_samples))
+        targets = targets_of(
+            [sample.gt_instances for sample in batch_data_samples],
+            [sample.metainfo for sample in batch_data_samples],
+            self.num_classes,
+        )
+        return self.match_loss(logits, boxes, targets)
 
     def predict(
         self, x: Tensor | Sequence[Tensor], batch_data_samples: SampleList, rescale: bool = True

@@ -3,16 +3,16 @@ import logging
 import numpy as np
 import pytest
 import torch
-from helpers import make_sample, random_sample, reference_losses
+from helpers import make_sample, random_sample, reference_losses, targets_from
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.logging import MMLogger
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmdet_detr.models import BipartiteMatchLoss
-from mmdet_detr.models.bipartite_match_loss import targets_of
 
 NAMES = [f'{prefix}{loss}' for prefix in ('', 'd0.') for loss in ('loss_cls', 'loss_bbox', 'loss_iou')]
+STATISTICS = ['class_error', 'cardinality_error', 'matched_queries', 'query_spread']
 
 
 def random_predictions(num_images: int, num_queries: int = 5, num_classes: int = 3, dtype=torch.float32):
@@ -24,8 +24,8 @@ def random_predictions(num_images: int, num_queries: int = 5, num_classes: int =
 def test_targets_in_units_of_the_unpadded_image():
     boxes = torch.tensor([[10.0, 20.0, 30.0, 60.0]])
     samples = [make_sample((80, 40), (100, 100), boxes, torch.tensor([2])), make_sample((100, 100))]
-    targets = targets_of(samples)
-    assert targets.counts == [1, 0]
+    targets = targets_from(samples)
+    assert targets.valid.tolist() == [[True], [False]]
     assert targets.labels.tolist() == [[2], [0]]
     assert targets.boxes[0, 0].tolist() == pytest.approx([0.5, 0.5, 0.5, 0.5])
 
@@ -35,7 +35,7 @@ def test_by_hand():
     sample = make_sample((10, 10), boxes=torch.tensor([[2.0, 2.0, 6.0, 6.0]]), labels=torch.tensor([1]))
     logits = torch.zeros(1, 1, 2, 3)
     boxes = torch.tensor([[[[0.5, 0.4, 0.4, 0.4], [0.9, 0.9, 0.1, 0.1]]]])
-    losses = BipartiteMatchLoss()(logits, boxes, targets_of([sample]))
+    losses = BipartiteMatchLoss()(logits, boxes, targets_from([sample]))
     assert losses['loss_cls'].item() == pytest.approx(np.log(3))
     assert losses['loss_bbox'].item() == pytest.approx(5 * 0.1)
     # boxes (0.3, 0.2, 0.7, 0.6) and (0.2, 0.2, 0.6, 0.6): overlap 0.12, union 0.2, hull 0.2
@@ -49,22 +49,22 @@ def test_equals_the_plain_reference(counts, seed):
     torch.manual_seed(seed)
     samples = [random_sample((60, 90), (100, 100), count, num_classes=3) for count in counts]
     logits, _, boxes = random_predictions(len(counts), dtype=torch.float64)
-    targets = targets_of(samples)
+    targets = targets_from(samples)
     losses = BipartiteMatchLoss()(logits, boxes, targets)
     labels = [targets.labels[i, :count].numpy() for i, count in enumerate(counts)]
     target_boxes = [targets.boxes[i, :count].double().numpy() for i, count in enumerate(counts)]
     expected = reference_losses(logits.detach().numpy(), boxes.detach().numpy(), labels, target_boxes)
-    assert list(losses) == NAMES
+    assert list(losses) == NAMES + STATISTICS
     for name in NAMES:
         assert losses[name].item() == pytest.approx(expected[name], rel=1e-6, abs=1e-12), name
 
 
 def test_empty_batch_stays_in_the_graph():
     logits, raw, boxes = random_predictions(2)
-    losses = BipartiteMatchLoss()(logits, boxes, targets_of([make_sample((10, 10)), make_sample((20, 10))]))
+    losses = BipartiteMatchLoss()(logits, boxes, targets_from([make_sample((10, 10)), make_sample((20, 10))]))
     assert losses['loss_bbox'].item() == losses['loss_iou'].item() == 0
     assert losses['loss_cls'].item() == pytest.approx(-logits[-1].log_softmax(-1)[..., -1].mean().item(), rel=1e-5)
-    assert all(loss.requires_grad for loss in losses.values())
+    assert [name for name, value in losses.items() if value.requires_grad] == NAMES
     sum(losses.values()).backward()
     assert raw.grad is not None
     assert torch.all(raw.grad == 0)
@@ -78,7 +78,7 @@ def test_zero_width_boxes(scale):
     logits = torch.randn(2, 1, 4, 4, requires_grad=True)
     predicted = torch.tensor([0.5, 0.5, 0.0, 0.6]) + scale * torch.rand(2, 1, 4, 4) * 0.2
     predicted.requires_grad_()
-    losses = BipartiteMatchLoss()(logits, predicted, targets_of([sample]))
+    losses = BipartiteMatchLoss()(logits, predicted, targets_from([sample]))
     sum(losses.values()).backward()
     assert all(torch.isfinite(loss) for loss in losses.values())
     assert torch.isfinite(predicted.grad).all()
@@ -95,7 +95,7 @@ def test_more_boxes_than_queries_warns_once_with_the_numbers():
     sample = random_sample((50, 50), None, 9, num_classes=3)
     for _ in range(2):
         logits, _, boxes = random_predictions(1)
-        losses = loss(logits, boxes, targets_of([sample]))
+        losses = loss(logits, boxes, targets_from([sample]))
     assert all(torch.isfinite(loss) for loss in losses.values())
     assert len(records) == 1
     assert '9 objects' in records[0]
@@ -105,7 +105,7 @@ def test_more_boxes_than_queries_warns_once_with_the_numbers():
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_float32_under_autocast(dtype):
     logits, _, boxes = random_predictions(1)
-    targets = targets_of([random_sample((500, 700), None, 3, num_classes=3)])
+    targets = targets_from([random_sample((500, 700), None, 3, num_classes=3)])
     loss = BipartiteMatchLoss()
     with torch.autocast('cpu', dtype=torch.bfloat16):
         got = loss(logits.to(dtype), boxes.to(dtype), targets)
@@ -135,9 +135,9 @@ def test_one_copy_to_the_host_a_step(monkeypatch):
     samples = [random_sample((60, 90), (100, 100), count, num_classes=3) for count in (3, 0, 9)]
     logits, _, boxes = random_predictions(3)
     with Synchronising() as synchronising:
-        losses = BipartiteMatchLoss()(logits, boxes, targets_of(samples))
+        losses = BipartiteMatchLoss()(logits, boxes, targets_from(samples))
         sum(losses.values()).backward()
-    assert copies == [(2, 3, 5, 9)]  # the costs of all layers and images
+    assert copies == [(3 * 9 + 2 * 3 * 5 * 9,)]  # which objects are valid, and the costs of all layers and images
     assert not synchronising.seen
 
 
@@ -145,7 +145,7 @@ def test_class_weight_counts_in_numerator_and_denominator():
     class_weight = [1.0, 2.0, 3.0, 0.1]
     loss = BipartiteMatchLoss(loss_cls={'type': 'CrossEntropyLoss', 'class_weight': class_weight}, no_object_weight=1.0)
     logits, _, boxes = random_predictions(1)
-    targets = targets_of([random_sample((50, 50), None, 3, num_classes=3)])
+    targets = targets_from([random_sample((50, 50), None, 3, num_classes=3)])
     matches = loss.assigner.match(logits[-1:], boxes[-1:], targets)
     wanted = torch.full((5,), 3)
     wanted[matches.queries] = targets.labels[0][matches.targets]
@@ -157,7 +157,7 @@ def test_overflown_predictions_give_a_loss_that_a_gradient_scaler_skips():
     logits, _, boxes = random_predictions(1)
     with torch.no_grad():
         logits[-1, 0, 0] = float('inf')
-    losses = BipartiteMatchLoss()(logits, boxes, targets_of([random_sample((50, 50), None, 3, num_classes=3)]))
+    losses = BipartiteMatchLoss()(logits, boxes, targets_from([random_sample((50, 50), None, 3, num_classes=3)]))
     assert not torch.isfinite(losses['loss_cls'])
     assert torch.isfinite(losses['d0.loss_cls'])
 
@@ -176,7 +176,7 @@ def test_losses_by_config():
     sample = random_sample((50, 50), None, 2, num_classes=3)
     logits, _, boxes = random_predictions(1)
     logits = logits[..., :3]
-    targets = targets_of([sample])
+    targets = targets_from([sample])
     losses = loss(logits, boxes, targets)
     wanted = torch.zeros(5, 3)
     matches = loss.assigner.match(logits[-1:], boxes[-1:], targets)

@@ -159,9 +159,9 @@ def test_losses_and_gradients_equal_mmdet(twins):
     images, samples = random_batch()
     losses = ours(images, samples, mode='loss')
     expected = theirs(images, samples, mode='loss')
-    assert losses.keys() == expected.keys()
-    for name, loss in losses.items():
-        assert loss.item() == pytest.approx(expected[name].item(), rel=1e-4), name
+    assert {name for name in losses if 'loss' in name} == expected.keys()
+    for name, loss in expected.items():
+        assert losses[name].item() == pytest.approx(loss.item(), rel=1e-4), name
     sum(losses.values()).backward()
     sum(expected.values()).backward()
     theirs_by_name = dict(theirs.named_parameters())
@@ -231,7 +231,7 @@ def test_bfloat16_autocast():
         losses = model(images, samples, mode='loss')
     for name, loss in losses.items():
         assert loss.dtype == torch.float32
-        assert loss.item() == pytest.approx(expected[name].item(), rel=0.1), name
+        assert loss.item() == pytest.approx(expected[name].item(), rel=0.1, abs=1e-3), name
     sum(losses.values()).backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.requires_grad)
 

@@ -1,13 +1,14 @@
 import numpy as np
 import pytest
 import torch
-from helpers import reference_cost, reference_matches
+from helpers import make_sample, random_sample, reference_cost, reference_matches, targets_from
 from mmdet.models.task_modules.assigners import HungarianAssigner as MMDetHungarianAssigner
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from mmengine.structures import InstanceData
 
 from mmdet_detr.models import HungarianAssigner
-from mmdet_detr.models.hungarian_assigner import DETR_COSTS, Targets
+from mmdet_detr.models.hungarian_assigner import DETR_COSTS
+from mmdet_detr.models.targets import Targets
 
 COUNTS = [3, 0, 5]
 
@@ -15,8 +16,8 @@ COUNTS = [3, 0, 5]
 def random_problem(num_queries: int = 6, num_classes: int = 4) -> tuple[torch.Tensor, torch.Tensor, Targets]:
     logits = torch.randn(2, len(COUNTS), num_queries, num_classes + 1)
     boxes = torch.rand(2, len(COUNTS), num_queries, 4) * 0.4 + 0.1
-    labels = torch.randint(num_classes, (len(COUNTS), max(COUNTS)))
-    return logits, boxes, Targets(labels, torch.rand(len(COUNTS), max(COUNTS), 4) * 0.4 + 0.1, COUNTS)
+    samples = [random_sample((48, 64), (64, 64), count, num_classes) for count in COUNTS]
+    return logits, boxes, targets_from(samples, num_classes)
 
 
 def test_cost_equals_the_plain_reference():
@@ -64,7 +65,7 @@ def test_layer_by_layer_order():
 
 def test_no_objects_at_all():
     logits, boxes, _ = random_problem()
-    targets = Targets(torch.zeros(3, 0, dtype=torch.long), torch.zeros(3, 0, 4), [0, 0, 0])
+    targets = targets_from([make_sample((10, 10))] * 3)
     matches = HungarianAssigner().match(logits, boxes, targets)
     assert len(matches.queries) == len(matches.targets) == 0
     assert matches.queries.dtype == torch.long

@@ -1,0 +1,106 @@
+"""Matching costs of many images at once (paper section 3.1); settings and names are those of mmdet's costs.
+
+A problem is one image in one decoder layer; N of them are computed together, each between its Q predictions and the T
+objects of its own image. Predictions lie innermost: there are always many, so the rows fill the processor's vectors,
+and they are the rows that SciPy's solver works on.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from mmdet.models.task_modules.assigners import BBoxL1Cost, ClassificationCost, FocalLossCost, IoUCost
+from torch import Tensor
+
+OVERLAP_EPS = 1e-8  # in units of the image's area: a tenth of a pixel squared; bounds the quotient of empty boxes
+
+# Pairs that are computed at a time. A CPU should keep the ten or so temporary planes in its cache; elsewhere the limit
+# is one of memory: 64 MiB for a plane in float32.
+CHUNK_ON_CPU = 2**16
+CHUNK = 2**24
+
+
+def batched_cost(match_costs: Sequence, logits: Tensor, boxes: Tensor, labels: Tensor, target_boxes: Tensor) -> Tensor:
+    """Weighted sum of costs.
+
+    Args:
+        match_costs: instances of mmdet's costs that :data:`BATCHED_COSTS` knows.
+        logits: (N, Q, K+1), or (N, Q, K) for a sigmoid loss.
+        boxes: (N, Q, 4), normalised cxcywh.
+        labels: (N, T).
+        target_boxes: (N, T, 4), normalised cxcywh.
+
+    Returns:
+        Tensor (N, T, Q).
+
+    Raises:
+        ValueError: a cost has no batched form.
+    """
+    for cost in match_costs:
+        if type(cost) not in BATCHED_COSTS:
+            known = ', '.join(sorted(kind.__name__ for kind in BATCHED_COSTS))
+            raise ValueError(f'the batched loss matches on {known}; got {type(cost).__name__}')
+    (num_problems, num_targets), num_queries = labels.shape, boxes.shape[1]
+    total = boxes.new_zeros((num_problems, num_targets, num_queries))
+    step = max(1, (CHUNK_ON_CPU if boxes.device.type == 'cpu' else CHUNK) // max(1, num_targets * num_queries))
+    for start in range(0, num_problems, step):
+        part = slice(start, start + step)
+        predicted = boxes[part].permute(2, 0, 1).contiguous()[:, :, None]  # (4, N, 1, Q)
+        wanted = target_boxes[part].permute(2, 0, 1)[..., None]  # (4, N, T, 1)
+        for cost in match_costs:
+            sign, of_kind = BATCHED_COSTS[type(cost)]
+            total[part].add_(of_kind(cost, logits[part], labels[part], predicted, wanted), alpha=sign * cost.weight)
+    return total
+
+
+def _probability(cost: ClassificationCost, logits: Tensor, labels: Tensor, predicted: Tensor, wanted: Tensor) -> Tensor:
+    # it stands in for the log-likelihood: it is on the scale of the box costs (section 3.1)
+    return _at_labels(logits.log_softmax(-1), labels).exp_()
+
+
+def _focal_loss(cost: FocalLossCost, logits: Tensor, labels: Tensor, predicted: Tensor, wanted: Tensor) -> Tensor:
+    p = _at_labels(logits, labels).sigmoid_()
+    positive = -(p + cost.eps).log() * cost.alpha * (1 - p) ** cost.gamma
+    negative = -(1 - p + cost.eps).log() * (1 - cost.alpha) * p**cost.gamma
+    return positive - negative
+
+
+def _l1_distance(cost: BBoxL1Cost, logits: Tensor, labels: Tensor, predicted: Tensor, wanted: Tensor) -> Tensor:
+    if cost.box_format == 'xyxy':
+        predicted, wanted = (torch.cat((box[:2] - box[2:] / 2, box[:2] + box[2:] / 2)) for box in (predicted, wanted))
+    return (predicted - wanted).abs_().sum(0)
+
+
+def _iou(cost: IoUCost, logits: Tensor, labels: Tensor, predicted: Tensor, wanted: Tensor) -> Tensor:
+    if cost.iou_mode not in ('iou', 'giou'):
+        raise ValueError(f"the batched loss matches on iou_mode 'iou' or 'giou', got {cost.iou_mode!r}")
+    size, wanted_size = predicted[2:], wanted[2:]  # (2, ...), width and height
+    half, wanted_half = size / 2, wanted_size / 2
+    low, high = predicted[:2] - half, predicted[:2] + half
+    wanted_low, wanted_high = wanted[:2] - wanted_half, wanted[:2] + wanted_half
+    inner = torch.minimum(high, wanted_high).sub_(torch.maximum(low, wanted_low))  # negative: the gap between them
+    outer = (size + wanted_size).sub_(inner)  # both side by side, less what they share
+    overlap = _area(inner.clamp_(min=0))
+    union = (_area(size) + _area(wanted_size)).sub_(overlap).clamp_(min=OVERLAP_EPS)
+    iou = overlap.div_(union)
+    if cost.iou_mode == 'giou':
+        iou += union.div_(_area(outer).clamp_(min=OVERLAP_EPS)).sub_(1)
+    return iou
+
+
+def _area(size: Tensor) -> Tensor:
+    return size[0] * size[1]
+
+
+def _at_labels(scores: Tensor, labels: Tensor) -> Tensor:
+    """The scores (N, Q, K') of each object's class: (N, T, Q)."""
+    problem = torch.arange(len(labels), device=labels.device)[:, None]
+    return scores.transpose(1, 2)[problem, labels]
+
+
+# what a cost measures, and whether more of it is dearer
+BATCHED_COSTS: dict[type, tuple[int, Callable[..., Tensor]]] = {
+    ClassificationCost: (-1, _probability),
+    FocalLossCost: (1, _focal_loss),
+    BBoxL1Cost: (1, _l1_distance),
+    IoUCost: (-1, _iou),
+}
