@@ -68,7 +68,9 @@ class BipartiteMatchLoss(nn.Module):
         self.on_bad_annotation = on_bad_annotation
         self.use_sigmoid: bool = getattr(self.loss_cls, 'use_sigmoid', False)
         self.objects_per_image: Counter[int] = Counter()  # seen in training
-        self.dropped: Counter[str] = Counter()  # annotations, by image
+        self.dropped: Counter[str] = Counter()  # annotations left out, by image
+        self.crowded: Counter[str] = Counter()  # images that had more objects than queries
+        self._warned_of: set[str] = set()  # images with bad annotations
         self._warned_of_crowds = False
 
     def forward(self, logits: Tensor, boxes: Tensor, targets: Targets) -> dict[str, Tensor]:
@@ -147,7 +149,10 @@ class BipartiteMatchLoss(nn.Module):
             self.objects_per_image[num_valid] += 1
             if num_valid < num_annotated:
                 self._drop(targets, image, np.flatnonzero(~matches.valid[image, :num_annotated]))
-            if num_valid > num_queries and not self._warned_of_crowds:
+            if num_valid <= num_queries:
+                continue
+            self.crowded[name] += 1
+            if not self._warned_of_crowds:
                 self._warned_of_crowds = True
                 _warn(
                     f'{name} has {num_valid} objects, but the model only {num_queries} queries: the cheapest '
@@ -167,7 +172,8 @@ class BipartiteMatchLoss(nn.Module):
         )
         if self.on_bad_annotation == 'raise':
             raise ValueError(message)
-        if name not in self.dropped and len(self.dropped) < MAX_WARNINGS:
+        if name not in self._warned_of and len(self._warned_of) < MAX_WARNINGS:
+            self._warned_of.add(name)
             _warn(f'{message} Left out.')
         self.dropped[name] += len(indices)
 

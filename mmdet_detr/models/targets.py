@@ -54,9 +54,12 @@ def targets_of(
 
 
 def image_name(meta: dict | None) -> str:
-    """What messages call an image."""
+    """What messages call an image: its path and its id, as far as they are known."""
     meta = meta or {}
-    return str(meta.get('img_path') or f'image {meta.get("img_id", "without img_path and img_id")}')
+    path, image_id = meta.get('img_path'), meta.get('img_id')
+    if path is None:
+        return f'image {"without path and id" if image_id is None else image_id}'
+    return str(path) if image_id is None else f'{path} (image {image_id})'
 
 
 def upload(values: np.ndarray, device: torch.device) -> Tensor:

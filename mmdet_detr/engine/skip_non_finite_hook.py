@@ -1,0 +1,106 @@
+"""Steps that would ruin the weights are skipped."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.runner import Runner
+from torch.optim import Optimizer
+
+from ..models.targets import image_name
+from ..registry import HOOKS
+
+
+@HOOKS.register_module()
+class SkipNonFiniteHook(Hook):
+    """Skips optimizer steps whose gradients are NaN or infinite, and stops a run that has nothing else to offer.
+
+    Looks at the gradients, not at the loss: they are what reaches the weights, they are the same on all ranks, and
+    with accumulated gradients they remember every iteration. A gradient scaler skips such steps by itself; they count
+    as well.
+
+    Args:
+        max_consecutive: a RuntimeError ends the run after so many skipped steps in a row. A gradient scaler that
+            starts at its default scale may need a dozen before the first step.
+    """
+
+    def __init__(self, max_consecutive: int = 50) -> None:
+        if max_consecutive < 1:
+            raise ValueError(f'max_consecutive must be at least 1, got {max_consecutive}')
+        self.max_consecutive = max_consecutive
+        self.skipped = 0  # in the whole run
+        self._in_a_row = 0
+        self._images: list[str] = []  # of the steps in a row
+        self._stepped = False
+        self._handles: list[Any] = []
+
+    def before_train(self, runner: Runner) -> None:
+        for wrapper in _wrappers(runner):
+            if isinstance(wrapper.optimizer, Optimizer):
+                self._handles.append(wrapper.optimizer.register_step_pre_hook(self._before_step))
+            else:
+                _warn(f'SkipNonFiniteHook cannot watch {type(wrapper.optimizer).__name__}, which is no torch Optimizer')
+
+    def after_train(self, runner: Runner) -> None:
+        while self._handles:
+            self._handles.pop().remove()
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | Sequence | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        self._images += _images_of(data_batch)
+        if not self._handles or not any(wrapper.should_update() for wrapper in _wrappers(runner)):
+            return  # gradients go on accumulating
+        if self._stepped:
+            self._stepped, self._in_a_row, self._images = False, 0, []
+            return
+        self.skipped += 1
+        self._in_a_row += 1
+        concerned = f'Images since the last good step: {", ".join(self._images[-20:])}.'
+        if self._in_a_row >= self.max_consecutive:
+            raise RuntimeError(
+                f'{self._in_a_row} steps in a row had gradients that are not finite, up to iteration {runner.iter + 1}:'
+                f' the run cannot recover. {concerned} docs/troubleshooting.md lists the usual causes.'
+            )
+        if self._in_a_row == 1:
+            _warn(
+                f'Iteration {runner.iter + 1} skipped: its gradients are not finite (skipped so far: {self.skipped}). '
+                f'{concerned}'
+            )
+
+    def _before_step(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
+        if not parameters:
+            self._stepped = True
+            return
+        magnitude = torch.stack([norm.float() for norm in torch._foreach_norm([p.grad for p in parameters])]).sum()
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(magnitude)  # with sharded parameters, each rank sees its own gradients only
+        if torch.isfinite(magnitude):
+            self._stepped = True
+            return
+        for parameter in parameters:
+            parameter.grad = None  # which an optimizer passes over
+
+
+def _wrappers(runner: Runner) -> list[OptimWrapper]:
+    wrapper = runner.optim_wrapper
+    return list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+
+
+def _images_of(data_batch: dict | Sequence | None) -> list[str]:
+    samples = data_batch.get('data_samples', ()) if isinstance(data_batch, dict) else ()
+    return [image_name(sample.metainfo) for sample in samples]
+
+
+def _warn(message: str) -> None:
+    print_log(message, logger='current', level=logging.WARNING)
