@@ -44,6 +44,7 @@ setup(
         'openmmlab': [*OPENMMLAB, 'openmim>=0.3.9', 'pandas<2.3', 'setuptools<70'],
         'mminstall': OPENMMLAB,
         'mim': OPENMMLAB,
+        'gpu-solver': ['torch-linear-assignment'],
         'tests': ['pytest', 'pytest-cov', 'hypothesis'],
         'lint': ['ruff', 'mypy'],
     },

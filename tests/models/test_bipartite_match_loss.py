@@ -21,15 +21,6 @@ def random_predictions(num_images: int, num_queries: int = 5, num_classes: int =
     return logits, raw, raw.sigmoid()
 
 
-def test_targets_in_units_of_the_unpadded_image():
-    boxes = torch.tensor([[10.0, 20.0, 30.0, 60.0]])
-    samples = [make_sample((80, 40), (100, 100), boxes, torch.tensor([2])), make_sample((100, 100))]
-    targets = targets_from(samples)
-    assert targets.valid.tolist() == [[True], [False]]
-    assert targets.labels.tolist() == [[2], [0]]
-    assert targets.boxes[0, 0].tolist() == pytest.approx([0.5, 0.5, 0.5, 0.5])
-
-
 def test_by_hand():
     """One layer, one image, two queries of which the first fits the only object exactly."""
     sample = make_sample((10, 10), boxes=torch.tensor([[2.0, 2.0, 6.0, 6.0]]), labels=torch.tensor([1]))
