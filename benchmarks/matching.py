@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ from mmdet.structures import DetDataSample
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from rich.progress import track
-from torch import Tensor
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 import mmdet_detr  # noqa: F401  (before mmdet.models)
@@ -35,6 +36,10 @@ NUM_LAYERS, NUM_QUERIES, NUM_CLASSES = 6, 100, 80
 IMAGE = (800, 1066)  # height, width
 SETTINGS = ((2, 8), (8, 8), (8, 60))  # images, objects an image
 STEPS_A_TURN = 5
+LINE = (
+    '{implementation:38s} {images} x {objects:2d} {next_ms:7.2f} ms {next_ms_quartiles} = {next_times_ours:5.2f} x '
+    'ours; first of a turn {first_ms:7.2f} ms = {first_times_ours:5.2f} x ours; {peak_mib} MiB'
+)
 Step = Callable[[Tensor, Tensor, list[DetDataSample]], dict[str, Tensor]]
 
 
@@ -69,10 +74,11 @@ def targets(samples: list[DetDataSample]) -> Targets:
     return targets_of([s.gt_instances for s in samples], [s.metainfo for s in samples], NUM_CLASSES)
 
 
-def mmdets() -> Step:
+def mmdets(head_type: str) -> Step:
+    """The loss of one of mmdet's heads on logits and boxes, ``DETRHead`` or our batched form of it."""
     head = MODELS.build(
         {
-            'type': 'DETRHead',
+            'type': head_type,
             'num_classes': NUM_CLASSES,
             'loss_cls': {
                 'type': 'CrossEntropyLoss',
@@ -93,7 +99,33 @@ def mmdets() -> Step:
             },
         }
     )
+    return with_head(head)
 
+
+def mmdets_conditional(head_type: str) -> Step:
+    """The focal loss of ``ConditionalDETRHead`` or our batched form of it, which have no output for no object."""
+    head = MODELS.build(
+        {
+            'type': head_type,
+            'num_classes': NUM_CLASSES,
+            'loss_cls': {'type': 'FocalLoss', 'use_sigmoid': True, 'gamma': 2.0, 'alpha': 0.25, 'loss_weight': 2.0},
+            'train_cfg': {
+                'assigner': {
+                    'type': 'HungarianAssigner',
+                    'match_costs': [
+                        {'type': 'FocalLossCost', 'weight': 2.0},
+                        {'type': 'BBoxL1Cost', 'weight': 5.0, 'box_format': 'xywh'},
+                        {'type': 'IoUCost', 'iou_mode': 'giou', 'weight': 2.0},
+                    ],
+                }
+            },
+        }
+    )
+    step = with_head(head)
+    return lambda logits, boxes, samples: step(logits[..., :-1], boxes, samples)
+
+
+def with_head(head: nn.Module) -> Step:
     def step(logits: Tensor, boxes: Tensor, samples: list[DetDataSample]) -> dict[str, Tensor]:
         instances, metas = [sample.gt_instances for sample in samples], [sample.metainfo for sample in samples]
         return head.loss_by_feat(logits, boxes, instances, metas)
@@ -183,38 +215,49 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     init_default_scope('mmdet')
-    built = {'mmdet_detr': ours(), 'mmdet': mmdets(), 'transformers': transformers_()}
-    steps = {name: step for name, step in built.items() if step}
+    losses = {
+        'softmax': {
+            'mmdet_detr DETRHead': ours(),
+            'mmdet DETRHead': mmdets('DETRHead'),
+            'mmdet_detr BatchedDETRHead': mmdets('mmdet_detr.BatchedDETRHead'),
+            'transformers DETR': transformers_(),
+        },
+        'focal': {
+            'mmdet_detr BatchedConditionalDETRHead': mmdets_conditional('mmdet_detr.BatchedConditionalDETRHead'),
+            'mmdet ConditionalDETRHead': mmdets_conditional('ConditionalDETRHead'),
+        },
+    }
     rows = []
-    for num_images, num_objects in SETTINGS:
+    for (loss, built), (num_images, num_objects) in itertools.product(losses.items(), SETTINGS):
+        steps = {name: step for name, step in built.items() if step}
+        reference = next(iter(steps))
         batch = random_batch(num_images, num_objects, args.device)
         values = {name: loss_and_backward(step, *batch).item() for name, step in steps.items()}
         for name, value in values.items():
-            if abs(value - values['mmdet_detr']) > 1e-5 * abs(value):
-                raise SystemExit(f'matching: {name} gives a loss of {value}, mmdet_detr of {values["mmdet_detr"]}')
-        times = measure(steps, batch, args.turns, f'{num_images} images x {num_objects} objects')
+            if abs(value - values[reference]) > 1e-5 * abs(value):
+                raise SystemExit(f'matching: {name} gives a loss of {value}, {reference} of {values[reference]}')
+        setting = {'loss': loss, 'images': num_images, 'objects': num_objects}
+        times = measure(steps, batch, args.turns, '{loss}, {images} images x {objects} objects'.format(**setting))
         for name, step in steps.items():
-            row = {'images': num_images, 'objects': num_objects, 'implementation': name}
+            row = setting | {'implementation': name}
             for kind in ('next', 'first'):
-                mine, own = times['mmdet_detr'][kind], times[name][kind]
-                quartiles = statistics.quantiles(own, n=4)
-                row[f'{kind}_ms'] = round(quartiles[1], 2)
-                row[f'{kind}_ms_quartiles'] = [round(quartiles[0], 2), round(quartiles[2], 2)]
-                row[f'{kind}_times_ours'] = round(statistics.median(b / a for a, b in zip(mine, own, strict=True)), 2)
+                ours_ms, own_ms = times[reference][kind], times[name][kind]
+                low, median, high = statistics.quantiles(own_ms, n=4)
+                row[f'{kind}_ms'] = round(median, 2)
+                row[f'{kind}_ms_quartiles'] = [round(low, 2), round(high, 2)]
+                row[f'{kind}_times_ours'] = round(
+                    statistics.median(b / a for a, b in zip(ours_ms, own_ms, strict=True)), 2
+                )
             row['peak_mib'] = round(peak_mib(step, *batch), 2)
             row['copies_to_host'] = copies_to_host(step, *batch)
             rows.append(row)
-            print(
-                '{images} x {objects:2d} {implementation:13s} {next_ms:7.2f} ms {next_ms_quartiles} = '
-                '{next_times_ours:5.2f} x ours; first of a turn {first_ms:7.2f} ms {first_ms_quartiles} = '
-                '{first_times_ours:5.2f} x ours; {peak_mib} MiB'.format(**row)
-            )
+            print(LINE.format(**row))
     result = {
         'machine': machine(args.device),
         'threads': args.threads,
         'python': platform.python_version(),
         'torch': torch.__version__,
-        'command': f'python benchmarks/matching.py --device {args.device} --threads {args.threads} --turns {args.turns}',
+        'command': ' '.join(['python', *sys.argv]),
         'rows': rows,
     }
     args.out.mkdir(parents=True, exist_ok=True)

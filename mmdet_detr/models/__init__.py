@@ -1,3 +1,4 @@
+from .batched_heads import BatchedConditionalDETRHead, BatchedDABDETRHead, BatchedDETRHead
 from .bipartite_match_loss import BipartiteMatchLoss
 from .detr import DETR
 from .detr_head import DETRHead
@@ -5,4 +6,14 @@ from .hungarian_assigner import HungarianAssigner
 from .resnet_dc5 import ResNetDC5
 from .transformer_neck import TransformerNeck
 
-__all__ = ['DETR', 'BipartiteMatchLoss', 'DETRHead', 'HungarianAssigner', 'ResNetDC5', 'TransformerNeck']
+__all__ = [
+    'DETR',
+    'BatchedConditionalDETRHead',
+    'BatchedDABDETRHead',
+    'BatchedDETRHead',
+    'BipartiteMatchLoss',
+    'DETRHead',
+    'HungarianAssigner',
+    'ResNetDC5',
+    'TransformerNeck',
+]

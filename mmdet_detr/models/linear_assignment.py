@@ -57,9 +57,10 @@ def _solve_on_host(cost: Tensor, valid: Tensor) -> Solution:
         targets.append(of_image[target])
         sizes.append(len(query))
     pairs = np.stack((np.concatenate(queries), np.concatenate(targets)))
-    problem = np.repeat(np.arange(len(costs)), sizes)
-    pairs += np.stack((problem * num_queries, problem % batch_size * valid.shape[1]))
-    return Solution(*upload(pairs, cost.device), known, non_finite.reshape(num_layers, batch_size))
+    problems = np.repeat(np.arange(len(costs)), sizes)
+    pairs += np.stack((problems * num_queries, problems % batch_size * valid.shape[1]))
+    chosen, wanted = upload(pairs, cost.device)
+    return Solution(chosen, wanted, known, non_finite.reshape(num_layers, batch_size))
 
 
 def _solve_on_device(cost: Tensor, valid: Tensor) -> Solution:

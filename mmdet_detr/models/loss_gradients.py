@@ -5,17 +5,18 @@ therefore bring their derivative along; any other loss of mmdet has it taken by 
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from mmdet.models.losses import CrossEntropyLoss, GIoULoss, L1Loss
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
-from torch import Tensor, nn
+from torch import Tensor
 
 ValueAndGradient = tuple[Tensor, Tensor]  # (N,) and, like the predictions, (N, C)
 Gradient = Callable[[Tensor, Tensor], Tensor]  # of predictions (N, C) for upstream gradients (N,): (N, C)
 
 
-def class_loss(loss: nn.Module, logits: Tensor, labels: Tensor, weights: Tensor | None) -> tuple[Tensor, Gradient]:
+def class_loss(loss: Any, logits: Tensor, labels: Tensor, weights: Tensor | None) -> tuple[Tensor, Gradient]:
     """Loss (N,) of logits (N, C) for labels (N,) with weights (N,).
 
     Its gradient is computed when it is wanted: kept until then, it would double the memory.
@@ -26,7 +27,7 @@ def class_loss(loss: nn.Module, logits: Tensor, labels: Tensor, weights: Tensor 
     return values, lambda logits, upstream: gradient * upstream[:, None]
 
 
-def box_loss(loss: nn.Module, boxes: Tensor, wanted: Tensor) -> ValueAndGradient:
+def box_loss(loss: Any, boxes: Tensor, wanted: Tensor) -> ValueAndGradient:
     """Loss of boxes (N, 4) on wanted boxes (N, 4), both normalised cxcywh; for a loss on cxcywh."""
     if type(loss) is L1Loss:
         difference = boxes - wanted
@@ -34,7 +35,7 @@ def box_loss(loss: nn.Module, boxes: Tensor, wanted: Tensor) -> ValueAndGradient
     return _by_autograd(lambda x: loss(x, wanted, reduction_override='none'), boxes)
 
 
-def iou_loss(loss: nn.Module, boxes: Tensor, wanted: Tensor) -> ValueAndGradient:
+def iou_loss(loss: Any, boxes: Tensor, wanted: Tensor) -> ValueAndGradient:
     """Loss of boxes (N, 4) on wanted boxes (N, 4), both normalised cxcywh; for a loss on xyxy."""
     if type(loss) is GIoULoss:
         return _giou(loss, boxes, wanted)
