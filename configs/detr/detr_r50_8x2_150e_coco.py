@@ -102,5 +102,9 @@ optim_wrapper = dict(
 param_scheduler = [
     dict(type='MultiStepLR', begin=0, end=max_epochs, by_epoch=True, milestones=[100], gamma=0.1),
 ]
-custom_hooks = [dict(type='NumClassCheckHook')]
+custom_hooks = [
+    dict(type='NumClassCheckHook'),
+    dict(type='mmdet_detr.SkipNonFiniteHook', max_consecutive=50),
+    dict(type='mmdet_detr.MatchReportHook'),
+]
 auto_scale_lr = dict(enable=False, base_batch_size=16)  # 8 GPUs x 2 images

@@ -109,7 +109,11 @@ param_scheduler = [
 auto_scale_lr = dict(enable=False, base_batch_size=32)
 
 # runtime
-custom_hooks = [dict(type='NumClassCheckHook')]
+custom_hooks = [
+    dict(type='NumClassCheckHook'),
+    dict(type='mmdet_detr.SkipNonFiniteHook', max_consecutive=50),
+    dict(type='mmdet_detr.MatchReportHook'),
+]
 default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=760, max_keep_ckpts=1),
     logger=dict(type='LoggerHook', interval=100),

@@ -10,6 +10,8 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from ..models.targets import image_name
@@ -21,13 +23,16 @@ class SkipNonFiniteHook(Hook):
     """Skips optimizer steps whose gradients are NaN or infinite, and stops a run that has nothing else to offer.
 
     Looks at the gradients, not at the loss: they are what reaches the weights, they are the same on all ranks, and
-    with accumulated gradients they remember every iteration. A gradient scaler skips such steps by itself; they count
-    as well.
+    with accumulated gradients they remember every iteration. The statistics of batch normalisation, which a forward
+    pass of NaN ruins as well, go back to those of the last good step, and the log leaves such an iteration's losses
+    out of its means. A gradient scaler skips such steps by itself; they count as well.
 
     Args:
         max_consecutive: a RuntimeError ends the run after so many skipped steps in a row. A gradient scaler that
             starts at its default scale may need a dozen before the first step.
     """
+
+    priority = 'HIGHEST'  # before the hook that collects the losses for the log
 
     def __init__(self, max_consecutive: int = 50) -> None:
         if max_consecutive < 1:
@@ -38,6 +43,7 @@ class SkipNonFiniteHook(Hook):
         self._images: list[str] = []  # of the steps in a row
         self._stepped = False
         self._handles: list[Any] = []
+        self._statistics: list[tuple[Tensor, Tensor]] = []  # buffers of batch normalisation, and their last good values
 
     def before_train(self, runner: Runner) -> None:
         for wrapper in _wrappers(runner):
@@ -50,6 +56,16 @@ class SkipNonFiniteHook(Hook):
         while self._handles:
             self._handles.pop().remove()
 
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | Sequence | None = None) -> None:
+        if not self._statistics:
+            self._statistics = [
+                (buffer, buffer.clone())
+                for module in runner.model.modules()
+                if isinstance(module, _BatchNorm) and module.training and module.track_running_stats
+                for buffer in (module.running_mean, module.running_var)
+                if buffer is not None
+            ]
+
     def after_train_iter(
         self,
         runner: Runner,
@@ -61,8 +77,13 @@ class SkipNonFiniteHook(Hook):
         if not self._handles or not any(wrapper.should_update() for wrapper in _wrappers(runner)):
             return  # gradients go on accumulating
         if self._stepped:
-            self._stepped, self._in_a_row, self._images = False, 0, []
+            self._stepped, self._in_a_row, self._images, self._statistics = False, 0, [], []
             return
+        for buffer, good in self._statistics:
+            buffer.copy_(good)
+        outputs = outputs or {}
+        for name in [name for name, value in outputs.items() if not torch.isfinite(value).all()]:
+            del outputs[name]
         self.skipped += 1
         self._in_a_row += 1
         concerned = f'Images since the last good step: {", ".join(self._images[-20:])}.'

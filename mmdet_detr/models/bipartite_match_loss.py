@@ -143,22 +143,24 @@ class BipartiteMatchLoss(nn.Module):
 
     def _heed(self, matches: Solution, targets: Targets, num_queries: int) -> None:
         """Say what is wrong with the annotations, as far as the host knows already."""
-        for image, name in enumerate(targets.images):
-            num_annotated = len(targets.given[image])
-            num_valid = int(matches.valid[image].sum())
-            self.objects_per_image[num_valid] += 1
+        counts = matches.valid.sum(1).tolist()
+        self.objects_per_image.update(counts)
+        for image, (num_valid, given) in enumerate(zip(counts, targets.given, strict=True)):
+            num_annotated = len(given.labels)
             if num_valid < num_annotated:
                 self._drop(targets, image, np.flatnonzero(~matches.valid[image, :num_annotated]))
-            if num_valid <= num_queries:
-                continue
-            self.crowded[name] += 1
-            if not self._warned_of_crowds:
-                self._warned_of_crowds = True
-                _warn(
-                    f'{name} has {num_valid} objects, but the model only {num_queries} queries: the cheapest '
-                    f'{num_queries} are matched, the others are ignored. '
-                    f'{queries_advice(self.objects_per_image)} (Said once.)'
-                )
+            if num_valid > num_queries:
+                self._crowd(targets.images[image], num_valid, num_queries)
+
+    def _crowd(self, name: str, num_objects: int, num_queries: int) -> None:
+        self.crowded[name] += 1
+        if not self._warned_of_crowds:
+            self._warned_of_crowds = True
+            _warn(
+                f'{name} has {num_objects} objects, but the model only {num_queries} queries: the cheapest '
+                f'{num_queries} are matched, the others are ignored. {queries_advice(self.objects_per_image)} '
+                '(Said once.)'
+            )
 
     def _drop(self, targets: Targets, image: int, indices: np.ndarray) -> None:
         """Warn of annotations that are left out, or raise a ValueError."""

@@ -70,8 +70,8 @@ class HungarianAssigner(BaseAssigner):
             self.match_costs,
             logits.flatten(0, 1),
             boxes.flatten(0, 1),
-            targets.labels.repeat(num_layers, 1),
-            targets.boxes.to(boxes.dtype).repeat(num_layers, 1, 1),
+            targets.labels.expand(num_layers, -1, -1).flatten(0, 1),
+            targets.boxes.to(boxes.dtype).expand(num_layers, -1, -1, -1).flatten(0, 1),
         )
         return cost.unflatten(0, (num_layers, batch_size)).transpose(2, 3)
 

@@ -41,7 +41,8 @@ def targets_of(
     low, high = (corners.unflatten(-1, (2, 2)) / upload(sizes, corners.device)[:, None, None]).unbind(-2)
     twice_center = low + high
     valid = (low.clamp(min=0) < high.clamp(max=1)).all(-1)  # False for NaN
-    valid &= twice_center.sum(-1).isfinite()
+    sum_of_corners = twice_center.sum(-1)
+    valid &= sum_of_corners - sum_of_corners == 0  # False for infinities
     valid &= labels == labels.clamp(0, num_classes - 1)
     boxes = torch.cat((twice_center / 2, high - low), dim=-1)
     return Targets(
