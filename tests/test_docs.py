@@ -4,10 +4,14 @@ import re
 
 import pytest
 from helpers import ROOT
+from mmdet.registry import TASK_UTILS
 from mmengine.config import Config
+from mmengine.registry import HOOKS
+
+from mmdet_detr.models import HungarianAssigner
 
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md')), *sorted((ROOT / 'benchmarks').rglob('*.md'))]
-PATH = re.compile(r'`((?:configs|tools|tests|benchmarks|docs|models|datasets)/[\w./-]+\.\w+)`')
+PATH = re.compile(r'`((?:configs|tools|tests|benchmarks|docs|models|datasets|engine)/[\w./-]+\.\w+)`')
 LINK = re.compile(r'\]\((?!https?://)([^)#]+)\)')
 
 
@@ -16,7 +20,7 @@ def paths_on(page):
     for link in LINK.findall(text):
         yield link, page.parent / link
     for path in PATH.findall(text):
-        yield path, ROOT / ('mmdet_detr' if path.startswith(('models/', 'datasets/')) else '') / path
+        yield path, ROOT / ('mmdet_detr' if path.startswith(('models/', 'datasets/', 'engine/')) else '') / path
     for path in re.findall(r'\bconfigs/\w+/[\w-]+\.py\b', text):
         yield path, ROOT / path
 
@@ -37,15 +41,24 @@ def test_make_targets_and_tools_exist():
             assert (ROOT / 'tools' / f'{tool}.py').is_file(), tool
 
 
+def example_config(number: int, tmp_path) -> Config:
+    """One of the README's configs."""
+    blocks = re.findall(r'```python\n(_base_.*?)```', (ROOT / 'README.md').read_text(), re.DOTALL)
+    path = tmp_path / 'example.py'
+    path.write_text(blocks[number].replace("'configs/", f"'{ROOT}/configs/"))
+    return Config.fromfile(path)
+
+
+def test_config_for_another_model(tmp_path):
+    config = example_config(1, tmp_path)
+    assert config.model.type == 'DINO'
+    assert isinstance(TASK_UTILS.build(config.model.train_cfg.assigner), HungarianAssigner)
+    for hook in config.custom_hooks:
+        HOOKS.build(hook)
+
+
 def test_config_for_own_data(tmp_path):
-    example = next(
-        block
-        for block in re.findall(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), re.DOTALL)
-        if block.startswith('_base_')
-    )
-    path = tmp_path / 'my_detr.py'
-    path.write_text(example.replace("'configs/", f"'{ROOT}/configs/"))
-    config = Config.fromfile(path)
+    config = example_config(0, tmp_path)
     assert config.model.bbox_head.num_classes == 2
     for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
         assert loader.dataset.data_root == 'data/mine/'
