@@ -1,5 +1,8 @@
 """The assignment problems of a batch, solved: one copy to the host, one back."""
 
+import functools
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +16,9 @@ try:
     from torch_linear_assignment import batch_linear_assignment
 except ImportError:  # optional
     batch_linear_assignment = None
+
+PAIRS_FOR_THREADS = 2**16  # on two cores, fewer take longer to hand over than to solve
+MAX_THREADS = min(8, len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1)
 
 _NOTHING = np.empty(0, dtype=np.int64)
 
@@ -49,18 +55,39 @@ def _solve_on_host(cost: Tensor, valid: Tensor) -> Solution:
         if not np.isfinite(costs.sum()):  # nearly free, unlike a look at every cost
             costs, non_finite = (x.numpy() for x in make_finite(torch.from_numpy(costs)))
     objects = [np.flatnonzero(of_image) for of_image in known]
-    queries, targets, sizes = [_NOTHING], [_NOTHING], []
-    for problem, of_problem in enumerate(costs):
-        of_image = objects[problem % batch_size]
-        query, target = least_cost_pairs(of_problem[of_image])
-        queries.append(query)
-        targets.append(of_image[target])
-        sizes.append(len(query))
-    pairs = np.stack((np.concatenate(queries), np.concatenate(targets)))
-    problems = np.repeat(np.arange(len(costs)), sizes)
-    pairs += np.stack((problems * num_queries, problems % batch_size * valid.shape[1]))
-    chosen, wanted = upload(pairs, cost.device)
-    return Solution(chosen, wanted, known, non_finite.reshape(num_layers, batch_size))
+    solved = _in_threads([of_problem[objects[problem % batch_size]] for problem, of_problem in enumerate(costs)])
+    query = np.concatenate([_NOTHING, *(query for query, _ in solved)])
+    target = np.concatenate([_NOTHING, *(objects[i % batch_size][target] for i, (_, target) in enumerate(solved))])
+    problem = np.repeat(np.arange(len(costs)), [len(query) for query, _ in solved])
+    queries, targets = upload(
+        np.stack((query + problem * num_queries, target + problem % batch_size * valid.shape[1])), cost.device
+    )
+    return Solution(queries, targets, known, non_finite.reshape(num_layers, batch_size))
+
+
+def _in_threads(problems: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Solve on several cores where there is enough to do; SciPy lets other threads run meanwhile."""
+    enough = sum(problem.size for problem in problems) >= PAIRS_FOR_THREADS
+    shares = min(MAX_THREADS, len(problems)) if enough else 1
+    waiting = [_threads().submit(_one_by_one, problems[share::shares]) for share in range(1, shares)]
+    solved: list = [None] * len(problems)
+    solved[::shares] = _one_by_one(problems[::shares])
+    for share, future in enumerate(waiting, start=1):
+        solved[share::shares] = future.result()
+    return solved
+
+
+def _one_by_one(problems: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [least_cost_pairs(problem) for problem in problems]
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(MAX_THREADS, thread_name_prefix='assignment')
+
+
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=_threads.cache_clear)  # threads do not survive a fork
 
 
 def _solve_on_device(cost: Tensor, valid: Tensor) -> Solution:
@@ -101,6 +128,6 @@ def make_finite(costs: Tensor) -> tuple[Tensor, Tensor]:
     """
     finite = costs.isfinite()
     costs = costs.double().masked_fill_(~finite, 0)
-    # the finite costs of any other choice of pairs differ by less
-    dearer = 1 + 2 * costs.abs().amax() * (1 + min(costs.shape[1:]))
+    # the finite costs of any other choice of pairs differ by less; of each problem its own, to keep its precision
+    dearer = 1 + 2 * costs.abs().amax((1, 2), keepdim=True) * (1 + min(costs.shape[1:]))
     return torch.where(finite, costs, dearer), (~finite).any(1).sum(1)

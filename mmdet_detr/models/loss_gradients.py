@@ -16,15 +16,22 @@ ValueAndGradient = tuple[Tensor, Tensor]  # (N,) and, like the predictions, (N, 
 Gradient = Callable[[Tensor, Tensor], Tensor]  # of predictions (N, C) for upstream gradients (N,): (N, C)
 
 
-def class_loss(loss: Any, logits: Tensor, labels: Tensor, weights: Tensor | None) -> tuple[Tensor, Gradient]:
+def class_loss(
+    loss: Any, logits: Tensor, labels: Tensor, weights: Tensor | None, log_probability: Tensor | None
+) -> tuple[Tensor, Gradient]:
     """Loss (N,) of logits (N, C) for labels (N,) with weights (N,).
 
     Its gradient is computed when it is wanted: kept until then, it would double the memory.
     """
-    if type(loss) is CrossEntropyLoss and not loss.use_sigmoid and loss.ignore_index is None and weights is not None:
-        return _cross_entropy(loss, logits, labels, weights)
+    if is_cross_entropy(loss) and weights is not None and log_probability is not None:
+        return _cross_entropy(loss, log_probability, labels, weights)
     values, gradient = _by_autograd(lambda x: loss(x, labels, weights, reduction_override='none'), logits)
     return values, lambda logits, upstream: gradient * upstream[:, None]
+
+
+def is_cross_entropy(loss: Any) -> bool:
+    """Whether a loss is the cross-entropy of softmax that :func:`class_loss` computes from log-probabilities."""
+    return type(loss) is CrossEntropyLoss and not loss.use_sigmoid and loss.ignore_index is None
 
 
 def box_loss(loss: Any, boxes: Tensor, wanted: Tensor) -> ValueAndGradient:
@@ -51,37 +58,40 @@ def _by_autograd(loss: Callable[[Tensor], Tensor], predictions: Tensor) -> Value
     return values.detach(), gradient
 
 
-def _cross_entropy(loss: CrossEntropyLoss, logits: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Gradient]:
-    scale = loss.loss_weight * weights
+def _cross_entropy(
+    loss: CrossEntropyLoss, log_probability: Tensor, labels: Tensor, weights: Tensor
+) -> tuple[Tensor, Gradient]:
+    scale = weights * -loss.loss_weight  # of the log-probability
     if loss.class_weight is not None:
         scale *= scale.new_tensor(loss.class_weight)[labels]
     at_labels = labels[:, None]
 
     def gradient(logits: Tensor, upstream: Tensor) -> Tensor:
-        by_value = (upstream * scale)[:, None]
-        return logits.softmax(1).mul_(by_value).scatter_add_(1, at_labels, -by_value)
+        by_log_probability = (upstream * scale)[:, None]
+        return logits.softmax(1).mul_(-by_log_probability).scatter_add_(1, at_labels, by_log_probability)
 
-    return logits.log_softmax(1).gather(1, at_labels).squeeze(1).mul_(-scale), gradient
+    return log_probability.gather(1, at_labels).squeeze(1).mul_(scale), gradient
 
 
 def _giou(loss: GIoULoss, boxes: Tensor, wanted: Tensor) -> ValueAndGradient:
     """Generalised IoU (arXiv 1902.09630); with overlap I, union U and hull C it is I/U + U/C - 1."""
-    (center, wanted_center), (size, wanted_size) = torch.stack((boxes, wanted)).chunk(2, dim=2)  # (N, 2)
-    low, high = center - size / 2, center + size / 2
-    wanted_low, wanted_high = wanted_center - wanted_size / 2, wanted_center + wanted_size / 2
-    inner = torch.minimum(high, wanted_high) - torch.maximum(low, wanted_low)  # negative: the gap between them
-    outer = size + wanted_size - inner
+    centers, sizes = torch.stack((boxes, wanted)).chunk(2, dim=2)  # (2, N, 2), of the boxes and of those wanted
+    halves = sizes / 2
+    (low, wanted_low), (high, wanted_high) = (centers - halves).unbind(), (centers + halves).unbind()
+    inner = torch.minimum(high, wanted_high).sub_(torch.maximum(low, wanted_low))  # negative: the gap between them
+    outer = sizes.sum(0).sub_(inner)
     overlap_size = inner.clamp(min=0)
     overlap = overlap_size.prod(1, keepdim=True)
-    union = (size.prod(1, keepdim=True) + wanted_size.prod(1, keepdim=True) - overlap).clamp(min=loss.eps)
-    hull = outer.prod(1, keepdim=True).clamp(min=loss.eps)
-    iou, fill = overlap / union, union / hull
+    union = sizes.prod(2, keepdim=True).sum(0).sub_(overlap).clamp_(min=loss.eps)
+    inverse_hull = outer.prod(1, keepdim=True).clamp_(min=loss.eps).reciprocal_()
+    iou, fill = overlap / union, union * inverse_hull
     # derivatives by I, with U = areas - I; by the own area; by C
-    by_overlap, by_area, by_hull = (1 + iou) / union - 1 / hull, 1 / hull - iou / union, -fill / hull
+    by_area = inverse_hull - iou / union
+    by_overlap = union.reciprocal_().sub_(by_area)
     # an area's derivative by one side is the other side; outer = sizes - inner
-    by_outer = by_hull * outer.flip(1)
-    by_inner = by_overlap * overlap_size.flip(1) * (inner > 0) - by_outer
+    by_outer = outer.flip(1).mul_(inverse_hull * fill)  # negated
+    by_inner = overlap_size.flip(1).mul_(by_overlap).mul_(inner > 0).add_(by_outer)
     by_high, by_low = by_inner * (high < wanted_high), by_inner * (low > wanted_low)
-    by_size = by_area * size.flip(1) + by_outer + (by_high + by_low) / 2
-    gradient = torch.cat((by_high - by_low, by_size), dim=1)
-    return loss.loss_weight * (2 - iou - fill).squeeze(1), -loss.loss_weight * gradient
+    by_size = sizes[0].flip(1).mul_(by_area).sub_(by_outer).add_(by_high + by_low, alpha=0.5)
+    gradient = torch.cat((by_high.sub_(by_low), by_size), dim=1)
+    return (2 - iou).sub_(fill).squeeze(1).mul_(loss.loss_weight), gradient.mul_(-loss.loss_weight)

@@ -122,6 +122,16 @@ def test_not_finite_on_both_solvers(on_device):
     assert solution.non_finite[0, 0] == 2
 
 
+@pytest.mark.parametrize('shape', [(1, 1, 3, 5), (2, 3, 7, 12), (1, 2, 12, 7), (2, 1, 0, 5)])
+def test_threads_change_nothing(monkeypatch, shape):
+    cost, valid = torch.rand(shape), torch.rand(shape[1:3]) < 0.8
+    expected = solve(cost, valid)
+    monkeypatch.setattr(linear_assignment, 'PAIRS_FOR_THREADS', 0)
+    monkeypatch.setattr(linear_assignment, 'MAX_THREADS', 3)
+    for got, alone in zip(solve(cost, valid), expected, strict=True):
+        assert np.array_equal(got, alone)
+
+
 def test_make_finite_keeps_what_is_finite():
     cost = torch.tensor([[[1.0, float('nan')], [-3.0, 2.0]]])
     finite, count = make_finite(cost)
