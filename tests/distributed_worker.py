@@ -6,6 +6,7 @@ from helpers import random_sample, targets_from, tiny_detr_config
 from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
 
+from mmdet_detr.engine import SkipNonFiniteHook
 from mmdet_detr.models import BipartiteMatchLoss
 
 COUNTS = (5, 0)  # boxes of the one image of each rank
@@ -29,5 +30,16 @@ def train_on_rank(rank: int, folder: str) -> None:
     model = torch.nn.parallel.DistributedDataParallel(MODELS.build(tiny_detr_config()))
     sum(model(torch.randn(1, 3, 64, 64), [sample_of(rank)], mode='loss').values()).backward()
     gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
-    torch.save({'losses': {k: v.item() for k, v in losses.items()}, 'gradients': gradients}, f'{folder}/{rank}.pth')
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    optimizer.register_step_pre_hook(SkipNonFiniteHook()._before_step)
+    before = model.module.neck.query_embed.weight.clone()
+    if rank == 1:
+        model.module.neck.query_embed.weight.grad[0, 0] = float('nan')  # as sharding would keep it to one rank
+    optimizer.step()
+    saved = {
+        'losses': {name: value.item() for name, value in losses.items()},
+        'gradients': gradients,
+        'skipped': torch.equal(before, model.module.neck.query_embed.weight),
+    }
+    torch.save(saved, f'{folder}/{rank}.pth')
     dist.destroy_process_group()

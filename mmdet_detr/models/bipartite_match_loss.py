@@ -217,7 +217,6 @@ class _WithGradient(torch.autograd.Function):
         return ctx.class_gradient(logits, upstream[0]), for_boxes, None, None, None, None, None
 
 
-@torch.no_grad()
 def statistics_of(
     logits: Tensor, boxes: Tensor, targets: Targets, matches: Solution, use_sigmoid: bool
 ) -> dict[str, Tensor]:
@@ -231,7 +230,7 @@ def statistics_of(
         use_sigmoid: whether the logits lack the output for no object.
 
     Returns:
-        ``class_error``: percentage of matched queries whose dearest class is not their object's (official
+        ``class_error``: percentage of matched queries whose likeliest class is not their object's (official
         ``models/detr.py``); ``cardinality_error``: mean difference of the number of queries that predict an object
         and that of objects (there, too); ``matched_queries`` an image; ``query_spread``: standard deviation of a
         box's coordinates over the queries, in units of the image.

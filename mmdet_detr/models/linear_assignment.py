@@ -128,6 +128,7 @@ def make_finite(costs: Tensor) -> tuple[Tensor, Tensor]:
     """
     finite = costs.isfinite()
     costs = costs.double().masked_fill_(~finite, 0)
-    # the finite costs of any other choice of pairs differ by less; of each problem its own, to keep its precision
-    dearer = 1 + 2 * costs.abs().amax((1, 2), keepdim=True) * (1 + min(costs.shape[1:]))
+    # the finite costs of any other choice of pairs differ by less; not larger than that takes, to keep their precision
+    dearer = 2 * costs.abs().amax((1, 2), keepdim=True) * (1 + min(costs.shape[1:]))
+    dearer += dearer == 0
     return torch.where(finite, costs, dearer), (~finite).any(1).sum(1)

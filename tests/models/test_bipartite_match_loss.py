@@ -177,3 +177,60 @@ def test_losses_by_config():
     assert losses['loss_cls'].item() == pytest.approx(2.0 * 0.5 * entropy.item() / 2, rel=1e-5)
     l1 = (boxes[-1, 0][matches.queries] - targets.boxes[0][matches.targets]).abs().sum() / 2
     assert losses['loss_bbox'].item() == pytest.approx(l1.item(), rel=1e-5)
+
+
+def test_statistics_by_hand():
+    """Two images, three queries, two classes; objects: classes 0 and 1 in the first image, none in the second."""
+    boxes = torch.tensor([[5.0, 5.0, 15.0, 15.0], [20.0, 20.0, 40.0, 40.0]])
+    samples = [make_sample((50, 50), boxes=boxes, labels=torch.tensor([0, 1])), make_sample((50, 50))]
+    first, second, far = [0.2, 0.2, 0.2, 0.2], [0.6, 0.6, 0.4, 0.4], [0.9, 0.9, 0.1, 0.1]
+    predicted = torch.tensor([[[first, second, far], [far, far, far]]])
+    object_0, object_1, nothing = [3.0, 0.0, 0.0], [0.0, 3.0, 0.0], [0.0, 0.0, 3.0]
+    logits = torch.tensor([[[object_0, object_0, nothing], [object_1, object_1, object_0]]])
+    losses = BipartiteMatchLoss()(logits, predicted, targets_from(samples))
+    assert losses['class_error'] == 50  # the second object is taken for class 0
+    assert losses['cardinality_error'] == 1.5  # 2 for 2, and 3 for none
+    assert losses['matched_queries'] == 1
+    assert losses['query_spread'].item() == pytest.approx(np.std([first, second, far], axis=0).mean() / 2)
+
+
+@pytest.mark.parametrize('use_sigmoid', [False, True])
+def test_statistics_equal_the_plain_reference(use_sigmoid):
+    loss_cls = {'type': 'FocalLoss', 'use_sigmoid': True} if use_sigmoid else {'type': 'CrossEntropyLoss'}
+    loss = BipartiteMatchLoss(loss_cls=loss_cls)
+    counts = [2, 0, 4]
+    targets = targets_from([random_sample((60, 90), (100, 100), count, num_classes=3) for count in counts])
+    logits, _, boxes = random_predictions(3, num_classes=2 if use_sigmoid else 3)
+    losses = loss(logits, boxes, targets)
+    matches = loss.assigner.match(logits[-1:], boxes[-1:], targets)
+    right = [
+        int(logits[-1].flatten(0, 1)[query].argmax()) == int(targets.labels.flatten()[target])
+        for query, target in zip(matches.queries, matches.targets, strict=True)
+    ]
+    assert losses['class_error'].item() == pytest.approx(100 * (1 - np.mean(right)))
+    is_object = logits[-1].sigmoid().amax(-1) > 0.5 if use_sigmoid else logits[-1].argmax(-1) != 3
+    predicted = is_object.sum(1)
+    assert losses['cardinality_error'].item() == pytest.approx(np.abs(predicted.numpy() - counts).mean())
+    assert losses['matched_queries'] == 2
+
+
+def test_gradients_can_be_taken_twice_and_scaled():
+    logits, raw, boxes = random_predictions(2)
+    targets = targets_from([random_sample((60, 90), None, count, num_classes=3) for count in (3, 1)])
+    losses = BipartiteMatchLoss()(logits, boxes, targets)
+    each = [torch.autograd.grad(losses[name], (logits, raw), retain_graph=True, allow_unused=True) for name in NAMES]
+    weighted = torch.autograd.grad(sum((k + 1) * losses[name] for k, name in enumerate(NAMES)), (logits, raw))
+    for position, gradient in enumerate(weighted):
+        parts = [(k + 1) * g[position] for k, g in enumerate(each) if g[position] is not None]
+        torch.testing.assert_close(gradient, sum(parts))
+
+
+def test_no_gradient_wanted():
+    """In validation, and where only one branch is trained."""
+    logits, _, boxes = random_predictions(1)
+    targets = targets_from([random_sample((60, 90), None, 2, num_classes=3)])
+    with torch.no_grad():
+        assert not BipartiteMatchLoss()(logits, boxes, targets)['loss_cls'].requires_grad
+    losses = BipartiteMatchLoss()(logits, boxes.detach(), targets)
+    sum(losses.values()).backward()
+    assert logits.grad.abs().sum() > 0

@@ -20,3 +20,6 @@ def test_box_losses_are_divided_by_the_mean_number_of_boxes(tmp_path: Path):
     assert got[0]['losses']['loss_cls'] == pytest.approx(alone['loss_cls'].item(), rel=1e-5)
     assert torch.equal(got[0]['gradients'], got[1]['gradients'])
     assert torch.isfinite(got[0]['gradients']).all()
+    # both pass over a step where one of them had a gradient of NaN
+    assert got[0]['skipped']
+    assert got[1]['skipped']

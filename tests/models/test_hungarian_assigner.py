@@ -1,12 +1,19 @@
+import itertools
+import math
+
 import numpy as np
 import pytest
 import torch
 from helpers import make_sample, random_sample, reference_cost, reference_matches, targets_from
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from mmdet.models.task_modules.assigners import HungarianAssigner as MMDetHungarianAssigner
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from mmengine.structures import InstanceData
+from torch.profiler import ProfilerActivity, profile
 
-from mmdet_detr.models import HungarianAssigner
+from mmdet_detr.models import HungarianAssigner, match_costs
 from mmdet_detr.models.hungarian_assigner import DETR_COSTS
 from mmdet_detr.models.targets import Targets
 
@@ -126,3 +133,60 @@ def test_overflown_predictions_are_matched_last(bad):
 def test_costs_in_float32_for_half_precision_input():
     logits, boxes, targets = random_problem()
     assert HungarianAssigner().cost(logits.half(), boxes.half(), targets).dtype == torch.float32
+
+
+@pytest.mark.parametrize('chunk', [1, 50, 10**9])
+def test_chunks_change_nothing(monkeypatch, chunk):
+    problem = random_problem()
+    expected = HungarianAssigner().cost(*problem)
+    monkeypatch.setattr(match_costs, 'CHUNK_ON_CPU', chunk)
+    assert torch.equal(HungarianAssigner().cost(*problem), expected)
+
+
+def test_a_thousand_objects_do_not_exhaust_memory():
+    """At most as much beside the costs as they take themselves; all at once would need a dozen such planes."""
+    targets = targets_from([random_sample((480, 640), None, 1000, num_classes=5) for _ in range(2)])
+    logits, boxes = torch.randn(6, 2, 100, 6), torch.rand(6, 2, 100, 4)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        cost = HungarianAssigner().cost(logits, boxes, targets)
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == '[memory]']
+    peak = max(itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda event: event.start_ns())))
+    assert cost.nbytes == 6 * 2 * 100 * 1000 * 4
+    assert cost.nbytes < peak < 2 * cost.nbytes
+
+
+def test_leading_dimension_of_any_length():
+    """Query groups: each group of each layer is a problem of its own."""
+    logits, boxes, targets = random_problem()
+    grouped = HungarianAssigner().match(logits.repeat(3, 1, 1, 1), boxes.repeat(3, 1, 1, 1), targets)
+    alone = HungarianAssigner().match(logits, boxes, targets)
+    assert torch.equal(grouped.queries % boxes[..., 0].numel(), alone.queries.repeat(3))
+    assert torch.equal(grouped.targets, alone.targets.repeat(3))
+
+
+scores = st.one_of(st.floats(-5, 5, width=32), st.sampled_from([0.0, 1e4, -1e4, 3e38, -math.inf, math.inf, math.nan]))
+coordinates = st.one_of(st.floats(0, 1, width=32), st.sampled_from([0.0, 0.5, 1.0, 1e-30, math.nan]))
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.data())
+def test_any_predictions(data):
+    """NaN, infinite, huge, tiny and equal predictions: one-to-one, complete, and optimal where all is finite."""
+    num_queries, counts = data.draw(st.integers(1, 4)), data.draw(st.lists(st.integers(0, 3), min_size=1, max_size=2))
+    shape = (1, len(counts), num_queries)
+    logits = torch.from_numpy(data.draw(arrays(np.float32, (*shape, 3), elements=scores)))
+    boxes = torch.from_numpy(data.draw(arrays(np.float32, (*shape, 4), elements=coordinates)))
+    targets = targets_from([random_sample((60, 80), None, count, num_classes=2) for count in counts])
+    assigner = HungarianAssigner()
+    matches = assigner.match(logits, boxes, targets)
+    for image, count in enumerate(counts):
+        mine = matches.queries // num_queries == image
+        queries, objects = matches.queries[mine] % num_queries, matches.targets[mine] % max(*counts, 1)
+        assert len(queries) == len(set(queries.tolist())) == len(set(objects.tolist())) == min(count, num_queries)
+        arguments = (logits[0, image], boxes[0, image], targets.labels[image, :count], targets.boxes[image, :count])
+        with np.errstate(all='ignore'):
+            cost = reference_cost(*(argument.numpy() for argument in arguments)).astype(np.float64)
+        if not np.isfinite(logits[0, image]).all() or not np.isfinite(cost).all():
+            continue
+        got = sum(cost[pair] for pair in zip(queries.tolist(), objects.tolist(), strict=True))
+        assert got == pytest.approx(sum(cost[pair] for pair in reference_matches(cost)), abs=1e-4)
