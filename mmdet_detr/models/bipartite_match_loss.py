@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from ..registry import MODELS
 from .linear_assignment import Solution
-from .loss_gradients import Gradient, box_loss, class_loss, iou_loss, is_cross_entropy
+from .loss_gradients import Gradient, box_loss, class_loss, iou_loss
 from .match_costs import OVERLAP_EPS
 from .precision import at_least_float32
 from .targets import Targets
@@ -88,11 +88,10 @@ class BipartiteMatchLoss(nn.Module):
         """
         logits, boxes = at_least_float32(logits), at_least_float32(boxes)
         with torch.no_grad(), torch.autocast(boxes.device.type, enabled=False):
-            log_probability = logits.log_softmax(-1) if is_cross_entropy(self.loss_cls) else None
-            matches = self.assigner.match(logits, boxes, targets, log_probability)
+            matches = self.assigner.match(logits, boxes, targets)
             self._heed(matches, targets, num_queries=boxes.shape[2])
             num_boxes = reduce_mean(targets.valid.sum().to(boxes.dtype)).clamp(min=1)
-            class_losses, class_gradient = self._classification(logits, log_probability, targets, matches, num_boxes)
+            class_losses, class_gradient = self._classification(logits, targets, matches, num_boxes)
             box_losses, box_gradients = self._boxes(boxes, targets, matches, num_boxes)
             statistics = statistics_of(logits[-1], boxes[-1], targets, matches, self.use_sigmoid)
         scalars = _WithGradient.apply(
@@ -108,12 +107,7 @@ class BipartiteMatchLoss(nn.Module):
         return named | statistics
 
     def _classification(
-        self,
-        logits: Tensor,
-        log_probability: Tensor | None,
-        targets: Targets,
-        matches: Solution,
-        num_boxes: Tensor,
+        self, logits: Tensor, targets: Targets, matches: Solution, num_boxes: Tensor
     ) -> tuple[Tensor, Gradient]:
         """Classification loss (L,) over all queries, and its gradient for upstream gradients (L,)."""
         num_layers, batch_size, num_queries, num_outputs = logits.shape
@@ -128,8 +122,7 @@ class BipartiteMatchLoss(nn.Module):
             class_weight = getattr(self.loss_cls, 'class_weight', None)
             by_class = weights if class_weight is None else weights * weights.new_tensor(class_weight)[labels]
             total_weight = by_class.view(num_layers, -1).sum(1)
-        log_probability = None if log_probability is None else log_probability.flatten(0, 2)
-        losses, gradient = class_loss(self.loss_cls, logits.flatten(0, 2), labels, weights, log_probability)
+        losses, gradient = class_loss(self.loss_cls, logits.flatten(0, 2), labels, weights)
 
         def gradient_by_layer(logits: Tensor, upstream: Tensor) -> Tensor:
             by_query = (upstream / total_weight)[:, None].expand(-1, batch_size * num_queries).flatten()

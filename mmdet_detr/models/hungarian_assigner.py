@@ -50,14 +50,13 @@ class HungarianAssigner(BaseAssigner):
         self.non_finite: Counter[tuple[str, int | None]] = Counter()
 
     @torch.no_grad()
-    def cost(self, logits: Tensor, boxes: Tensor, targets: Targets, log_probability: Tensor | None = None) -> Tensor:
+    def cost(self, logits: Tensor, boxes: Tensor, targets: Targets) -> Tensor:
         """Cost of every prediction against every object of its own image.
 
         Args:
             logits: (L, B, Q, K+1), or (L, B, Q, K) for a sigmoid loss.
             boxes: (L, B, Q, 4), normalised cxcywh.
             targets: objects of the batch.
-            log_probability: log-softmax of the logits, where it is known already.
 
         Returns:
             Tensor (L, B, Q, T), at least float32. Columns of objects that are not valid have no meaning.
@@ -73,7 +72,6 @@ class HungarianAssigner(BaseAssigner):
             boxes.flatten(0, 1),
             targets.labels.expand(num_layers, -1, -1).flatten(0, 1),
             targets.boxes.to(boxes.dtype).expand(num_layers, -1, -1, -1).flatten(0, 1),
-            None if log_probability is None else log_probability.flatten(0, 1),
         )
         return cost.unflatten(0, (num_layers, batch_size)).transpose(2, 3)
 
@@ -84,7 +82,7 @@ class HungarianAssigner(BaseAssigner):
         The one copy from the device to the host in a training step happens here, and one copy back. Where an image
         has more objects than there are queries, the cheapest are matched.
         """
-        cost = self.cost(logits, boxes, targets, log_probability).transpose(2, 3)
+        cost = self.cost(logits, boxes, targets).transpose(2, 3)
         num_targets, num_queries = cost.shape[2:]
         solution = solve(cost, targets.valid, on_device=self._solves_on_device(num_targets, num_queries, cost.device))
         for layer, image in zip(*solution.non_finite.nonzero(), strict=True):

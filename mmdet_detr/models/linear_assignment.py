@@ -38,7 +38,7 @@ def solve(cost: Tensor, valid: Tensor, on_device: bool = False) -> Solution:
     Costs that are not finite count as dearer than all others. Of more objects than queries, the cheapest are paired.
 
     Args:
-        cost: (L, B, T, Q).
+        cost: (L, B, T, Q), changed in place.
         valid: (B, T) bool, the objects to pair.
         on_device: solve where the costs are, with torch-linear-assignment and for T <= Q; else SciPy does.
     """
@@ -46,21 +46,23 @@ def solve(cost: Tensor, valid: Tensor, on_device: bool = False) -> Solution:
 
 
 def _solve_on_host(cost: Tensor, valid: Tensor) -> Solution:
-    num_layers, batch_size, _, num_queries = cost.shape
-    flat = torch.cat((valid.flatten().to(cost.dtype), cost.flatten())).cpu().numpy()
-    known = flat[: valid.numel()].reshape(valid.shape).astype(bool)
-    costs = flat[valid.numel() :].reshape(num_layers * batch_size, *cost.shape[2:])
+    num_layers, batch_size, num_targets, num_queries = cost.shape
+    # which objects are valid travels with the costs: nothing but their absence costs minus infinity
+    cost.nan_to_num_(nan=torch.nan, posinf=torch.inf, neginf=torch.inf)
+    on_host = cost.masked_fill_(~valid[..., None], -torch.inf).flatten(0, 1).cpu()
+    costs = on_host.numpy()
+    known = costs[:batch_size, :, 0] != -np.inf
     non_finite = np.zeros(len(costs), dtype=np.int64)
-    with np.errstate(over='ignore', invalid='ignore'):
-        if not np.isfinite(costs.sum()):  # nearly free, unlike a look at every cost
-            costs, non_finite = (x.numpy() for x in make_finite(torch.from_numpy(costs)))
+    if costs.size and not costs.max() < np.inf:  # NaN or infinite, and nearly free to know
+        finite, replaced = make_finite(on_host.masked_fill(on_host == -torch.inf, 0))
+        costs, non_finite = finite.numpy(), replaced.numpy()
     objects = [np.flatnonzero(of_image) for of_image in known]
     solved = _in_threads([of_problem[objects[problem % batch_size]] for problem, of_problem in enumerate(costs)])
     query = np.concatenate([_NOTHING, *(query for query, _ in solved)])
     target = np.concatenate([_NOTHING, *(objects[i % batch_size][target] for i, (_, target) in enumerate(solved))])
     problem = np.repeat(np.arange(len(costs)), [len(query) for query, _ in solved])
     queries, targets = upload(
-        np.stack((query + problem * num_queries, target + problem % batch_size * valid.shape[1])), cost.device
+        np.stack((query + problem * num_queries, target + problem % batch_size * num_targets)), cost.device
     )
     return Solution(queries, targets, known, non_finite.reshape(num_layers, batch_size))
 

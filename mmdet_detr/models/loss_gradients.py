@@ -16,22 +16,15 @@ ValueAndGradient = tuple[Tensor, Tensor]  # (N,) and, like the predictions, (N, 
 Gradient = Callable[[Tensor, Tensor], Tensor]  # of predictions (N, C) for upstream gradients (N,): (N, C)
 
 
-def class_loss(
-    loss: Any, logits: Tensor, labels: Tensor, weights: Tensor | None, log_probability: Tensor | None
-) -> tuple[Tensor, Gradient]:
+def class_loss(loss: Any, logits: Tensor, labels: Tensor, weights: Tensor | None) -> tuple[Tensor, Gradient]:
     """Loss (N,) of logits (N, C) for labels (N,) with weights (N,).
 
     Its gradient is computed when it is wanted: kept until then, it would double the memory.
     """
-    if is_cross_entropy(loss) and weights is not None and log_probability is not None:
-        return _cross_entropy(loss, log_probability, labels, weights)
+    if type(loss) is CrossEntropyLoss and not loss.use_sigmoid and loss.ignore_index is None and weights is not None:
+        return _cross_entropy(loss, logits, labels, weights)
     values, gradient = _by_autograd(lambda x: loss(x, labels, weights, reduction_override='none'), logits)
     return values, lambda logits, upstream: gradient * upstream[:, None]
-
-
-def is_cross_entropy(loss: Any) -> bool:
-    """Whether a loss is the cross-entropy of softmax that :func:`class_loss` computes from log-probabilities."""
-    return type(loss) is CrossEntropyLoss and not loss.use_sigmoid and loss.ignore_index is None
 
 
 def box_loss(loss: Any, boxes: Tensor, wanted: Tensor) -> ValueAndGradient:
@@ -58,9 +51,7 @@ def _by_autograd(loss: Callable[[Tensor], Tensor], predictions: Tensor) -> Value
     return values.detach(), gradient
 
 
-def _cross_entropy(
-    loss: CrossEntropyLoss, log_probability: Tensor, labels: Tensor, weights: Tensor
-) -> tuple[Tensor, Gradient]:
+def _cross_entropy(loss: CrossEntropyLoss, logits: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Gradient]:
     scale = weights * -loss.loss_weight  # of the log-probability
     if loss.class_weight is not None:
         scale *= scale.new_tensor(loss.class_weight)[labels]
@@ -70,7 +61,7 @@ def _cross_entropy(
         by_log_probability = (upstream * scale)[:, None]
         return logits.softmax(1).mul_(-by_log_probability).scatter_add_(1, at_labels, by_log_probability)
 
-    return log_probability.gather(1, at_labels).squeeze(1).mul_(scale), gradient
+    return logits.log_softmax(1).gather(1, at_labels).squeeze(1).mul_(scale), gradient
 
 
 def _giou(loss: GIoULoss, boxes: Tensor, wanted: Tensor) -> ValueAndGradient:

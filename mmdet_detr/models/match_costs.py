@@ -19,14 +19,7 @@ CHUNK_ON_CPU = 2**16
 CHUNK = 2**24
 
 
-def batched_cost(
-    match_costs: Sequence,
-    logits: Tensor,
-    boxes: Tensor,
-    labels: Tensor,
-    target_boxes: Tensor,
-    log_probability: Tensor | None = None,
-) -> Tensor:
+def batched_cost(match_costs: Sequence, logits: Tensor, boxes: Tensor, labels: Tensor, target_boxes: Tensor) -> Tensor:
     """Weighted sum of costs.
 
     Args:
@@ -35,7 +28,6 @@ def batched_cost(
         boxes: (N, Q, 4), normalised cxcywh.
         labels: (N, T).
         target_boxes: (N, T, 4), normalised cxcywh.
-        log_probability: log-softmax of the logits, where it is known already.
 
     Returns:
         Tensor (N, T, Q).
@@ -47,8 +39,6 @@ def batched_cost(
         if type(cost) not in BATCHED_COSTS:
             known = ', '.join(sorted(kind.__name__ for kind in BATCHED_COSTS))
             raise ValueError(f'the batched loss matches on {known}; got {type(cost).__name__}')
-    if log_probability is None:
-        log_probability = logits.log_softmax(-1) if ClassificationCost in map(type, match_costs) else logits
     (num_problems, num_targets), num_queries = labels.shape, boxes.shape[1]
     total = boxes.new_zeros((num_problems, num_targets, num_queries))
     step = max(1, (CHUNK_ON_CPU if boxes.device.type == 'cpu' else CHUNK) // max(1, num_targets * num_queries))
@@ -58,16 +48,13 @@ def batched_cost(
         wanted = target_boxes[part].permute(2, 0, 1)[..., None]  # (4, N, T, 1)
         for cost in match_costs:
             sign, of_kind = BATCHED_COSTS[type(cost)]
-            scores = log_probability if type(cost) is ClassificationCost else logits
-            total[part].add_(of_kind(cost, scores[part], labels[part], predicted, wanted), alpha=sign * cost.weight)
+            total[part].add_(of_kind(cost, logits[part], labels[part], predicted, wanted), alpha=sign * cost.weight)
     return total
 
 
-def _probability(
-    cost: ClassificationCost, log_probability: Tensor, labels: Tensor, predicted: Tensor, wanted: Tensor
-) -> Tensor:
+def _probability(cost: ClassificationCost, logits: Tensor, labels: Tensor, predicted: Tensor, wanted: Tensor) -> Tensor:
     # and not its logarithm: it is on the scale of the box costs (section 3.1)
-    return _at_labels(log_probability, labels).exp_()
+    return _at_labels(logits.log_softmax(-1), labels).exp_()
 
 
 def _focal_loss(cost: FocalLossCost, logits: Tensor, labels: Tensor, predicted: Tensor, wanted: Tensor) -> Tensor:
