@@ -4,7 +4,7 @@
 
 All implementations get the same logits and boxes (Q=100, K=80, L=6) and must agree on the loss to 1e-5. They take
 turns in one process: a first step, for which the processor has to fetch its code anew, and five more. Prints a table
-of medians and quartiles, with the memory that a step needs at most, and writes it as JSON.
+of medians and quartiles, with the memory that a step needs at most, and writes it as JSON and Markdown.
 """
 
 import argparse
@@ -258,11 +258,40 @@ def main() -> None:
         'python': platform.python_version(),
         'torch': torch.__version__,
         'command': ' '.join(['python', *sys.argv]),
+        'turns': args.turns,
         'rows': rows,
     }
     args.out.mkdir(parents=True, exist_ok=True)
     suffix = f'_{args.threads}_threads' if args.device == 'cpu' else ''
-    (args.out / f'matching_{args.device}{suffix}.json').write_text(json.dumps(result, indent=1) + '\n')
+    path = args.out / f'matching_{args.device}{suffix}'
+    path.with_suffix('.json').write_text(json.dumps(result, indent=1) + '\n')
+    path.with_suffix('.md').write_text(page(result))
+
+
+def page(result: dict[str, Any]) -> str:
+    """The result as Markdown."""
+    about = (
+        f'{result["machine"]}, PyTorch {result["torch"]}, {result["threads"]} thread(s), `{result["command"]}`. '
+        f'All implementations take turns, {result["turns"]} each, and agree on the loss to 1e-5. A turn is a first '
+        'step, for which the processor has to fetch its code anew, and five more, of which the median counts. The table '
+        'has medians over the turns, with quartiles, and medians of ratios. MiB is what PyTorch allocates in the step, '
+        'at most at a time.'
+    )
+    lines = [
+        '# The loss step: matching, losses, backward',
+        '',
+        about,
+        '',
+        '| images x objects | implementation | ms | times ours | first step, ms | times ours | MiB |',
+        '| --- | --- | --- | --- | --- | --- | --- |',
+    ]
+    for row in result['rows']:
+        low, high = row['next_ms_quartiles']
+        lines.append(
+            f'| {row["images"]} x {row["objects"]} | {row["implementation"]} | {row["next_ms"]} ({low} to {high}) | '
+            f'{row["next_times_ours"]} | {row["first_ms"]} | {row["first_times_ours"]} | {row["peak_mib"]} |'
+        )
+    return '\n'.join(lines) + '\n'
 
 
 def machine(device: str) -> str:

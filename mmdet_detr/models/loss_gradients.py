@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from mmdet.models.losses import CrossEntropyLoss, GIoULoss, L1Loss
+import torch.nn.functional as F
+from mmdet.models.losses import CrossEntropyLoss, FocalLoss, GIoULoss, L1Loss
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from torch import Tensor
 
@@ -23,6 +24,8 @@ def class_loss(loss: Any, logits: Tensor, labels: Tensor, weights: Tensor | None
     """
     if type(loss) is CrossEntropyLoss and not loss.use_sigmoid and loss.ignore_index is None and weights is not None:
         return _cross_entropy(loss, logits, labels, weights)
+    if type(loss) is FocalLoss and loss.use_sigmoid and not loss.activated and weights is None:
+        return _focal(loss, logits, labels)
     values, gradient = _by_autograd(lambda x: loss(x, labels, weights, reduction_override='none'), logits)
     return values, lambda logits, upstream: gradient * upstream[:, None]
 
@@ -62,6 +65,31 @@ def _cross_entropy(loss: CrossEntropyLoss, logits: Tensor, labels: Tensor, weigh
         return logits.softmax(1).mul_(-by_log_probability).scatter_add_(1, at_labels, by_log_probability)
 
     return logits.log_softmax(1).gather(1, at_labels).squeeze(1).mul_(scale), gradient
+
+
+def _focal(loss: FocalLoss, logits: Tensor, labels: Tensor) -> tuple[Tensor, Gradient]:
+    """Sigmoid focal loss (arXiv 1708.02002); the label C stands for no object."""
+    has_object = (labels < logits.shape[1])[:, None]
+    at_labels = labels.clamp(max=logits.shape[1] - 1)[:, None]
+    on_object, on_others = loss.loss_weight * loss.alpha, loss.loss_weight * (1 - loss.alpha)
+
+    def value(x: Tensor) -> Tensor:
+        """-p^gamma log(1 - p), for p = sigmoid(x)."""
+        return F.softplus(x).mul_(x.sigmoid().pow_(loss.gamma))
+
+    def derivative(x: Tensor) -> Tensor:
+        p = x.sigmoid()
+        return F.softplus(x).mul_(1 - p).mul_(loss.gamma).add_(p).mul_(p.pow_(loss.gamma))
+
+    def gradient(logits: Tensor, upstream: Tensor) -> Tensor:
+        x = logits.gather(1, at_labels)
+        instead = derivative(-x).mul_(-on_object) - derivative(x).mul_(on_others)
+        everywhere = derivative(logits).mul_(on_others)
+        return everywhere.scatter_add_(1, at_labels, instead.mul_(has_object)).mul_(upstream[:, None])
+
+    x = logits.gather(1, at_labels)
+    instead = value(-x).mul_(on_object) - value(x).mul_(on_others)
+    return value(logits).sum(1).mul_(on_others) + instead.mul_(has_object).squeeze(1), gradient
 
 
 def _giou(loss: GIoULoss, boxes: Tensor, wanted: Tensor) -> ValueAndGradient:

@@ -18,22 +18,34 @@ def assert_same(got, expected) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize(
-    'config',
-    [
-        {'type': 'CrossEntropyLoss', 'loss_weight': 2.0},
-        {'type': 'CrossEntropyLoss', 'class_weight': [1.0, 2.0, 0.5, 0.1]},
-        {'type': 'FocalLoss', 'use_sigmoid': True, 'loss_weight': 3.0},
-    ],
-    ids=lambda config: '-'.join(map(str, config.values())),
-)
-def test_class_loss_equals_autograd(config):
+CLASS_LOSSES = [
+    {'type': 'CrossEntropyLoss', 'loss_weight': 2.0},
+    {'type': 'CrossEntropyLoss', 'class_weight': [1.0, 2.0, 0.5, 0.1]},
+    {'type': 'CrossEntropyLoss', 'use_sigmoid': True},
+    {'type': 'FocalLoss', 'use_sigmoid': True, 'loss_weight': 3.0},
+    {'type': 'FocalLoss', 'use_sigmoid': True, 'gamma': 1.5, 'alpha': 1.0},
+]
+
+
+@pytest.mark.parametrize('config', CLASS_LOSSES, ids=lambda config: '-'.join(map(str, config.values())))
+@pytest.mark.parametrize('weighted', [True, False])
+def test_class_loss_equals_autograd(config, weighted):
     loss = MODELS.build(config)
-    logits = torch.randn(7, 4).double() * 3
-    labels, weights, upstream = torch.randint(4, (7,)), torch.rand(7).double(), torch.rand(7).double()
+    logits = torch.randn(9, 4).double() * 3
+    labels = torch.randint(4 + config.get('use_sigmoid', False), (9,))  # 4: no object
+    weights = torch.randint(1, 9, (9,)).double() / 8 if weighted else None  # mmdet takes them to float32
+    upstream = torch.rand(9).double()
     values, gradient = class_loss(loss, logits, labels, weights)
     expected = by_autograd(lambda x: loss(x, labels, weights, reduction_override='none'), logits, upstream)
     assert_same((values, gradient(logits, upstream)), expected)
+
+
+def test_focal_loss_far_out():
+    """No overflow where sigmoid is 0 or 1."""
+    logits, labels = torch.tensor([[-500.0, 500.0], [500.0, -500.0]]), torch.tensor([0, 0])
+    values, gradient = class_loss(MODELS.build({'type': 'FocalLoss', 'use_sigmoid': True}), logits, labels, None)
+    assert values.tolist() == pytest.approx([0.25 * 500 + 0.75 * 500, 0])
+    assert gradient(logits, torch.ones(2)).flatten().tolist() == pytest.approx([-0.25, 0.75, 0, 0])
 
 
 coordinates = st.floats(0.05, 0.95)
