@@ -33,8 +33,9 @@ def test_class_loss_equals_autograd(config, weighted):
     loss = MODELS.build(config)
     logits = torch.randn(9, 4).double() * 3
     labels = torch.randint(4 + config.get('use_sigmoid', False), (9,))  # 4: no object
-    weights = torch.randint(1, 9, (9,)).double() / 8 if weighted else None  # mmdet takes them to float32
-    upstream = torch.rand(9).double()
+    # fractions that float32 holds: mmdet takes some of them there
+    weights, upstream = torch.randint(1, 9, (2, 9)).double() / 8
+    weights = weights if weighted else None
     values, gradient = class_loss(loss, logits, labels, weights)
     expected = by_autograd(lambda x: loss(x, labels, weights, reduction_override='none'), logits, upstream)
     assert_same((values, gradient(logits, upstream)), expected)
