@@ -41,7 +41,7 @@ class SkipNonFiniteHook(Hook):
         self.skipped = 0  # in the whole run
         self._in_a_row = 0
         self._images: list[str] = []  # of the steps in a row
-        self._stepped = False
+        self._steps: list[bool] = []  # of this iteration's optimizers, True for those taken; a scaler leaves none
         self._handles: list[Any] = []
         self._statistics: list[tuple[Tensor, Tensor]] = []  # buffers of batch normalisation, and their last good values
 
@@ -76,8 +76,9 @@ class SkipNonFiniteHook(Hook):
         self._images += _images_of(data_batch)
         if not self._handles or not any(wrapper.should_update() for wrapper in _wrappers(runner)):
             return  # gradients go on accumulating
-        if self._stepped:
-            self._stepped, self._in_a_row, self._images, self._statistics = False, 0, [], []
+        good, self._steps = bool(self._steps) and all(self._steps), []
+        if good:
+            self._in_a_row, self._images, self._statistics = 0, [], []
             return
         for buffer, good in self._statistics:
             buffer.copy_(good)
@@ -99,18 +100,19 @@ class SkipNonFiniteHook(Hook):
             )
 
     def _before_step(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
-        parameters = [p for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
-        if not parameters:
-            self._stepped = True
-            return
-        magnitude = torch.stack([norm.float() for norm in torch._foreach_norm([p.grad for p in parameters])]).sum()
+        gradients = [p.grad for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
+        good = not gradients or self._all_finite(gradients)
+        self._steps.append(good)
+        if not good:
+            for parameter in (p for group in optimizer.param_groups for p in group['params']):
+                parameter.grad = None  # which an optimizer passes over
+
+    @staticmethod
+    def _all_finite(gradients: list[Tensor]) -> bool:
+        magnitude = torch.stack([norm.float() for norm in torch._foreach_norm(gradients)]).sum()
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(magnitude)  # with sharded parameters, each rank sees its own gradients only
-        if torch.isfinite(magnitude):
-            self._stepped = True
-            return
-        for parameter in parameters:
-            parameter.grad = None  # which an optimizer passes over
+        return bool(torch.isfinite(magnitude))
 
 
 def _wrappers(runner: Runner) -> list[OptimWrapper]:

@@ -1,7 +1,11 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from helpers import make_sample
 from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
@@ -73,6 +77,38 @@ def test_accumulated_gradients(tmp_path):
     runner = train([1.0, float('nan'), 1.0, 3.0], hook, tmp_path, accumulative_counts=2)
     assert hook.skipped == 1
     assert runner.model.weight.tolist() == [1.0 - (0.5 + 1.5) / 2] * 2
+
+
+@OPTIM_WRAPPERS.register_module()
+class Scaled(OptimWrapper):
+    """Passes over bad steps by itself, as a gradient scaler does."""
+
+    def step(self, **kwargs) -> None:
+        if all(torch.isfinite(p.grad).all() for group in self.param_groups for p in group['params']):
+            super().step(**kwargs)
+
+
+def test_steps_that_a_scaler_skips_count(tmp_path):
+    hook = SkipNonFiniteHook()
+    train([1.0, float('nan'), 1.0], hook, tmp_path, type='Scaled')
+    assert hook.skipped == 1
+
+
+def test_several_optimizers():
+    """Each of them is watched."""
+    weights = [nn.Parameter(torch.ones(1)) for _ in range(2)]
+    wrappers = {str(i): OptimWrapper(torch.optim.SGD([weight], lr=1.0)) for i, weight in enumerate(weights)}
+    runner = SimpleNamespace(optim_wrapper=OptimWrapperDict(**wrappers))
+    hook = SkipNonFiniteHook()
+    hook.before_train(runner)
+    weights[0].grad, weights[1].grad = torch.tensor([torch.nan]), torch.ones(1)
+    for wrapper in wrappers.values():
+        wrapper.optimizer.step()
+    assert [weight.item() for weight in weights] == [1, 0]
+    hook.after_train(runner)
+    weights[0].grad = torch.tensor([torch.nan])
+    wrappers['0'].optimizer.step()
+    assert weights[0].isnan()  # no longer watched
 
 
 def test_refuses_nonsense():

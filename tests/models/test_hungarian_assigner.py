@@ -135,6 +135,30 @@ def test_costs_in_float32_for_half_precision_input():
     assert HungarianAssigner().cost(logits.half(), boxes.half(), targets).dtype == torch.float32
 
 
+def test_assign_in_half_precision():
+    """As under autocast: areas of 1000 pixels squared are beyond float16, where mmdet's costs overflow."""
+    logits, boxes, targets = random_problem()
+    pixels = torch.tensor([1333.0, 800.0, 1333.0, 800.0])
+    predicted = InstanceData(scores=logits[0, 2], bboxes=bbox_cxcywh_to_xyxy(boxes[0, 2]) * pixels)
+    gt = InstanceData(labels=targets.labels[2], bboxes=bbox_cxcywh_to_xyxy(targets.boxes[2]) * pixels)
+    half = InstanceData(scores=predicted.scores.half(), bboxes=predicted.bboxes.half())
+    meta = {'img_shape': (800, 1333)}
+    rounded = InstanceData(scores=half.scores.float(), bboxes=half.bboxes.float())
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        got = HungarianAssigner().assign(half, gt, meta)
+    assert torch.equal(got.gt_inds, HungarianAssigner().assign(rounded, gt, meta).gt_inds)
+    assert got.labels.dtype == torch.long
+
+
+def test_assign_counts_what_is_not_finite():
+    logits, boxes, targets = random_problem()
+    gt = InstanceData(labels=targets.labels[2], bboxes=bbox_cxcywh_to_xyxy(targets.boxes[2]))
+    logits[0, 2, 1:3] = torch.nan
+    assigner = HungarianAssigner()
+    assigner.assign(InstanceData(scores=logits[0, 2], bboxes=boxes[0, 2]), gt, {'img_shape': (1, 1), 'img_id': 7})
+    assert assigner.non_finite == {('image 7', None): 2}
+
+
 @pytest.mark.parametrize('chunk', [1, 50, 10**9])
 def test_chunks_change_nothing(monkeypatch, chunk):
     problem = random_problem()
