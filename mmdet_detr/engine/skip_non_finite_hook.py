@@ -80,8 +80,8 @@ class SkipNonFiniteHook(Hook):
         if good:
             self._in_a_row, self._images, self._statistics = 0, [], []
             return
-        for buffer, good in self._statistics:
-            buffer.copy_(good)
+        for buffer, last_good in self._statistics:
+            buffer.copy_(last_good)
         outputs = outputs or {}
         for name in [name for name, value in outputs.items() if not torch.isfinite(value).all()]:
             del outputs[name]
@@ -100,19 +100,17 @@ class SkipNonFiniteHook(Hook):
             )
 
     def _before_step(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
-        gradients = [p.grad for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
-        good = not gradients or self._all_finite(gradients)
-        self._steps.append(good)
-        if not good:
-            for parameter in (p for group in optimizer.param_groups for p in group['params']):
-                parameter.grad = None  # which an optimizer passes over
-
-    @staticmethod
-    def _all_finite(gradients: list[Tensor]) -> bool:
-        magnitude = torch.stack([norm.float() for norm in torch._foreach_norm(gradients)]).sum()
+        parameters = [p for group in optimizer.param_groups for p in group['params']]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        magnitude = torch.zeros((), device=parameters[0].device)
+        if gradients:
+            magnitude += torch.stack([norm.float() for norm in torch._foreach_norm(gradients)]).sum()
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(magnitude)  # with sharded parameters, each rank sees its own gradients only
-        return bool(torch.isfinite(magnitude))
+        self._steps.append(bool(torch.isfinite(magnitude)))
+        if not self._steps[-1]:
+            for parameter in parameters:
+                parameter.grad = None  # which an optimizer passes over
 
 
 def _wrappers(runner: Runner) -> list[OptimWrapper]:
