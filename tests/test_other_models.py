@@ -7,11 +7,13 @@ import pytest
 import torch
 from helpers import random_sample
 from mmdet.models.detectors import BaseDetector
-from mmdet.registry import MODELS
+from mmdet.registry import MODELS, TASK_UTILS
 from mmdet.structures.mask import BitmapMasks
 from mmengine.config import ConfigDict
 from mmengine.hub import get_config
 from mmengine.structures import PixelData
+
+from mmdet_detr.models import HungarianAssigner
 
 needs_operators = pytest.mark.skipif(
     importlib.util.find_spec('mmcv._ext') is None, reason="needs mmcv's compiled operators"
@@ -97,7 +99,9 @@ def losses_of(model: ConfigDict) -> dict[str, float]:
     losses = detector(torch.randn(3, 3, *IMAGE), samples_with_masks(80), mode='loss')
     total, log = detector.parse_losses(losses)
     total.backward()
-    assert all(torch.isfinite(p.grad).all() for p in detector.parameters() if p.grad is not None)
+    optimizer = torch.optim.AdamW(detector.parameters(), lr=1e-4)
+    optimizer.step()
+    assert all(torch.isfinite(p).all() for p in detector.parameters())
     return {name: value.item() for name, value in log.items()}
 
 
@@ -161,7 +165,39 @@ def test_batched_head_without_settings():
     assert head.fc_cls.out_features == 4
 
 
-def test_batched_head_refuses_a_weight_it_would_not_reproduce():
-    loss_cls = {'type': 'CrossEntropyLoss', 'class_weight': 2.0}
-    with pytest.raises(ValueError, match=r'got 2\.0'):
-        MODELS.build({'type': 'mmdet_detr.BatchedDETRHead', 'num_classes': 3, 'loss_cls': loss_cls})
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        ({'loss_cls': {'type': 'CrossEntropyLoss', 'class_weight': 2.0}}, r'got 2\.0'),
+        ({'loss_cls': {'type': 'CrossEntropyLoss'}}, 'got None'),
+        ({'train_cfg': {'assigner': {'type': 'MaxIoUAssigner', 'pos_iou_thr': 0.5, 'neg_iou_thr': 0.4}}}, 'got MaxIoU'),
+    ],
+)
+def test_batched_head_refuses_what_it_would_not_reproduce(settings, message):
+    with pytest.raises(ValueError, match=message):
+        MODELS.build({'type': 'mmdet_detr.BatchedDETRHead', 'num_classes': 3, **settings})
+
+
+def test_batched_head_without_objects_equals_mmdet():
+    """Few queries and no object: mmdet divides by at least 1."""
+    cls_scores, bboxes = torch.randn(2, 1, 5, 4), torch.rand(2, 1, 5, 4)
+    sample = random_sample(IMAGE, None, 0, 3)
+    got, expected = (
+        MODELS.build({'type': kind, 'num_classes': 3}).loss_by_feat(
+            cls_scores, bboxes, [sample.gt_instances], [sample.metainfo]
+        )
+        for kind in ('mmdet_detr.BatchedDETRHead', 'DETRHead')
+    )
+    for name, value in expected.items():
+        assert got[name].item() == pytest.approx(value.item(), rel=1e-5), name
+
+
+def test_batched_head_takes_a_subclass_of_the_assigner_and_the_way_with_bad_annotations():
+    @TASK_UTILS.register_module()
+    class OneOfMine(HungarianAssigner):
+        pass
+
+    config = {'type': 'mmdet_detr.BatchedDETRHead', 'num_classes': 3, 'train_cfg': {'assigner': {'type': 'OneOfMine'}}}
+    head = MODELS.build({**config, 'on_bad_annotation': 'raise'})
+    assert type(head.assigner) is OneOfMine
+    assert head.match_loss.on_bad_annotation == 'raise'

@@ -81,9 +81,10 @@ class MatchReportHook(Hook):
             for name, counter in vars(record).items():
                 getattr(everywhere, name).update(counter)
         if everywhere.non_finite:
+            lowest_layer_first = sorted(everywhere.non_finite.items(), key=lambda item: (item[0][1] or 0, -item[1]))
             named = [
                 f'{count} in {image}' + ('' if layer is None else f', decoder layer {layer}')
-                for (image, layer), count in everywhere.non_finite.most_common(MAX_NAMED)
+                for (image, layer), count in lowest_layer_first[:MAX_NAMED]
             ]
             _warn(
                 f'{everywhere.non_finite.total()} predictions had a matching cost that is not finite and were matched '

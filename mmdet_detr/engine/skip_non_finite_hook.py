@@ -1,6 +1,7 @@
 """Steps that would ruin the weights are skipped."""
 
 import logging
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,13 +40,20 @@ class SkipNonFiniteHook(Hook):
             raise ValueError(f'max_consecutive must be at least 1, got {max_consecutive}')
         self.max_consecutive = max_consecutive
         self.skipped = 0  # in the whole run
+        self._handles: list[Any] = []
+        self._reset()
+
+    def _reset(self) -> None:
+        """Forget all but the number of skipped steps; a run that ended by an exception has left more."""
+        while self._handles:
+            self._handles.pop().remove()
         self._in_a_row = 0
         self._images: list[str] = []  # of the steps in a row
         self._steps: list[bool] = []  # of this iteration's optimizers, True for those taken; a scaler leaves none
-        self._handles: list[Any] = []
         self._statistics: list[tuple[Tensor, Tensor]] = []  # buffers of batch normalisation, and their last good values
 
     def before_train(self, runner: Runner) -> None:
+        self._reset()
         for wrapper in _wrappers(runner):
             if isinstance(wrapper.optimizer, Optimizer):
                 self._handles.append(wrapper.optimizer.register_step_pre_hook(self._before_step))
@@ -53,8 +61,7 @@ class SkipNonFiniteHook(Hook):
                 _warn(f'SkipNonFiniteHook cannot watch {type(wrapper.optimizer).__name__}, which is no torch Optimizer')
 
     def after_train(self, runner: Runner) -> None:
-        while self._handles:
-            self._handles.pop().remove()
+        self._reset()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | Sequence | None = None) -> None:
         if not self._statistics:
@@ -62,8 +69,7 @@ class SkipNonFiniteHook(Hook):
                 (buffer, buffer.clone())
                 for module in runner.model.modules()
                 if isinstance(module, _BatchNorm) and module.training and module.track_running_stats
-                for buffer in (module.running_mean, module.running_var)
-                if buffer is not None
+                for buffer in module.buffers(recurse=False)
             ]
 
     def after_train_iter(
@@ -73,8 +79,10 @@ class SkipNonFiniteHook(Hook):
         data_batch: dict | Sequence | None = None,
         outputs: dict | None = None,
     ) -> None:
+        if not self._handles:
+            return
         self._images += _images_of(data_batch)
-        if not self._handles or not any(wrapper.should_update() for wrapper in _wrappers(runner)):
+        if not any(wrapper.should_update() for wrapper in _wrappers(runner)):
             return  # gradients go on accumulating
         good, self._steps = bool(self._steps) and all(self._steps), []
         if good:
@@ -83,7 +91,7 @@ class SkipNonFiniteHook(Hook):
         for buffer, last_good in self._statistics:
             buffer.copy_(last_good)
         outputs = outputs or {}
-        for name in [name for name, value in outputs.items() if not torch.isfinite(value).all()]:
+        for name in [name for name, value in outputs.items() if not torch.as_tensor(value).isfinite().all()]:
             del outputs[name]
         self.skipped += 1
         self._in_a_row += 1
@@ -102,9 +110,10 @@ class SkipNonFiniteHook(Hook):
     def _before_step(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
         parameters = [p for group in optimizer.param_groups for p in group['params']]
         gradients = [p.grad for p in parameters if p.grad is not None]
+        gradients = [grad.coalesce().values() if grad.is_sparse else grad for grad in gradients]
         magnitude = torch.zeros((), device=parameters[0].device)
-        if gradients:
-            magnitude += torch.stack([norm.float() for norm in torch._foreach_norm(gradients)]).sum()
+        for norm in torch._foreach_norm(gradients, math.inf) if gradients else ():
+            magnitude += norm.to(magnitude)
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(magnitude)  # with sharded parameters, each rank sees its own gradients only
         self._steps.append(bool(torch.isfinite(magnitude)))
@@ -120,7 +129,7 @@ def _wrappers(runner: Runner) -> list[OptimWrapper]:
 
 def _images_of(data_batch: dict | Sequence | None) -> list[str]:
     samples = data_batch.get('data_samples', ()) if isinstance(data_batch, dict) else ()
-    return [image_name(sample.metainfo) for sample in samples]
+    return [image_name(sample.metainfo) for sample in samples if hasattr(sample, 'metainfo')]
 
 
 def _warn(message: str) -> None:

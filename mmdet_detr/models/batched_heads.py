@@ -3,34 +3,41 @@
 from typing import Any
 
 from mmdet.models.dense_heads import ConditionalDETRHead, DABDETRHead, DETRHead
+from mmdet.models.task_modules.assigners import HungarianAssigner as MMDetHungarianAssigner
 from mmdet.utils import ConfigType, InstanceList, OptConfigType
 from torch import Tensor
 
 from ..registry import MODELS
 from .bipartite_match_loss import BipartiteMatchLoss
+from .hungarian_assigner import HungarianAssigner
 from .match_costs import OVERLAP_EPS
 from .targets import targets_of
 
-LOSS_CLS = {'type': 'CrossEntropyLoss', 'bg_cls_weight': 0.1}
+LOSS_CLS = {'type': 'CrossEntropyLoss', 'bg_cls_weight': 0.1, 'class_weight': 1.0}
 LOSS_BBOX = {'type': 'L1Loss', 'loss_weight': 5.0}
 LOSS_IOU = {'type': 'GIoULoss', 'loss_weight': 2.0}
-ASSIGNER = {'type': 'mmdet_detr.HungarianAssigner'}
+TRAIN_CFG = {'assigner': {'type': 'mmdet_detr.HungarianAssigner'}}
+MMDET_ASSIGNERS = ('HungarianAssigner', 'mmdet.HungarianAssigner', MMDetHungarianAssigner)
 
 
 class BatchedLoss:
     """Puts :class:`BipartiteMatchLoss` in the place of a head's ``loss_by_feat``; comes before the head's class.
 
-    Takes the head's own arguments. ``train_cfg.assigner`` may name mmdet's ``HungarianAssigner`` or ours. Other than
-    mmdet's, the losses of images with more objects than queries are divided by the number of objects, and the number
-    is averaged over ranks for the classification loss, too.
+    Takes the head's own arguments. Other than in mmdet, box losses are divided by the number of objects also where an
+    image has more of them than there are queries, and a sigmoid classification loss is always divided by the number
+    of objects averaged over ranks (``sync_cls_avg_factor``).
 
     Args:
-        loss_cls: as in the head.
+        loss_cls: as in the head. A softmax loss needs ``class_weight=1.0``, with ``bg_cls_weight`` for no object.
         loss_bbox: as in the head.
-        loss_iou: as in the head, for boxes in units of the image. IoU and GIoU do not mind; for a loss that does, as
-            DIoU, the values differ from mmdet's.
-        train_cfg: as in the head; None matches at DETR's costs.
+        loss_iou: as in the head, but on boxes in units of the image: IoU and GIoU do not change by that, DIoU and
+            others do. ``eps`` is in these units, too.
+        train_cfg: as in the head. ``assigner`` may be mmdet's ``HungarianAssigner``, which ours replaces, or ours.
+        on_bad_annotation: as in :class:`BipartiteMatchLoss`.
         kwargs: what else the head takes.
+
+    Raises:
+        ValueError: the values of mmdet's head could not be reproduced.
     """
 
     num_classes: int
@@ -42,17 +49,29 @@ class BatchedLoss:
         loss_bbox: ConfigType = LOSS_BBOX,
         loss_iou: ConfigType = LOSS_IOU,
         train_cfg: OptConfigType = None,
+        on_bad_annotation: str = 'drop',
         **kwargs: Any,
     ) -> None:
-        if loss_cls.get('class_weight', 1.0) != 1.0:
-            raise ValueError(f'class_weight must be 1.0 or absent, got {loss_cls["class_weight"]}')
+        class_weight = loss_cls.get('class_weight')
+        if class_weight != (None if loss_cls.get('use_sigmoid') else 1.0):
+            raise ValueError(f'a softmax loss_cls needs class_weight=1.0 and a sigmoid one none, got {class_weight}')
         no_object_weight = loss_cls.get('bg_cls_weight', 1.0)
         loss_cls = {name: value for name, value in loss_cls.items() if name not in ('class_weight', 'bg_cls_weight')}
         losses = {'loss_cls': loss_cls, 'loss_bbox': loss_bbox, 'loss_iou': {'eps': OVERLAP_EPS, **loss_iou}}
-        super().__init__(*args, train_cfg=train_cfg, **losses, **kwargs)  # type: ignore[call-arg]  # the head's
-        assigner = {**(train_cfg or {}).get('assigner', {}), **ASSIGNER}
-        self.match_loss = BipartiteMatchLoss(assigner, **losses, no_object_weight=no_object_weight)
+        assigner = {**(train_cfg or TRAIN_CFG)['assigner']}
+        if assigner['type'] in MMDET_ASSIGNERS:
+            assigner['type'] = 'mmdet_detr.HungarianAssigner'
+        super().__init__(*args, train_cfg=None, **losses, **kwargs)  # type: ignore[call-arg]  # the head's
+        self.match_loss = BipartiteMatchLoss(
+            assigner,
+            **losses,
+            no_object_weight=no_object_weight,
+            min_total_weight=1.0,
+            on_bad_annotation=on_bad_annotation,
+        )
         self.assigner = self.match_loss.assigner
+        if not isinstance(self.assigner, HungarianAssigner):
+            raise ValueError(f'the assigner must be a HungarianAssigner, got {type(self.assigner).__name__}')
 
     def loss_by_feat(
         self,

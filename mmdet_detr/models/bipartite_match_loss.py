@@ -18,7 +18,7 @@ from .linear_assignment import Solution
 from .loss_gradients import Gradient, box_loss, class_loss, iou_loss
 from .match_costs import OVERLAP_EPS
 from .precision import at_least_float32
-from .targets import Targets
+from .targets import Targets, upload_floats
 
 ASSIGNER = {'type': 'mmdet_detr.HungarianAssigner'}
 LOSS_CLS = {'type': 'CrossEntropyLoss', 'loss_weight': 1.0}
@@ -44,6 +44,7 @@ class BipartiteMatchLoss(nn.Module):
         loss_bbox: a loss on normalised cxcywh boxes (N, 4), as ``L1Loss`` or ``SmoothL1Loss``.
         loss_iou: a loss on normalised xyxy boxes (N, 4), as any of mmdet's IoU losses.
         no_object_weight: weight of queries without object in a softmax classification loss.
+        min_total_weight: what the classification loss is divided by at least. mmdet's heads divide by at least 1.
         on_bad_annotation: 'drop' leaves annotations out that cannot be learnt (see :func:`targets_of`), with a
             warning for each image; 'raise' stops.
     """
@@ -55,6 +56,7 @@ class BipartiteMatchLoss(nn.Module):
         loss_bbox: ConfigType = LOSS_BBOX,
         loss_iou: ConfigType = LOSS_IOU,
         no_object_weight: float = 0.1,
+        min_total_weight: float = 1e-6,
         on_bad_annotation: str = 'drop',
     ) -> None:
         super().__init__()
@@ -65,6 +67,7 @@ class BipartiteMatchLoss(nn.Module):
         self.loss_bbox = MMDET_MODELS.build(loss_bbox)
         self.loss_iou = MMDET_MODELS.build(loss_iou)
         self.no_object_weight = no_object_weight
+        self.min_total_weight = min_total_weight
         self.on_bad_annotation = on_bad_annotation
         self.use_sigmoid: bool = getattr(self.loss_cls, 'use_sigmoid', False)
         self.objects_per_image: Counter[int] = Counter()  # seen in training
@@ -120,8 +123,8 @@ class BipartiteMatchLoss(nn.Module):
             weights = logits.new_full(labels.shape, self.no_object_weight)
             weights[matches.queries] = 1.0
             class_weight = getattr(self.loss_cls, 'class_weight', None)
-            by_class = weights if class_weight is None else weights * weights.new_tensor(class_weight)[labels]
-            total_weight = by_class.view(num_layers, -1).sum(1)
+            by_class = weights if class_weight is None else weights * upload_floats(class_weight, logits)[labels]
+            total_weight = by_class.view(num_layers, -1).sum(1).clamp(min=self.min_total_weight)
         losses, gradient = class_loss(self.loss_cls, logits.flatten(0, 2), labels, weights)
 
         def gradient_by_layer(logits: Tensor, upstream: Tensor) -> Tensor:
@@ -165,6 +168,9 @@ class BipartiteMatchLoss(nn.Module):
     def _drop(self, targets: Targets, image: int, indices: np.ndarray) -> None:
         """Warn of annotations that are left out, or raise a ValueError."""
         name, given = targets.images[image], targets.given[image]
+        self.dropped[name] += len(indices)
+        if self.on_bad_annotation == 'drop' and (name in self._warned_of or len(self._warned_of) >= MAX_WARNINGS):
+            return
         first = int(indices[0])
         message = (
             f'{name}: annotations {indices.tolist()} cannot be learnt. The first has the box '
@@ -174,10 +180,8 @@ class BipartiteMatchLoss(nn.Module):
         )
         if self.on_bad_annotation == 'raise':
             raise ValueError(message)
-        if name not in self._warned_of and len(self._warned_of) < MAX_WARNINGS:
-            self._warned_of.add(name)
-            _warn(f'{message} Left out.')
-        self.dropped[name] += len(indices)
+        self._warned_of.add(name)
+        _warn(f'{message} Left out.')
 
 
 class _WithGradient(torch.autograd.Function):
@@ -195,18 +199,20 @@ class _WithGradient(torch.autograd.Function):
         queries: Tensor,
     ) -> Tensor:
         """Losses (3*L,) of class, box and IoU: (L,) + (2, L), for (L, B, Q, K') and (2, L, M, 4)."""
-        ctx.save_for_backward(logits, box_gradients, queries)
+        losses = torch.cat((class_losses, box_losses.flatten()))
+        ctx.save_for_backward(logits, box_gradients, queries, losses)
         ctx.class_gradient, ctx.boxes_shape = class_gradient, boxes.shape
-        return torch.cat((class_losses, box_losses.flatten()))
+        return losses
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        logits, box_gradients, queries = ctx.saved_tensors
-        upstream = upstream.view(3, -1)
+        logits, box_gradients, queries, losses = ctx.saved_tensors
+        # an infinite loss can have a finite gradient: NaN tells whoever looks at the gradients
+        upstream = (upstream + (losses - losses)).view(3, -1)
         for_boxes = box_gradients.new_zeros(ctx.boxes_shape)
         by_pair = (box_gradients * upstream[1:, :, None, None]).sum(0)
-        for_boxes.view(-1, 4)[queries] = by_pair.flatten(0, 1)
+        for_boxes.view(-1, 4)[queries] = by_pair.flatten(0, 1).to(for_boxes.dtype)
         return ctx.class_gradient(logits, upstream[0]), for_boxes, None, None, None, None, None
 
 
@@ -225,8 +231,8 @@ def statistics_of(
     Returns:
         ``class_error``: percentage of matched queries whose likeliest class is not their object's (official
         ``models/detr.py``); ``cardinality_error``: mean difference of the number of queries that predict an object
-        and that of objects (there, too); ``matched_queries`` an image; ``query_spread``: standard deviation of a
-        box's coordinates over the queries, in units of the image.
+        and that of objects (there, too); ``matched_queries`` an image; with several queries ``query_spread``: standard
+        deviation of a box's coordinates over them, in units of the image.
     """
     if use_sigmoid:
         best_object = best = logits.amax(-1)
@@ -237,21 +243,24 @@ def statistics_of(
         num_predicted = (best_object > no_object).sum(1)
     first = len(matches.queries) // len(matches.non_finite) * (len(matches.non_finite) - 1)  # pair of the last layer
     queries, labels = matches.queries[first:] % best.numel(), targets.labels.flatten()[matches.targets[first:]]
-    missed = logits.flatten(0, 1)[queries, labels] < best.flatten()[queries]
-    return {
-        'class_error': 100 * missed.sum() / max(1, len(queries)),
+    hit = logits.flatten(0, 1)[queries, labels] >= best.flatten()[queries]  # False for NaN
+    statistics = {
+        'class_error': 100 * (~hit).sum() / max(1, len(queries)),
         'cardinality_error': (num_predicted - targets.valid.sum(1)).abs().float().mean(),
         'matched_queries': boxes.new_full((), len(queries) / len(logits)),
-        'query_spread': boxes.std(1, unbiased=False).mean(),
     }
+    if boxes.shape[1] > 1:
+        statistics['query_spread'] = boxes.std(1, unbiased=False).mean()
+    return statistics
 
 
 def queries_advice(objects_per_image: Counter[int]) -> str:
     """The histogram of objects an image in words, and what it means for ``num_queries``."""
-    counts = np.array(sorted(objects_per_image.elements()))
-    half, most, nearly_all = np.quantile(counts, (0.5, 0.95, 0.99), method='higher')
+    counts = sorted(objects_per_image)
+    up_to = np.cumsum([objects_per_image[count] for count in counts])
+    half, most, nearly_all = (counts[np.searchsorted(up_to, share * up_to[-1])] for share in (0.5, 0.95, 0.99))
     return (
-        f'Objects an image, over {len(counts)} images so far: median {half}, 95th percentile {most}, 99th '
+        f'Objects an image, over {up_to[-1]} looked at so far: median {half}, 95th percentile {most}, 99th '
         f'{nearly_all}, most {counts[-1]}. Set num_queries well above that; COCO has up to 63, and DETR takes 100.'
     )
 

@@ -45,6 +45,8 @@ class HungarianAssigner(BaseAssigner):
         if isinstance(match_costs, dict):
             match_costs = [match_costs]
         self.match_costs = [MMDET_TASK_UTILS.build(cost) for cost in match_costs]
+        if device_solver_from is not None and device_solver_from < 1:
+            raise ValueError(f'device_solver_from must be at least 1 or None, got {device_solver_from}')
         self.device_solver_from = device_solver_from
         # predictions with a cost that is not finite, by image and decoder layer (None where assign() saw them)
         self.non_finite: Counter[tuple[str, int | None]] = Counter()
@@ -76,7 +78,7 @@ class HungarianAssigner(BaseAssigner):
         return cost.unflatten(0, (num_layers, batch_size)).transpose(2, 3)
 
     @torch.no_grad()
-    def match(self, logits: Tensor, boxes: Tensor, targets: Targets, log_probability: Tensor | None = None) -> Solution:
+    def match(self, logits: Tensor, boxes: Tensor, targets: Targets) -> Solution:
         """Match all images of all decoder layers; arguments as in :meth:`cost`.
 
         The one copy from the device to the host in a training step happens here, and one copy back. Where an image

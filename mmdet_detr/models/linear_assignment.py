@@ -38,7 +38,7 @@ def solve(cost: Tensor, valid: Tensor, on_device: bool = False) -> Solution:
     Costs that are not finite count as dearer than all others. Of more objects than queries, the cheapest are paired.
 
     Args:
-        cost: (L, B, T, Q), changed in place.
+        cost: (L, B, T, Q); may be changed in place.
         valid: (B, T) bool, the objects to pair.
         on_device: solve where the costs are, with torch-linear-assignment and for T <= Q; else SciPy does.
     """
@@ -110,8 +110,8 @@ def _solve_on_device(cost: Tensor, valid: Tensor) -> Solution:
 def least_cost_pairs(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Queries and objects of the cheapest pairing at finite costs (T, Q).
 
-    SciPy works along the shorter side, so this way round it need not transpose. A square it takes as it is: turned
-    round, as all other implementations hand it over, ties are broken as theirs.
+    SciPy works along the shorter side, so this way round it need not transpose. A square is handed over as (Q, T), as
+    other implementations do, so that ties are broken alike.
     """
     if cost.shape[0] == cost.shape[1]:
         return linear_sum_assignment(cost.T)

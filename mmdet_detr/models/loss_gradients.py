@@ -13,6 +13,9 @@ from mmdet.models.losses import CrossEntropyLoss, FocalLoss, GIoULoss, L1Loss
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from torch import Tensor
 
+from .match_costs import OVERLAP_EPS
+from .targets import upload_floats
+
 ValueAndGradient = tuple[Tensor, Tensor]  # (N,) and, like the predictions, (N, C)
 Gradient = Callable[[Tensor, Tensor], Tensor]  # of predictions (N, C) for upstream gradients (N,): (N, C)
 
@@ -40,7 +43,7 @@ def box_loss(loss: Any, boxes: Tensor, wanted: Tensor) -> ValueAndGradient:
 
 def iou_loss(loss: Any, boxes: Tensor, wanted: Tensor) -> ValueAndGradient:
     """Loss of boxes (N, 4) on wanted boxes (N, 4), both normalised cxcywh; for a loss on xyxy."""
-    if type(loss) is GIoULoss:
+    if type(loss) is GIoULoss and loss.eps <= OVERLAP_EPS:  # so small that its clamp needs no derivative
         return _giou(loss, boxes, wanted)
     corners = bbox_cxcywh_to_xyxy(wanted)
     return _by_autograd(lambda x: loss(bbox_cxcywh_to_xyxy(x), corners, reduction_override='none'), boxes)
@@ -57,7 +60,7 @@ def _by_autograd(loss: Callable[[Tensor], Tensor], predictions: Tensor) -> Value
 def _cross_entropy(loss: CrossEntropyLoss, logits: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Gradient]:
     scale = weights * -loss.loss_weight  # of the log-probability
     if loss.class_weight is not None:
-        scale *= scale.new_tensor(loss.class_weight)[labels]
+        scale *= upload_floats(loss.class_weight, scale)[labels]
     at_labels = labels[:, None]
 
     def gradient(logits: Tensor, upstream: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ def test_reports_once_what_happened_since_the_last_report(warnings):
     assert '1 predictions' in overflow
     assert '1 in 0.jpg (image 0), decoder layer 1' in overflow
     assert '1 of 1.jpg (image 1)' in dropped
-    assert 'over 2 images so far: median 7' in crowded
+    assert 'over 2 looked at so far: median 1, 95th percentile 7' in crowded
     hook.before_val_epoch(runner)
     assert len(warnings) == 3
 

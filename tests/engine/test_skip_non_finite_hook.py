@@ -59,7 +59,7 @@ def test_a_bad_step_changes_nothing(tmp_path, clip_grad):
     assert not runner.optim_wrapper.optimizer._optimizer_step_pre_hooks  # none left behind
 
 
-def test_the_first_of_a_row_is_said_and_too_many_end_the_run(tmp_path, capfd):
+def test_the_first_of_a_row_is_said_and_too_many_end_the_run(tmp_path):
     nan = float('nan')
     with pytest.raises(RuntimeError, match=r'3 steps in a row .* up to iteration 6') as error:
         train([nan, 1.0, 1.0, nan, nan, nan, 1.0], SkipNonFiniteHook(max_consecutive=3), tmp_path)
@@ -69,6 +69,34 @@ def test_the_first_of_a_row_is_said_and_too_many_end_the_run(tmp_path, capfd):
     assert 'Iteration 1 skipped' in log
     assert 'Iteration 4 skipped' in log
     assert 'Iteration 5 skipped' not in log
+
+
+def test_trains_again_after_the_end(tmp_path):
+    hook, nan = SkipNonFiniteHook(max_consecutive=2), float('nan')
+    for attempt in range(2):
+        with pytest.raises(RuntimeError, match='2 steps in a row'):
+            train([1.0, nan, nan], hook, tmp_path / str(attempt))
+    assert hook.skipped == 4
+    train([1.0, nan, 1.0], hook, tmp_path / 'last')
+    assert hook.skipped == 5
+
+
+def test_half_precision_and_sparse_gradients():
+    """Their sum of squares would overflow; an embedding's gradient has few rows."""
+    half = nn.Parameter(torch.zeros(10_000, dtype=torch.float16))
+    embedding = nn.Embedding(4, 2, sparse=True)
+    optimizer = torch.optim.SGD([half, embedding.weight], lr=1e-3)
+    hook = SkipNonFiniteHook()
+    hook.before_train(SimpleNamespace(optim_wrapper=OptimWrapper(optimizer)))
+    half.grad = torch.full_like(half, 1000.0)
+    embedding(torch.tensor([1])).sum().backward()
+    before = embedding.weight.detach().clone()
+    optimizer.step()
+    assert torch.all(half == -1)
+    assert not torch.equal(embedding.weight, before)
+    embedding.weight.grad.values()[0, 0] = torch.inf
+    optimizer.step()
+    assert torch.all(half == -1)
 
 
 def test_accumulated_gradients(tmp_path):
@@ -98,13 +126,17 @@ def test_several_optimizers():
     """Each of them is watched."""
     weights = [nn.Parameter(torch.ones(1)) for _ in range(2)]
     wrappers = {str(i): OptimWrapper(torch.optim.SGD([weight], lr=1.0)) for i, weight in enumerate(weights)}
-    runner = SimpleNamespace(optim_wrapper=OptimWrapperDict(**wrappers))
+    runner = SimpleNamespace(optim_wrapper=OptimWrapperDict(**wrappers), model=nn.Module())
     hook = SkipNonFiniteHook()
     hook.before_train(runner)
+    assert hook.skipped == 0
     weights[0].grad, weights[1].grad = torch.tensor([torch.nan]), torch.ones(1)
     for wrapper in wrappers.values():
-        wrapper.optimizer.step()
+        wrapper.step()
     assert [weight.item() for weight in weights] == [1, 0]
+    runner.iter = 0
+    hook.after_train_iter(runner, 0, data_batch={'data_samples': {'semi': []}}, outputs={'loss': 0.5})
+    assert hook.skipped == 1
     hook.after_train(runner)
     weights[0].grad = torch.tensor([torch.nan])
     wrappers['0'].optimizer.step()

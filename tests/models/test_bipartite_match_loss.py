@@ -114,7 +114,9 @@ class Synchronising(TorchDispatchMode):
         self.seen: list[str] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.overloadpacket.__name__ in ('_local_scalar_dense', 'nonzero', 'masked_select', 'equal', 'unique_dim'):
+        name = func.overloadpacket.__name__
+        by_mask = name in ('index', 'index_put_') and any(i is not None and i.dtype == torch.bool for i in args[1])
+        if by_mask or name in ('_local_scalar_dense', 'nonzero', 'masked_select', 'equal', 'unique_dim'):
             self.seen.append(str(func))
         return func(*args, **(kwargs or {}))
 
@@ -123,6 +125,7 @@ def test_one_copy_to_the_host_a_step(monkeypatch):
     copies = []
     copy = torch.Tensor.cpu
     monkeypatch.setattr(torch.Tensor, 'cpu', lambda self: copies.append(self.shape) or copy(self))
+    monkeypatch.setattr(torch.Tensor, 'tolist', lambda self: pytest.fail('tolist waits for the device'))
     samples = [random_sample((60, 90), (100, 100), count, num_classes=3) for count in (3, 0, 9)]
     logits, _, boxes = random_predictions(3)
     with Synchronising() as synchronising:
@@ -234,3 +237,35 @@ def test_no_gradient_wanted():
     losses = BipartiteMatchLoss()(logits, boxes.detach(), targets)
     sum(losses.values()).backward()
     assert logits.grad.abs().sum() > 0
+
+
+def test_an_infinite_loss_leaves_no_finite_gradient():
+    """minus infinity at the wanted class: softmax has a finite gradient there, but the step is not to be taken."""
+    logits, _, boxes = random_predictions(1)
+    targets = targets_from([random_sample((50, 50), None, 5, num_classes=3)])  # every query has an object
+    with torch.no_grad():
+        logits[-1, 0, :, :3] = -float('inf')
+    losses = BipartiteMatchLoss()(logits, boxes, targets)
+    assert losses['loss_cls'].isinf()
+    sum(losses.values()).backward()
+    assert logits.grad[-1].isnan().any()
+    assert torch.isfinite(logits.grad[0]).all()
+
+
+def test_no_weight_for_no_object():
+    losses = BipartiteMatchLoss(no_object_weight=0.0)(
+        torch.randn(1, 1, 3, 4), torch.rand(1, 1, 3, 4), targets_from([make_sample((9, 9))])
+    )
+    assert losses['loss_cls'] == 0
+
+
+def test_mixed_precision_of_logits_and_boxes():
+    logits, raw, boxes = random_predictions(1)
+    targets = targets_from([random_sample((50, 50), None, 2, num_classes=3)])
+    sum(BipartiteMatchLoss()(logits.double(), boxes, targets).values()).backward()
+    assert torch.isfinite(raw.grad).all()
+
+
+def test_one_query_has_no_spread():
+    losses = BipartiteMatchLoss()(torch.randn(1, 1, 1, 4), torch.rand(1, 1, 1, 4), targets_from([make_sample((9, 9))]))
+    assert 'query_spread' not in losses
