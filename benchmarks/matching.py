@@ -184,7 +184,9 @@ def peak_mib(step: Step, *batch: Any) -> float:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         loss_and_backward(step, *batch)
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == '[memory]']
-    balance = itertools.accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
+    clock = 'start_ns' if hasattr(events[0], 'start_ns') else 'start_us'  # torch 2.1
+    events.sort(key=lambda event: getattr(event, clock)())
+    balance = itertools.accumulate(event.nbytes() for event in events)
     return max(balance) / 2**20
 
 

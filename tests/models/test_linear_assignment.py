@@ -42,7 +42,9 @@ def pairs_of(solution, problem: int, num_queries: int, num_targets: int, batch_s
 sizes = st.tuples(st.integers(1, 2), st.integers(1, 3), st.integers(0, 4), st.integers(1, 5))
 # few different values make ties; the others span what float32 holds
 values = st.one_of(
-    st.sampled_from([0.0, 1.0, -1.0, 1e-30, 1e30, -1e30]), st.floats(-10, 10, width=32), st.sampled_from(NOT_FINITE)
+    st.sampled_from([0.0, 1.0, -1.0, 2.0**-100, 2.0**100, -(2.0**100)]),
+    st.floats(-10, 10, width=32),
+    st.sampled_from(NOT_FINITE),
 )
 problems = sizes.flatmap(lambda shape: st.tuples(st_numpy.arrays(np.float32, shape, elements=values), st.data()))
 
