@@ -277,7 +277,7 @@ def page(result: dict[str, Any]) -> str:
         f'All implementations take turns, {result["turns"]} each, and agree on the loss to 1e-5. A turn is a first '
         'step, for which the processor has to fetch its code anew, and five more, of which the median counts. The '
         'table has medians over the turns, with quartiles, and medians of ratios. MiB is what PyTorch allocates in '
-        'the step, at most at a time.'
+        'the step, at most at a time. SciPy solves large batches of ours on all cores, whatever the number of threads.'
     )
     lines = [
         '# The loss step: matching, losses, backward',
