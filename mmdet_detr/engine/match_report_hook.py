@@ -1,15 +1,14 @@
 """What went wrong in matching, told where people look: in the log, once an epoch."""
 
-import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mmengine.dist import all_gather_object
 from mmengine.hooks import Hook
-from mmengine.logging import print_log
 from mmengine.runner import Runner
 
+from ..log import warn
 from ..models.bipartite_match_loss import BipartiteMatchLoss, queries_advice
 from ..models.hungarian_assigner import HungarianAssigner
 from ..registry import HOOKS
@@ -50,7 +49,7 @@ class MatchReportHook(Hook):
         spread = runner.message_hub.get_scalar('train/query_spread').current()
         self._collapsed_for = self._collapsed_for + 1 if spread < self.min_spread else 0
         if self._collapsed_for == self.collapse_iters:
-            _warn(
+            warn(
                 f'For {self.collapse_iters} iterations all queries have predicted one and the same box (query_spread '
                 f'is {spread:.1e}): AP stays at 0 until they part. See docs/troubleshooting.md, "All queries predict '
                 'the same box".'
@@ -86,16 +85,16 @@ class MatchReportHook(Hook):
                 f'{count} in {image}' + ('' if layer is None else f', decoder layer {layer}')
                 for (image, layer), count in lowest_layer_first[:MAX_NAMED]
             ]
-            _warn(
+            warn(
                 f'{everywhere.non_finite.total()} predictions had a matching cost that is not finite and were matched '
                 f'last: {"; ".join(named)}{_more(everywhere.non_finite)}.'
             )
         if everywhere.dropped:
             named = [f'{count} of {image}' for image, count in everywhere.dropped.most_common(MAX_NAMED)]
             more = _more(everywhere.dropped)
-            _warn(f'{everywhere.dropped.total()} annotations were left out: {"; ".join(named)}{more}.')
+            warn(f'{everywhere.dropped.total()} annotations were left out: {"; ".join(named)}{more}.')
         if everywhere.crowded:
-            _warn(
+            warn(
                 f'{everywhere.crowded.total()} times an image had more objects than the model has queries. '
                 f'{queries_advice(everywhere.objects_per_image)}'
             )
@@ -113,7 +112,3 @@ class _Record:
 
 def _more(counter: Counter) -> str:
     return f'; and {len(counter) - MAX_NAMED} more' if len(counter) > MAX_NAMED else ''
-
-
-def _warn(message: str) -> None:
-    print_log(message, logger='current', level=logging.WARNING)

@@ -1,6 +1,5 @@
 """Steps that would ruin the weights are skipped."""
 
-import logging
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -8,13 +7,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from mmengine.hooks import Hook
-from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
+from ..log import warn
 from ..models.targets import image_name
 from ..registry import HOOKS
 
@@ -58,7 +57,7 @@ class SkipNonFiniteHook(Hook):
             if isinstance(wrapper.optimizer, Optimizer):
                 self._handles.append(wrapper.optimizer.register_step_pre_hook(self._before_step))
             else:
-                _warn(f'SkipNonFiniteHook cannot watch {type(wrapper.optimizer).__name__}, which is no torch Optimizer')
+                warn(f'SkipNonFiniteHook cannot watch {type(wrapper.optimizer).__name__}, which is no torch Optimizer')
 
     def after_train(self, runner: Runner) -> None:
         self._reset()
@@ -102,7 +101,7 @@ class SkipNonFiniteHook(Hook):
                 f' the run cannot recover. {concerned} docs/troubleshooting.md lists the usual causes.'
             )
         if self._in_a_row == 1:
-            _warn(
+            warn(
                 f'Iteration {runner.iter + 1} skipped: its gradients are not finite (skipped so far: {self.skipped}). '
                 f'{concerned}'
             )
@@ -130,7 +129,3 @@ def _wrappers(runner: Runner) -> list[OptimWrapper]:
 def _images_of(data_batch: dict | Sequence | None) -> list[str]:
     samples = data_batch.get('data_samples', ()) if isinstance(data_batch, dict) else ()
     return [image_name(sample.metainfo) for sample in samples if hasattr(sample, 'metainfo')]
-
-
-def _warn(message: str) -> None:
-    print_log(message, logger='current', level=logging.WARNING)

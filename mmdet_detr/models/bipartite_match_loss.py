@@ -1,6 +1,5 @@
 """The set prediction loss (paper section 3.1, official ``models/detr.py``), all decoder layers in one pass."""
 
-import logging
 from collections import Counter
 from typing import Any
 
@@ -9,10 +8,10 @@ import torch
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmdet.registry import TASK_UTILS as MMDET_TASK_UTILS
 from mmdet.utils import ConfigType, reduce_mean
-from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ..log import warn
 from ..registry import MODELS
 from .linear_assignment import Solution
 from .loss_gradients import Gradient, box_loss, class_loss, iou_loss
@@ -159,7 +158,7 @@ class BipartiteMatchLoss(nn.Module):
         self.crowded[name] += 1
         if not self._warned_of_crowds:
             self._warned_of_crowds = True
-            _warn(
+            warn(
                 f'{name} has {num_objects} objects, but the model only {num_queries} queries: the cheapest '
                 f'{num_queries} are matched, the others are ignored. {queries_advice(self.objects_per_image)} '
                 '(Said once.)'
@@ -181,7 +180,7 @@ class BipartiteMatchLoss(nn.Module):
         if self.on_bad_annotation == 'raise':
             raise ValueError(message)
         self._warned_of.add(name)
-        _warn(f'{message} Left out.')
+        warn(f'{message} Left out.')
 
 
 class _WithGradient(torch.autograd.Function):
@@ -263,7 +262,3 @@ def queries_advice(objects_per_image: Counter[int]) -> str:
         f'Objects an image, over {up_to[-1]} looked at so far: median {half}, 95th percentile {most}, 99th '
         f'{nearly_all}, most {counts[-1]}. Set num_queries well above that; COCO has up to 63, and DETR takes 100.'
     )
-
-
-def _warn(message: str) -> None:
-    print_log(message, logger='current', level=logging.WARNING)

@@ -69,8 +69,9 @@ def _solve_on_host(cost: Tensor, valid: Tensor) -> Solution:
 
 def _in_threads(problems: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Solve on several cores where there is enough to do; SciPy lets other threads run meanwhile."""
-    enough = sum(problem.size for problem in problems) >= PAIRS_FOR_THREADS
-    shares = min(MAX_THREADS, len(problems)) if enough else 1
+    shares = min(MAX_THREADS, len(problems))
+    if shares < 2 or sum(problem.size for problem in problems) < PAIRS_FOR_THREADS:
+        return _one_by_one(problems)
     waiting = [_threads().submit(_one_by_one, problems[share::shares]) for share in range(1, shares)]
     solved: list = [None] * len(problems)
     solved[::shares] = _one_by_one(problems[::shares])
