@@ -25,7 +25,7 @@ from mmdet.structures import DetDataSample
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from rich.progress import track
-from torch import Tensor, nn
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 import mmdet_detr  # noqa: F401  (before mmdet.models)
@@ -74,61 +74,23 @@ def targets(samples: list[DetDataSample]) -> Targets:
     return targets_of([s.gt_instances for s in samples], [s.metainfo for s in samples], NUM_CLASSES)
 
 
-def mmdets(head_type: str) -> Step:
-    """The loss of one of mmdet's heads on logits and boxes, ``DETRHead`` or our batched form of it."""
-    head = MODELS.build(
-        {
-            'type': head_type,
-            'num_classes': NUM_CLASSES,
-            'loss_cls': {
-                'type': 'CrossEntropyLoss',
-                'bg_cls_weight': 0.1,
-                'use_sigmoid': False,
-                'loss_weight': 1.0,
-                'class_weight': 1.0,
-            },
-            'train_cfg': {
-                'assigner': {
-                    'type': 'HungarianAssigner',
-                    'match_costs': [
-                        {'type': 'ClassificationCost', 'weight': 1.0},
-                        {'type': 'BBoxL1Cost', 'weight': 5.0, 'box_format': 'xywh'},
-                        {'type': 'IoUCost', 'iou_mode': 'giou', 'weight': 2.0},
-                    ],
-                }
-            },
-        }
-    )
-    return with_head(head)
+SOFTMAX = {'type': 'CrossEntropyLoss', 'bg_cls_weight': 0.1, 'class_weight': 1.0, 'loss_weight': 1.0}
+FOCAL = {'type': 'FocalLoss', 'use_sigmoid': True, 'gamma': 2.0, 'alpha': 0.25, 'loss_weight': 2.0}
 
 
-def mmdets_conditional(head_type: str) -> Step:
-    """The focal loss of ``ConditionalDETRHead`` or our batched form of it, which have no output for no object."""
-    head = MODELS.build(
-        {
-            'type': head_type,
-            'num_classes': NUM_CLASSES,
-            'loss_cls': {'type': 'FocalLoss', 'use_sigmoid': True, 'gamma': 2.0, 'alpha': 0.25, 'loss_weight': 2.0},
-            'train_cfg': {
-                'assigner': {
-                    'type': 'HungarianAssigner',
-                    'match_costs': [
-                        {'type': 'FocalLossCost', 'weight': 2.0},
-                        {'type': 'BBoxL1Cost', 'weight': 5.0, 'box_format': 'xywh'},
-                        {'type': 'IoUCost', 'iou_mode': 'giou', 'weight': 2.0},
-                    ],
-                }
-            },
-        }
-    )
-    step = with_head(head)
-    return lambda logits, boxes, samples: step(logits[..., :-1], boxes, samples)
+def with_head(head_type: str, loss_cls: dict, class_cost: dict) -> Step:
+    """The loss of one of mmdet's heads, or of our batched form of it; a sigmoid one has no output for no object."""
+    box_costs = [
+        {'type': 'BBoxL1Cost', 'weight': 5.0, 'box_format': 'xywh'},
+        {'type': 'IoUCost', 'iou_mode': 'giou', 'weight': 2.0},
+    ]
+    assigner = {'type': 'HungarianAssigner', 'match_costs': [class_cost, *box_costs]}
+    config = {'type': head_type, 'num_classes': NUM_CLASSES, 'loss_cls': {**loss_cls}}
+    head = MODELS.build({**config, 'train_cfg': {'assigner': assigner}})
 
-
-def with_head(head: nn.Module) -> Step:
     def step(logits: Tensor, boxes: Tensor, samples: list[DetDataSample]) -> dict[str, Tensor]:
         instances, metas = [sample.gt_instances for sample in samples], [sample.metainfo for sample in samples]
-        return head.loss_by_feat(logits, boxes, instances, metas)
+        return head.loss_by_feat(logits[..., : head.cls_out_channels], boxes, instances, metas)
 
     return step
 
@@ -217,16 +179,18 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     init_default_scope('mmdet')
+    probability, focal_cost = {'type': 'ClassificationCost', 'weight': 1.0}, {'type': 'FocalLossCost', 'weight': 2.0}
+    batched = 'mmdet_detr.BatchedConditionalDETRHead'
     losses = {
         'softmax': {
             'mmdet_detr DETRHead': ours(),
-            'mmdet DETRHead': mmdets('DETRHead'),
-            'mmdet_detr BatchedDETRHead': mmdets('mmdet_detr.BatchedDETRHead'),
+            'mmdet DETRHead': with_head('DETRHead', SOFTMAX, probability),
+            'mmdet_detr BatchedDETRHead': with_head('mmdet_detr.BatchedDETRHead', SOFTMAX, probability),
             'transformers DETR': transformers_(),
         },
         'focal': {
-            'mmdet_detr BatchedConditionalDETRHead': mmdets_conditional('mmdet_detr.BatchedConditionalDETRHead'),
-            'mmdet ConditionalDETRHead': mmdets_conditional('ConditionalDETRHead'),
+            'mmdet_detr BatchedConditionalDETRHead': with_head(batched, FOCAL, focal_cost),
+            'mmdet ConditionalDETRHead': with_head('ConditionalDETRHead', FOCAL, focal_cost),
         },
     }
     rows = []

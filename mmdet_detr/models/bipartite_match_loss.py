@@ -17,7 +17,7 @@ from .linear_assignment import Solution
 from .loss_gradients import Gradient, box_loss, class_loss, iou_loss
 from .match_costs import OVERLAP_EPS
 from .precision import at_least_float32
-from .targets import Targets, upload_floats
+from .targets import Targets, upload
 
 ASSIGNER = {'type': 'mmdet_detr.HungarianAssigner'}
 LOSS_CLS = {'type': 'CrossEntropyLoss', 'loss_weight': 1.0}
@@ -121,8 +121,9 @@ class BipartiteMatchLoss(nn.Module):
         if not self.use_sigmoid:
             weights = logits.new_full(labels.shape, self.no_object_weight)
             weights[matches.queries] = 1.0
-            class_weight = getattr(self.loss_cls, 'class_weight', None)
-            by_class = weights if class_weight is None else weights * upload_floats(class_weight, logits)[labels]
+            by_class, class_weight = weights, getattr(self.loss_cls, 'class_weight', None)
+            if class_weight is not None:
+                by_class = weights * upload(torch.as_tensor(class_weight, dtype=logits.dtype), logits.device)[labels]
             total_weight = by_class.view(num_layers, -1).sum(1).clamp(min=self.min_total_weight)
         losses, gradient = class_loss(self.loss_cls, logits.flatten(0, 2), labels, weights)
 

@@ -14,7 +14,7 @@ from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from torch import Tensor
 
 from .match_costs import OVERLAP_EPS
-from .targets import upload_floats
+from .targets import upload
 
 ValueAndGradient = tuple[Tensor, Tensor]  # (N,) and, like the predictions, (N, C)
 Gradient = Callable[[Tensor, Tensor], Tensor]  # of predictions (N, C) for upstream gradients (N,): (N, C)
@@ -60,7 +60,7 @@ def _by_autograd(loss: Callable[[Tensor], Tensor], predictions: Tensor) -> Value
 def _cross_entropy(loss: CrossEntropyLoss, logits: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Gradient]:
     scale = weights * -loss.loss_weight  # of the log-probability
     if loss.class_weight is not None:
-        scale *= upload_floats(loss.class_weight, scale)[labels]
+        scale *= upload(torch.as_tensor(loss.class_weight, dtype=scale.dtype), scale.device)[labels]
     at_labels = labels[:, None]
 
     def gradient(logits: Tensor, upstream: Tensor) -> Tensor:

@@ -63,12 +63,7 @@ def image_name(meta: dict | None) -> str:
     return str(path) if image_id is None else f'{path} (image {image_id})'
 
 
-def upload(values: np.ndarray, device: torch.device) -> Tensor:
-    """Values as a tensor on a device, which does not wait for them."""
-    tensor = torch.from_numpy(values)
+def upload(values: np.ndarray | Tensor, device: torch.device) -> Tensor:
+    """Values of the host as a tensor on a device, which does not wait for them."""
+    tensor = torch.as_tensor(values)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == 'cuda' else tensor.to(device)
-
-
-def upload_floats(values: Sequence[float] | Tensor, like: Tensor) -> Tensor:
-    """Numbers of a config as a tensor with the device and type of another."""
-    return upload(np.asarray(values, dtype=torch.zeros((), dtype=like.dtype).numpy().dtype), like.device)

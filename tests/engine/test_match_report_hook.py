@@ -80,5 +80,12 @@ def step(hook: MatchReportHook, runner: SimpleNamespace, spread: float) -> None:
     hook.after_train_iter(runner, 0, outputs={'query_spread': torch.tensor(spread)})
 
 
-def test_other_models_pass():
-    MatchReportHook().after_train_iter(runner_of(nn.Module()), 0, outputs={'loss': torch.ones(())})
+@pytest.mark.parametrize('outputs', [None, {}, {'loss': torch.ones(())}])
+def test_iterations_without_a_spread_do_not_count(warnings, outputs):
+    """Other models log none, and a skipped step leaves none; the one in the message hub is an old one then."""
+    hook, runner = MatchReportHook(collapse_iters=2), runner_of(nn.Module())
+    step(hook, runner, 0.0)
+    hook.after_train_iter(runner, 0, outputs=outputs)
+    assert not warnings
+    step(hook, runner, 0.0)
+    assert len(warnings) == 1

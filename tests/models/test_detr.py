@@ -229,9 +229,9 @@ def test_bfloat16_autocast():
     expected = model(images, samples, mode='loss')
     with torch.autocast('cpu', dtype=torch.bfloat16):
         losses = model(images, samples, mode='loss')
-    for name, loss in losses.items():
-        assert loss.dtype == torch.float32
-        assert loss.item() == pytest.approx(expected[name].item(), rel=0.1, abs=1e-3), name
+    assert all(value.dtype == torch.float32 for value in losses.values())
+    for name in (name for name in losses if 'loss' in name):
+        assert losses[name].item() == pytest.approx(expected[name].item(), rel=0.1), name
     sum(losses.values()).backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.requires_grad)
 

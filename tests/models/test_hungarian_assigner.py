@@ -13,7 +13,7 @@ from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from mmengine.structures import InstanceData
 from torch.profiler import ProfilerActivity, profile
 
-from mmdet_detr.models import HungarianAssigner, match_costs
+from mmdet_detr.models import HungarianAssigner, hungarian_assigner, match_costs
 from mmdet_detr.models.hungarian_assigner import DETR_COSTS
 from mmdet_detr.models.targets import Targets
 
@@ -115,6 +115,21 @@ def test_equals_mmdet(match_costs):
 def test_a_cost_without_batched_form_is_named(cost, name):
     with pytest.raises(ValueError, match=f'got {name}'):
         HungarianAssigner(cost).match(*random_problem())
+
+
+def test_when_the_solver_of_the_device_is_used(monkeypatch):
+    monkeypatch.setattr(hungarian_assigner, 'batch_linear_assignment', object())
+    cuda, cpu = torch.device('cuda'), torch.device('cpu')
+    assigner = HungarianAssigner(device_solver_from=50)
+    assert assigner._solves_on_device(50, 100, cuda)
+    assert not assigner._solves_on_device(49, 100, cuda)
+    assert not assigner._solves_on_device(101, 100, cuda)  # it wants no fewer queries than objects
+    assert not assigner._solves_on_device(50, 100, cpu)
+    assert not HungarianAssigner()._solves_on_device(50, 100, cuda)
+    monkeypatch.setattr(hungarian_assigner, 'batch_linear_assignment', None)  # not installed
+    assert not assigner._solves_on_device(50, 100, cuda)
+    with pytest.raises(ValueError, match='got 0'):
+        HungarianAssigner(device_solver_from=0)
 
 
 def test_single_cost_and_no_list():
