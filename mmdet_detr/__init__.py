@@ -5,4 +5,8 @@ from .version import __version__
 
 require_mmdet()
 
+from .checkpoints import register_loaders  # noqa: E402  (needs what was required)
+
+register_loaders()
+
 __all__ = ['__version__']

@@ -87,6 +87,86 @@ def tiny_detr_config(num_classes: int = 5, **neck: int | float) -> Config:
     )
 
 
+def mmdet_config(ours: Config) -> Config:
+    """mmdet's own DETR of the same widths."""
+    neck = ours.neck
+    attention = {'embed_dims': neck.embed_dims, 'num_heads': neck.num_heads, 'dropout': 0.0, 'batch_first': True}
+    ffn = {
+        'embed_dims': neck.embed_dims,
+        'feedforward_channels': neck.feedforward_channels,
+        'num_fcs': 2,
+        'ffn_drop': 0.0,
+        'act_cfg': {'type': 'ReLU', 'inplace': True},
+    }
+    return Config(
+        {
+            'type': 'DETR',
+            'num_queries': neck.num_queries,
+            'data_preprocessor': ours.data_preprocessor,
+            'backbone': ours.backbone,
+            'neck': {
+                'type': 'ChannelMapper',
+                'in_channels': [neck.in_channels],
+                'kernel_size': 1,
+                'out_channels': neck.embed_dims,
+                'act_cfg': None,
+                'norm_cfg': None,
+                'num_outs': 1,
+            },
+            'encoder': {
+                'num_layers': neck.num_encoder_layers,
+                'layer_cfg': {'self_attn_cfg': attention, 'ffn_cfg': ffn},
+            },
+            'decoder': {
+                'num_layers': neck.num_decoder_layers,
+                'layer_cfg': {'self_attn_cfg': attention, 'cross_attn_cfg': attention, 'ffn_cfg': ffn},
+                'return_intermediate': True,
+            },
+            'positional_encoding': {'num_feats': neck.embed_dims // 2, 'normalize': True},
+            'bbox_head': {
+                'type': 'DETRHead',
+                'num_classes': ours.bbox_head.num_classes,
+                'embed_dims': neck.embed_dims,
+                'loss_cls': {
+                    'type': 'CrossEntropyLoss',
+                    'bg_cls_weight': 0.1,
+                    'use_sigmoid': False,
+                    'loss_weight': 1.0,
+                    'class_weight': 1.0,
+                },
+                'loss_bbox': {'type': 'L1Loss', 'loss_weight': 5.0},
+                'loss_iou': {'type': 'GIoULoss', 'loss_weight': 2.0},
+            },
+            'train_cfg': {
+                'assigner': {
+                    'type': 'HungarianAssigner',
+                    'match_costs': [
+                        {'type': 'ClassificationCost', 'weight': 1.0},
+                        {'type': 'BBoxL1Cost', 'weight': 5.0, 'box_format': 'xywh'},
+                        {'type': 'IoUCost', 'iou_mode': 'giou', 'weight': 2.0},
+                    ],
+                }
+            },
+            'test_cfg': {'max_per_img': 12},
+        }
+    )
+
+
+def padded_batch(num_classes: int = 5) -> tuple[Tensor, list[DetDataSample]]:
+    """Three images (3, 3, 96, 128), two of them padded with zeros, and their samples."""
+    samples = [
+        random_sample((96, 128), (96, 128), 4, num_classes),
+        random_sample((70, 128), (96, 128), 0, num_classes),
+        random_sample((96, 65), (96, 128), 7, num_classes),
+    ]
+    images = torch.randn(3, 3, 96, 128)
+    for image, sample in zip(images, samples, strict=True):
+        height, width = sample.img_shape
+        image[:, height:] = 0
+        image[:, :, width:] = 0
+    return images, samples
+
+
 def reference_cost(logits: np.ndarray, boxes: np.ndarray, labels: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Matching cost (Q, T) of one image in float64, pair by pair; boxes are normalised cxcywh."""
     cost = np.zeros((len(logits), len(labels)))

@@ -1,11 +1,14 @@
 """The detector: backbone, transformer, head."""
 
+from typing import Any
+
 from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmdet.structures import OptSampleList, SampleList
 from mmdet.utils import ConfigType, OptConfigType, OptMultiConfig
 from torch import Tensor
 
+from ..checkpoints.fit import fit_to_model
 from ..registry import MODELS
 
 
@@ -57,6 +60,13 @@ class DETR(BaseDetector):
         hidden = self.hidden_states(batch_inputs, batch_data_samples)
         results = self.bbox_head.predict(hidden, batch_data_samples, rescale=rescale)
         return self.add_pred_to_datasample(batch_data_samples, results)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str, local_metadata: dict, *args: Any
+    ) -> None:
+        """Take the weights of any published DETR, see ``checkpoints/fit.py``."""
+        fit_to_model(self, state_dict, prefix, local_metadata.get('source'))
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def _forward(self, batch_inputs: Tensor, batch_data_samples: OptSampleList = None) -> tuple[Tensor, Tensor]:
         """Logits (L, B, Q, K+1) and normalised cxcywh boxes (L, B, Q, 4)."""

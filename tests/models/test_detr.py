@@ -5,94 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import make_sample, random_sample, tiny_detr_config
+from helpers import make_sample, mmdet_config, padded_batch, random_sample, tiny_detr_config
 from mmdet.registry import MODELS
 from mmengine.config import Config
-from torch import Tensor, nn
+from torch import nn
 
 from mmdet_detr.models import DETR
 
 GOLDEN_NAMES = Path(__file__).with_name('detr_r50_state_dict.json')
 R50 = Path(__file__).parents[2] / 'configs' / 'detr' / 'detr_r50_8x2_150e_coco.py'
-
-
-def random_batch(num_classes: int = 5) -> tuple[Tensor, list]:
-    samples = [
-        random_sample((96, 128), (96, 128), 4, num_classes),
-        random_sample((70, 128), (96, 128), 0, num_classes),
-        random_sample((96, 65), (96, 128), 7, num_classes),
-    ]
-    images = torch.randn(3, 3, 96, 128)
-    for image, sample in zip(images, samples, strict=True):
-        height, width = sample.img_shape
-        image[:, height:] = 0
-        image[:, :, width:] = 0
-    return images, samples
-
-
-def mmdet_config(ours: Config) -> Config:
-    """mmdet's own DETR of the same widths."""
-    neck = ours.neck
-    attention = {'embed_dims': neck.embed_dims, 'num_heads': neck.num_heads, 'dropout': 0.0, 'batch_first': True}
-    ffn = {
-        'embed_dims': neck.embed_dims,
-        'feedforward_channels': neck.feedforward_channels,
-        'num_fcs': 2,
-        'ffn_drop': 0.0,
-        'act_cfg': {'type': 'ReLU', 'inplace': True},
-    }
-    return Config(
-        {
-            'type': 'DETR',
-            'num_queries': neck.num_queries,
-            'data_preprocessor': ours.data_preprocessor,
-            'backbone': ours.backbone,
-            'neck': {
-                'type': 'ChannelMapper',
-                'in_channels': [neck.in_channels],
-                'kernel_size': 1,
-                'out_channels': neck.embed_dims,
-                'act_cfg': None,
-                'norm_cfg': None,
-                'num_outs': 1,
-            },
-            'encoder': {
-                'num_layers': neck.num_encoder_layers,
-                'layer_cfg': {'self_attn_cfg': attention, 'ffn_cfg': ffn},
-            },
-            'decoder': {
-                'num_layers': neck.num_decoder_layers,
-                'layer_cfg': {'self_attn_cfg': attention, 'cross_attn_cfg': attention, 'ffn_cfg': ffn},
-                'return_intermediate': True,
-            },
-            'positional_encoding': {'num_feats': neck.embed_dims // 2, 'normalize': True},
-            'bbox_head': {
-                'type': 'DETRHead',
-                'num_classes': ours.bbox_head.num_classes,
-                'embed_dims': neck.embed_dims,
-                'loss_cls': {
-                    'type': 'CrossEntropyLoss',
-                    'bg_cls_weight': 0.1,
-                    'use_sigmoid': False,
-                    'loss_weight': 1.0,
-                    'class_weight': 1.0,
-                },
-                'loss_bbox': {'type': 'L1Loss', 'loss_weight': 5.0},
-                'loss_iou': {'type': 'GIoULoss', 'loss_weight': 2.0},
-            },
-            'train_cfg': {
-                'assigner': {
-                    'type': 'HungarianAssigner',
-                    'match_costs': [
-                        {'type': 'ClassificationCost', 'weight': 1.0},
-                        {'type': 'BBoxL1Cost', 'weight': 5.0, 'box_format': 'xywh'},
-                        {'type': 'IoUCost', 'iou_mode': 'giou', 'weight': 2.0},
-                    ],
-                }
-            },
-            'test_cfg': {'max_per_img': 12},
-        }
-    )
 
 
 TO_MMDET = [
@@ -136,7 +57,7 @@ def twins() -> tuple[nn.Module, nn.Module]:
 @torch.no_grad()
 def test_outputs_equal_mmdet(twins):
     ours, theirs = (model.eval() for model in twins)
-    images, samples = random_batch()
+    images, samples = padded_batch()
     logits, boxes = ours(images, samples, mode='tensor')
     expected_logits, expected_boxes = theirs.bbox_head(
         theirs.forward_transformer(theirs.extract_feat(images), samples)['hidden_states']
@@ -156,7 +77,7 @@ def test_outputs_equal_mmdet(twins):
 
 def test_losses_and_gradients_equal_mmdet(twins):
     ours, theirs = (model.train() for model in twins)
-    images, samples = random_batch()
+    images, samples = padded_batch()
     losses = ours(images, samples, mode='loss')
     expected = theirs(images, samples, mode='loss')
     assert {name for name in losses if 'loss' in name} == expected.keys()
@@ -177,7 +98,7 @@ def test_ten_steps_of_adamw_equal_mmdet(twins):
     ours, theirs = (model.train().double() for model in twins)
     optimizers = [torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=1e-4) for model in twins]
     for _ in range(10):
-        images, samples = random_batch()
+        images, samples = padded_batch()
         for sample in samples:
             sample.gt_instances.bboxes = sample.gt_instances.bboxes.double()
         for model, optimizer in zip((ours, theirs), optimizers, strict=True):
@@ -225,7 +146,7 @@ def test_images_smaller_than_a_stride(size):
 
 def test_bfloat16_autocast():
     model = MODELS.build(tiny_detr_config()).train()
-    images, samples = random_batch()
+    images, samples = padded_batch()
     expected = model(images, samples, mode='loss')
     with torch.autocast('cpu', dtype=torch.bfloat16):
         losses = model(images, samples, mode='loss')

@@ -1,0 +1,205 @@
+"""Fit a checkpoint of any layout to a DETR: same architecture or an error, other classes and queries carried over."""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from .architecture import architecture_of, config_for, is_dilated
+from .class_rows import carry_rows, match_rows
+from .layouts import RESNET, to_our_names
+from .read import CheckpointError, Source
+
+CLASS_ROWS = ('bbox_head.class_embed.weight', 'bbox_head.class_embed.bias')
+QUERIES = 'query_embed.weight'
+COUNTER = 'num_batches_tracked'
+QUERY_NOISE = 0.01  # of the queries' own spread
+PARTS = ('backbone', 'neck', 'bbox_head')  # what every checkpoint of a detector has
+
+
+@dataclass
+class Report:
+    """What became of the entries of a checkpoint, told in the log."""
+
+    title: str
+    used: int = 0
+    notes: list[str] = field(default_factory=list)
+    dropped: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    level: int = logging.INFO
+
+    def __str__(self) -> str:
+        lines = [f'{self.title}: {self.used} entries used, {len(self.dropped)} dropped, {len(self.missing)} missing']
+        lines += [f'  {note}' for note in self.notes]
+        lines += [f'  dropped: {line}' for line in _by_reason(self.dropped)]
+        lines += [f'  missing: {line}' for line in _by_reason(self.missing)]
+        return '\n'.join(lines)
+
+    def warn(self, note: str) -> None:
+        """Add a note that the user should not miss."""
+        self.notes.append(note)
+        self.level = logging.WARNING
+
+
+def fit_to_model(model: nn.Module, state_dict: dict[str, Tensor], prefix: str, source: Source | None) -> None:
+    """Change a state dict so that it is what the model takes, and log once what was done.
+
+    Args:
+        model: a DETR; its attribute ``dataset_meta``, where there is one, names the classes.
+        state_dict: entries of any layout; changed in place.
+        prefix: beginning of the entries that belong to the model.
+        source: the file that the entries come from. Without one, entries that the model has are left alone, so that
+            parts can be loaded by hand.
+
+    Raises:
+        CheckpointError: the entries are of no known layout or of another architecture. Nothing is changed then.
+    """
+    entries = {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
+    wanted = model.state_dict()
+    if source is None and all(name in wanted and wanted[name].shape == v.shape for name, v in entries.items()):
+        return
+    named = to_our_names(entries, source.path if source else 'the state dict')
+    if named is None:
+        if source is None:
+            return
+        first = ', '.join(list(entries)[:3]) or 'nothing'
+        raise CheckpointError(f'{source.path} is no checkpoint of a DETR: its first entries are {first}')
+    source = source or Source('the state dict')
+    report = Report(f'Loaded {source.path}, {named.layout.title}', dropped={**source.dropped, **named.dropped})
+    weights = _drop_surplus(named.weights, wanted, report)
+    partial = ('backbone',) if named.layout is RESNET else PARTS
+    try:
+        _check(weights, wanted, partial, report)
+        _check_facts(source, model, report)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f'{source.path} does not fit the model: {error}. {_advice(weights, wanted, source)}'
+        ) from None
+    report.used = len(weights)
+    _fit_classes(weights, wanted, model, source, report)
+    _fit_queries(weights, wanted, report)
+    weights |= {name: wanted[name] for name in report.missing}
+    for name in entries:
+        del state_dict[prefix + name]
+    state_dict.update({prefix + name: value for name, value in weights.items()})
+    print_log(str(report), logger='current', level=report.level)
+
+
+def _by_reason(entries: dict[str, str]) -> list[str]:
+    lines = []
+    for reason in dict.fromkeys(entries.values()):
+        names = tuple(name for name, why in entries.items() if why == reason)
+        lines.append(f'{_listed(names, 3)} ({reason})')
+    return lines
+
+
+def _drop_surplus(weights: dict[str, Tensor], wanted: dict[str, Tensor], report: Report) -> dict[str, Tensor]:
+    """The weights without parts and counters that the model lacks."""
+    parts = {name.split('.')[0] for name in wanted}
+    kept = {}
+    for name, value in weights.items():
+        if name.split('.')[0] not in parts:
+            report.dropped[name] = 'the model has no such part'
+        elif name.endswith(COUNTER) and name not in wanted:
+            report.dropped[name] = "the model's BatchNorm does not count"
+        else:
+            kept[name] = value
+    return kept
+
+
+def _check(weights: dict[str, Tensor], wanted: dict[str, Tensor], parts: tuple[str, ...], report: Report) -> None:
+    """Note what is missing for a reason; raise at the first entry that differs without one."""
+    given = {name.split('.')[0] for name in weights}
+    for name, value in wanted.items():
+        part = name.split('.')[0]
+        if name not in weights:
+            if name.endswith(COUNTER):
+                report.missing[name] = 'counters of BatchNorm, which frozen ones lack'
+            elif part not in given and part not in parts:
+                report.missing[name] = 'not in the checkpoint, keeps its initial values'
+            else:
+                raise CheckpointError(f'the checkpoint lacks {name}')
+            continue
+        first = 1 if _rows_may_differ(name) else 0
+        theirs, ours = tuple(weights[name].shape), tuple(value.shape)
+        if len(theirs) != len(ours) or theirs[first:] != ours[first:]:
+            raise CheckpointError(f'{name} is {theirs} in the checkpoint and {ours} in the model')
+    extra = next((name for name in weights if name not in wanted), None)
+    if extra:
+        raise CheckpointError(f'the model lacks {extra}')
+
+
+def _rows_may_differ(name: str) -> bool:
+    return name in CLASS_ROWS or name.endswith(QUERIES)
+
+
+def _check_facts(source: Source, model: nn.Module, report: Report) -> None:
+    """Compare what shapes do not show: heads and dilation."""
+    heads = next((module.num_heads for module in model.modules() if hasattr(module, 'num_heads')), None)
+    if source.num_heads and heads and source.num_heads != heads:
+        raise CheckpointError(f'its attention has {source.num_heads} heads, that of the model {heads}')
+    if source.dilated is not None and source.dilated != is_dilated(model):
+        words = ('dilated (DC5)', 'not dilated')
+        raise CheckpointError(f'its backbone is {words[not source.dilated]}, that of the model {words[source.dilated]}')
+    if source.dilated is None and 'dc5' in Path(source.path).name.lower() and not is_dilated(model):
+        report.warn(
+            "The file's name says DC5, but the model's backbone is not dilated: its predictions would be wrong."
+        )
+
+
+def _advice(weights: dict[str, Tensor], wanted: dict[str, Tensor], source: Source) -> str:
+    theirs, ours = architecture_of(weights), architecture_of(wanted)
+    dilated = source.dilated if source.dilated is not None else ('dc5' in Path(source.path).name.lower() or None)
+    config = config_for(theirs, dilated)
+    use = f'use {config}' if config else 'set depth, widths and layers in the config to match'
+    return f'The checkpoint is a {theirs}, the model a {ours}: {use}.'
+
+
+def _fit_classes(
+    weights: dict[str, Tensor], wanted: dict[str, Tensor], model: nn.Module, source: Source, report: Report
+) -> None:
+    names = [name for name in CLASS_ROWS if name in weights]
+    if not names:
+        return
+    num_classes: int = model.bbox_head.num_classes  # type: ignore[assignment,union-attr]
+    classes = (getattr(model, 'dataset_meta', None) or {}).get('classes')
+    if classes is not None and len(classes) != num_classes:
+        classes = None  # another hook says so
+    rows = match_rows(
+        len(weights[names[0]]),
+        len(wanted[names[0]]),
+        source.classes,
+        None if classes is None else tuple(classes),
+        num_classes,
+    )
+    for name in names:
+        weights[name] = carry_rows(rows, weights[name], wanted[name])
+    report.notes.append(f'classes: {rows.told}')
+    if rows.initial:
+        report.warn(f'classes that keep their initial values: {_listed(rows.initial)}')
+    if rows.left:
+        report.notes.append(f'classes left out, which the model lacks: {_listed(rows.left)}')
+
+
+def _listed(names: tuple[str, ...], at_most: int = 10) -> str:
+    more = f' and {len(names) - at_most} more' if len(names) > at_most else ''
+    return ', '.join(names[:at_most]) + more
+
+
+def _fit_queries(weights: dict[str, Tensor], wanted: dict[str, Tensor], report: Report) -> None:
+    for name in (name for name in wanted if name.endswith(QUERIES) and name in weights):
+        queries, number = weights[name], len(wanted[name])
+        if number == len(queries):
+            continue
+        if number < len(queries):
+            weights[name] = queries[:number]
+            report.warn(f'queries: the first {number} of {len(queries)}')
+            continue
+        repeats = queries[torch.arange(number) % len(queries)]
+        noise = torch.randn(repeats.shape, generator=torch.Generator().manual_seed(0))  # the same in every process
+        noise[: len(queries)] = 0
+        weights[name] = repeats + QUERY_NOISE * queries.float().std() * noise.to(repeats)
+        report.warn(f'queries: {len(queries)} repeated to make {number}, with a little noise')

@@ -1,0 +1,271 @@
+"""Read checkpoint files of any kind without running code from them."""
+
+import argparse
+import contextlib
+import json
+import pickle
+import re
+from _codecs import encode
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import urlparse
+
+import numpy as np
+import safetensors.torch
+import torch
+from mmengine.dist import barrier, get_rank
+from mmengine.logging.history_buffer import HistoryBuffer
+from mmengine.runner import CheckpointLoader
+from mmengine.runner.checkpoint import get_torchvision_models
+from torch import Tensor
+
+MapLocation = str | torch.device | Callable | dict | None
+HUGGING_FACE_FILES = ('model.safetensors', 'pytorch_model.bin')
+# where training scripts keep weights, averaged ones first; mmengine's ``state_dict`` is the averaged one already
+AVERAGED = ('state_dict_ema', 'model_ema', 'ema')
+PLAIN = ('state_dict', 'model', 'model_state_dict', 'module')
+NO_NAME = 'N/A'  # what Hugging Face calls COCO's unused category ids
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used. The message says why, in one line."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a file tells about its weights besides the tensors.
+
+    Attributes:
+        path: file or folder that was read.
+        classes: names of the classes, without the no-object class.
+        num_heads: heads of every attention.
+        dilated: whether the last stage of the backbone is dilated (DC5).
+        dropped: entries that are no weights, with the reason.
+        meta: mmengine's ``meta`` where there is one.
+    """
+
+    path: str
+    classes: tuple[str, ...] | None = None
+    num_heads: int | None = None
+    dilated: bool | None = None
+    dropped: dict[str, str] = field(default_factory=dict)
+    meta: dict = field(default_factory=dict)
+
+
+def load_from_local(filename: str, map_location: MapLocation = None) -> dict:
+    """Read a file or a Hugging Face folder, for mmengine's ``CheckpointLoader``.
+
+    Files are told apart by their content: safetensors, or ``torch.save`` with nothing but tensors, plain Python
+    values and the few types in which training scripts log.
+
+    Args:
+        filename: file with weights, or a folder with ``model.safetensors`` or ``pytorch_model.bin``.
+        map_location: as in ``torch.load``.
+
+    Returns:
+        The content. Where weights lie under another key than mmengine's ``state_dict``, they are there as well. The
+        weights' ``_metadata['']['source']`` is a :class:`Source`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: the file is no checkpoint, is damaged, holds no weights, or wants to run code.
+    """
+    path = Path(filename).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f'no such file: {path}')
+    if not path.is_dir():
+        return _with_source(_read_file(path, map_location), Source(str(path)))
+    for name in HUGGING_FACE_FILES:
+        if (path / name).is_file():
+            config = _read_config(path / 'config.json') if (path / 'config.json').is_file() else {}
+            return _with_source(_read_file(path / name, map_location), Source(str(path), **_facts(config)))
+    raise CheckpointError(f'{path} is a folder without {" or ".join(HUGGING_FACE_FILES)}')
+
+
+def load_from_http(filename: str, map_location: MapLocation = None) -> dict:
+    """Download a file into torch's cache, once, and read it as :func:`load_from_local` does."""
+    path = Path(urlparse(filename).path)
+    # names without a hash, such as model.safetensors, are not unique
+    name = path.name if re.search(r'-[0-9a-f]{8,}\.', path.name) else str(path).strip('/').replace('/', '--')
+    cached = Path(torch.hub.get_dir()) / 'checkpoints' / name
+    for turn in (get_rank() == 0, get_rank() != 0):  # the first process before all others
+        if turn and not cached.exists():
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(filename, str(cached))
+        barrier()
+    return load_from_local(str(cached), map_location)
+
+
+def load_from_torchvision(filename: str, map_location: MapLocation = None) -> dict:
+    """Download ``torchvision://NAME`` and read it as :func:`load_from_local` does."""
+    return load_from_http(get_torchvision_models()[filename.split('://')[1]], map_location)
+
+
+def register_loaders() -> None:
+    """Make mmengine read files, addresses and torchvision's models through this module, for every model."""
+    CheckpointLoader.register_scheme('', load_from_local, force=True)
+    CheckpointLoader.register_scheme(('http://', 'https://'), load_from_http, force=True)
+    CheckpointLoader.register_scheme(('torchvision://', 'modelzoo://'), load_from_torchvision, force=True)
+
+
+def source_of(checkpoint: dict) -> Source:
+    """The :class:`Source` of what a loader returned."""
+    return weights_of(checkpoint)._metadata['']['source']  # type: ignore[attr-defined]
+
+
+def weights_of(checkpoint: dict) -> OrderedDict[str, Tensor]:
+    """The state dict of what a loader returned."""
+    return checkpoint.get('state_dict', checkpoint)
+
+
+def _read_file(path: Path, map_location: MapLocation) -> dict:
+    with path.open('rb') as file:
+        head = file.read(9)
+    if not head:
+        raise CheckpointError(f'{path} is empty')
+    try:
+        if head[8:] == b'{':  # the header's length in 8 bytes, then JSON
+            tensors = safetensors.torch.load_file(path)
+            device = map_location if isinstance(map_location, (str, torch.device)) else 'cpu'
+            return {name: value.to(device) for name, value in tensors.items()}
+        checkpoint = _torch_load(path, map_location)
+    except pickle.UnpicklingError as error:
+        wanted = re.search(r'GLOBAL ([\w.]+)', str(error))
+        if wanted:
+            raise CheckpointError(f'{path} is refused: it would run code ({wanted[1]}) when read') from error
+        raise CheckpointError(f'{path} is no checkpoint, or is damaged') from error
+    except Exception as error:  # a damaged file can raise anything
+        reason = (str(error).splitlines() or [''])[0][:200]
+        raise CheckpointError(f'{path} is no checkpoint, or is damaged: {reason}') from error
+    if not isinstance(checkpoint, dict):
+        raise CheckpointError(f'{path} holds a {type(checkpoint).__name__} and no weights')
+    return checkpoint
+
+
+def _history_method(owner: type, name: str) -> Callable:
+    """Stands in for ``getattr``, by which mmengine's log history names its own methods."""
+    if owner is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):
+        raise pickle.UnpicklingError(f'GLOBAL builtins.getattr.{name}')
+    return getattr(owner, name)
+
+
+def _allowed() -> dict[str, Any]:
+    """What a training checkpoint may hold besides tensors, by the name that pickle gives it."""
+    array = np.zeros(0)
+    reconstruct, scalar = array.__reduce__()[0], np.float64(0).__reduce__()[0]
+    names = {
+        'builtins.getattr': _history_method,
+        'mmengine.logging.history_buffer.HistoryBuffer': HistoryBuffer,
+        'argparse.Namespace': argparse.Namespace,  # the arguments in the official script's checkpoints
+        '_codecs.encode': encode,
+        'numpy.ndarray': np.ndarray,
+        'numpy.dtype': np.dtype,
+    }
+    for core in ('numpy.core', 'numpy._core'):  # before and since numpy 2
+        names |= {f'{core}.multiarray._reconstruct': reconstruct, f'{core}.multiarray.scalar': scalar}
+    for code in ('float64', 'float32', 'int64', 'int32', 'uint32', 'bool'):
+        names[f'numpy.dtypes.{code}'] = type(np.dtype(code))
+    return names
+
+
+class _Unpickler(pickle.Unpickler):
+    """Finds nothing but what is allowed."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        allowed = torch._weights_only_unpickler._get_allowed_globals() | _allowed()
+        full_name = f'{module}.{name}'.replace('__builtin__.', 'builtins.')
+        if full_name not in allowed:
+            raise pickle.UnpicklingError(f'GLOBAL {full_name}')
+        return allowed[full_name]
+
+
+def _torch_load(path: Path, map_location: MapLocation) -> Any:
+    if tuple(int(part) for part in torch.__version__.split('.')[:2]) >= (2, 6):
+        with torch.serialization.safe_globals([(value, name) for name, value in _allowed().items()]):
+            return torch.load(path, map_location=map_location, weights_only=True)
+    # weights_only of older releases takes no further types, and so cannot read what mmengine saves
+    restricted = SimpleNamespace(Unpickler=_Unpickler, load=lambda file, **options: _Unpickler(file, **options).load())
+    return torch.load(path, map_location=map_location, pickle_module=restricted)
+
+
+def _read_config(path: Path) -> dict:
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise CheckpointError(f'{path} is no JSON: {error}') from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f'{path} holds no configuration')
+    return config
+
+
+def _facts(config: dict) -> dict[str, Any]:
+    """Fields of :class:`Source` from a Hugging Face ``config.json``."""
+    labels = config.get('id2label')
+    classes = None
+    if isinstance(labels, dict):
+        with contextlib.suppress(ValueError):
+            classes = tuple(str(labels[key]) for key in sorted(labels, key=int))
+    return {
+        'classes': classes,
+        'num_heads': config.get('encoder_attention_heads'),
+        'dilated': config.get('dilation'),
+    }
+
+
+def _with_source(checkpoint: dict, source: Source) -> dict:
+    """The checkpoint with its weights under ``state_dict`` (or bare), and its source in their metadata."""
+    key = _key_of_weights(checkpoint, source.path)
+    weights = _innermost(checkpoint if key is None else checkpoint[key])
+    if key is not None:
+        dropped = {str(name): 'no weights of the network' for name in checkpoint if name not in (key, 'meta')}
+        source = replace(source, dropped=dropped, **_training_facts(checkpoint, source))
+    metadata = OrderedDict(getattr(weights, '_metadata', {}))
+    metadata[''] = {**metadata.get('', {}), 'source': source}
+    weights = OrderedDict(weights)
+    weights._metadata = metadata  # type: ignore[attr-defined]  # travels to load_state_dict
+    if key is None and source.classes is None:
+        return weights
+    meta = dict(source.meta)
+    if source.classes and not {'dataset_meta', 'CLASSES'} & meta.keys():
+        meta['dataset_meta'] = {'classes': tuple(name for name in source.classes if name != NO_NAME)}
+    return {**({} if key is None else checkpoint), 'state_dict': weights, 'meta': meta}
+
+
+def _key_of_weights(checkpoint: dict, path: str) -> str | None:
+    """Where the state dict is; None where the checkpoint is the state dict."""
+    if any(isinstance(value, Tensor) for value in checkpoint.values()):
+        return None
+    for key in (*AVERAGED, *PLAIN):
+        if _innermost(checkpoint.get(key)):
+            return key
+    raise CheckpointError(f'{path} holds no weights, only {", ".join(map(str, checkpoint)) or "nothing"}')
+
+
+def _innermost(weights: Any) -> dict:
+    """The state dict in a value that may wrap it, as ``{'module': {...}}``; empty where there is none."""
+    if not isinstance(weights, dict):
+        return {}
+    if any(isinstance(value, Tensor) for value in weights.values()):
+        return weights
+    return next(filter(None, (_innermost(weights.get(key)) for key in PLAIN)), {})
+
+
+def _training_facts(checkpoint: dict, source: Source) -> dict[str, Any]:
+    """Fields of :class:`Source` from what training scripts save beside the weights."""
+    meta = checkpoint.get('meta')
+    meta = meta if isinstance(meta, dict) else {}
+    dataset_meta = meta.get('dataset_meta')
+    dataset_meta = dataset_meta if isinstance(dataset_meta, dict) else {}
+    classes = source.classes or dataset_meta.get('classes') or dataset_meta.get('CLASSES') or meta.get('CLASSES')
+    args = checkpoint.get('args')
+    dilated = getattr(args, 'dilation', None)
+    return {
+        'meta': meta,
+        'classes': tuple(map(str, classes)) if isinstance(classes, (list, tuple)) else None,
+        'num_heads': source.num_heads or getattr(args, 'nheads', None),
+        'dilated': source.dilated if dilated is None else dilated,
+    }

@@ -1,0 +1,269 @@
+"""Tiny DETRs of other implementations, with random weights: the real classes where they can be installed.
+
+All have the sizes of ``helpers.tiny_detr_config``: ResNet-18 of base width 8, 2 + 3 layers of width 32, 4 heads,
+12 queries. ``forward`` of each gives logits (B, Q, K+1) and boxes (B, Q, 4) of the last layer.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import mmdet_config, tiny_detr_config
+from mmdet.models.backbones import ResNet
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from torch import Tensor, nn
+
+Forward = Callable[[Tensor, list[DetDataSample]], tuple[Tensor, Tensor]]
+NUM_CLASSES = 5
+
+
+@dataclass
+class Foreign:
+    """A state dict in another implementation's names, and what that implementation computes with it."""
+
+    state_dict: dict[str, Tensor]
+    forward: Forward
+    model: nn.Module
+
+
+def randomise(model: nn.Module) -> nn.Module:
+    """Random values everywhere, in the size that training leaves, so that nothing swapped goes unseen."""
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        if not value.is_floating_point():
+            continue
+        if 'running_var' in name:
+            value.data.uniform_(0.5, 1.5)
+        elif value.dim() > 1:
+            value.data.normal_(0, 1.4 / math.sqrt(value[0].numel()))
+        else:
+            value.data.normal_(1.0 if name.endswith('weight') else 0.0, 0.1)
+    return model.eval()
+
+
+def pixel_mask(images: Tensor, samples: list[DetDataSample]) -> Tensor:
+    """True on the pixels (B, H, W) that belong to an image."""
+    mask = torch.zeros(len(images), *images.shape[2:], dtype=torch.bool)
+    for row, sample in zip(mask, samples, strict=True):
+        row[: sample.img_shape[0], : sample.img_shape[1]] = True
+    return mask
+
+
+class OfficialLayer(nn.Module):
+    """Encoder or decoder layer under the official names, on PyTorch's own attention."""
+
+    def __init__(self, width: int, heads: int, hidden: int, decodes: bool) -> None:
+        super().__init__()
+        self.self_attn = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.linear1, self.linear2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        if decodes:
+            self.multihead_attn = nn.MultiheadAttention(width, heads, batch_first=True)
+            self.norm3 = nn.LayerNorm(width)
+
+    def encode(self, x: Tensor, pos: Tensor, padded: Tensor) -> Tensor:
+        x = self.norm1(x + self.self_attn(x + pos, x + pos, x, key_padding_mask=padded)[0])
+        return self.norm2(x + self.linear2(self.linear1(x).relu()))
+
+    def decode(self, x: Tensor, query: Tensor, memory: Tensor, pos: Tensor, padded: Tensor) -> Tensor:
+        x = self.norm1(x + self.self_attn(x + query, x + query, x)[0])
+        x = self.norm2(x + self.multihead_attn(x + query, memory + pos, memory, key_padding_mask=padded)[0])
+        return self.norm3(x + self.linear2(self.linear1(x).relu()))
+
+
+class OfficialDETR(nn.Module):
+    """The official network, written from the paper's appendix under the official parameter names."""
+
+    def __init__(self, width: int = 32, heads: int = 4, hidden: int = 48, queries: int = 12) -> None:
+        super().__init__()
+        body = nn.Module()
+        body.body = ResNet(depth=18, base_channels=8, out_indices=(3,))
+        self.backbone = nn.ModuleList([body])
+        self.input_proj = nn.Conv2d(64, width, 1)
+        self.query_embed = nn.Embedding(queries, width)
+        self.transformer = nn.Module()
+        for part, layers in (('encoder', 2), ('decoder', 3)):
+            stack = nn.Module()
+            stack.layers = nn.ModuleList(OfficialLayer(width, heads, hidden, part == 'decoder') for _ in range(layers))
+            setattr(self.transformer, part, stack)
+        self.transformer.decoder.norm = nn.LayerNorm(width)
+        self.class_embed = nn.Linear(width, NUM_CLASSES + 1)
+        self.bbox_embed = nn.Module()
+        self.bbox_embed.layers = nn.ModuleList(nn.Linear(width, out) for out in (width, width, 4))
+
+    def forward(self, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        feats = self.backbone[0].body(images)[-1]
+        valid = F.interpolate(mask[:, None].float(), feats.shape[2:])[:, 0] > 0
+        pos = self.positions(valid, self.query_embed.weight.shape[1]).flatten(2).transpose(1, 2)
+        padded = ~valid.flatten(1)
+        x = self.input_proj(feats).flatten(2).transpose(1, 2)
+        for layer in self.transformer.encoder.layers:
+            x = layer.encode(x, pos, padded)
+        query = self.query_embed.weight.expand(len(x), -1, -1)
+        y = torch.zeros_like(query)
+        for layer in self.transformer.decoder.layers:
+            y = layer.decode(y, query, x, pos, padded)
+        y = self.transformer.decoder.norm(y)
+        box = y
+        for layer in self.bbox_embed.layers[:-1]:
+            box = layer(box).relu()
+        return self.class_embed(y), self.bbox_embed.layers[-1](box).sigmoid()
+
+    @staticmethod
+    def positions(valid: Tensor, width: int) -> Tensor:
+        """Sine codes (B, C, H, W): the row in the first half of the channels, the column in the second."""
+        halves = []
+        for dim in (1, 2):
+            place = valid.float().cumsum(dim)
+            place = place / (place.narrow(dim, -1, 1) + 1e-6) * 2 * math.pi
+            wave = 10000 ** (torch.arange(0, width // 2, 2) / (width // 2))
+            angle = place[..., None] / wave
+            halves.append(torch.stack((angle.sin(), angle.cos()), -1).flatten(-2).permute(0, 3, 1, 2))
+        return torch.cat(halves, 1)
+
+
+def official() -> Foreign:
+    model = randomise(OfficialDETR())
+    state_dict = {name: v for name, v in model.state_dict().items() if 'num_batches_tracked' not in name}
+    return Foreign(state_dict, lambda images, samples: model(images, pixel_mask(images, samples)), model)
+
+
+def official_panoptic() -> Foreign:
+    """Under ``detr.``, beside a mask head."""
+    detector = official()
+    weights = {f'detr.{name}': value for name, value in detector.state_dict.items()}
+    weights |= {'mask_head.lay1.weight': torch.randn(4, 4, 3, 3), 'bbox_attention.q_linear.weight': torch.randn(4, 4)}
+    return Foreign(weights, detector.forward, detector.model)
+
+
+def mmdet3() -> Foreign:
+    model = randomise(MODELS.build(mmdet_config(tiny_detr_config(NUM_CLASSES))))
+
+    def forward(images: Tensor, samples: list[DetDataSample]) -> tuple[Tensor, Tensor]:
+        hidden = model.forward_transformer(model.extract_feat(images), samples)['hidden_states']
+        logits, boxes = model.bbox_head(hidden)
+        return logits[-1], boxes[-1]
+
+    return Foreign(dict(model.state_dict()), forward, model)
+
+
+def _renamed(foreign: Foreign, rules: dict[str, str]) -> Foreign:
+    def rename(name: str) -> str:
+        for pattern, replacement in rules.items():
+            name = re.sub(pattern, replacement, name)
+        return name
+
+    return Foreign({rename(name): value for name, value in foreign.state_dict.items()}, foreign.forward, foreign.model)
+
+
+# mmdet 2.x put the transformer into the head; the names are those of the classes in its wheels 2.11, 2.12 and 2.28
+MMDET2 = {
+    r'^neck\.convs\.0\.conv': 'bbox_head.input_proj',
+    r'^query_embedding': 'bbox_head.query_embedding',
+    r'^(encoder|decoder)\.': r'bbox_head.transformer.\1.',
+}
+
+
+def mmdet2_12() -> Foreign:
+    layer = {r'\.self_attn\.': '.attentions.0.', r'\.cross_attn\.': '.attentions.1.', r'\.ffn\.': '.ffns.0.'}
+    return _renamed(mmdet3(), MMDET2 | layer)
+
+
+def mmdet2_7() -> Foreign:
+    layer = {r'\.cross_attn\.': '.multihead_attn.', r'decoder\.post_norm': 'decoder.norm'}
+    return _renamed(mmdet3(), MMDET2 | layer)
+
+
+def hf_config(**changes):
+    """Configuration of the tiny model in transformers."""
+    transformers = pytest.importorskip('transformers', minversion='5', reason='needs transformers 5')
+    resnet = transformers.ResNetConfig(
+        embedding_size=8,
+        hidden_sizes=[8, 16, 32, 64],
+        depths=[2, 2, 2, 2],
+        layer_type='basic',
+        out_features=['stage4'],
+    )
+    sizes = {
+        'd_model': 32,
+        'encoder_layers': 2,
+        'decoder_layers': 3,
+        'encoder_ffn_dim': 48,
+        'decoder_ffn_dim': 48,
+        'encoder_attention_heads': 4,
+        'decoder_attention_heads': 4,
+        'num_queries': 12,
+        'num_labels': NUM_CLASSES,
+    }
+    return transformers.DetrConfig(
+        **{'use_timm_backbone': False, 'backbone_config': resnet, 'dropout': 0.0, **sizes, **changes}
+    )
+
+
+def hf() -> Foreign:
+    """In the names of the model in memory, which are those of transformers 5."""
+    config = hf_config()
+    from transformers import DetrForObjectDetection
+
+    model = randomise(DetrForObjectDetection(config))
+
+    def forward(images: Tensor, samples: list[DetDataSample]) -> tuple[Tensor, Tensor]:
+        out = model(pixel_values=images, pixel_mask=pixel_mask(images, samples).long())
+        return out.logits, out.pred_boxes
+
+    return Foreign(dict(model.state_dict()), forward, model)
+
+
+# from transformers 5 to what it saves, and what transformers 4 has
+HUB = {
+    r'^model\.backbone\.model\.': 'model.backbone.conv_encoder.model.',
+    r'\.o_proj\.': '.out_proj.',
+    r'\.mlp\.fc': '.fc',
+}
+
+
+def hf_no_timm() -> Foreign:
+    return _renamed(hf(), HUB)
+
+
+def hf_timm() -> Foreign:
+    body = r'^(model\.backbone\.conv_encoder\.model\.)'
+    rules = {
+        body + r'embedder\.embedder\.convolution': r'\1conv1',
+        body + r'embedder\.embedder\.normalization': r'\1bn1',
+    }
+    for stage in range(4):
+        block = body + rf'encoder\.stages\.{stage}\.layers\.(\d)\.'
+        for i in range(2):
+            rules[block + rf'layer\.{i}\.convolution'] = rf'\1layer{stage + 1}.\2.conv{i + 1}'
+            rules[block + rf'layer\.{i}\.normalization'] = rf'\1layer{stage + 1}.\2.bn{i + 1}'
+        rules[block + r'shortcut\.convolution'] = rf'\1layer{stage + 1}.\2.downsample.0'
+        rules[block + r'shortcut\.normalization'] = rf'\1layer{stage + 1}.\2.downsample.1'
+    return _renamed(hf_no_timm(), rules)
+
+
+def ours() -> Foreign:
+    model = randomise(MODELS.build(tiny_detr_config(NUM_CLASSES)))
+
+    def forward(images: Tensor, samples: list[DetDataSample]) -> tuple[Tensor, Tensor]:
+        logits, boxes = model(images, samples, mode='tensor')
+        return logits[-1], boxes[-1]
+
+    return Foreign(dict(model.state_dict()), forward, model)
+
+
+IMPLEMENTATIONS: dict[str, Callable[[], Foreign]] = {
+    'facebookresearch/detr': official,
+    'facebookresearch/detr, panoptic': official_panoptic,
+    'Hugging Face, timm backbone': hf_timm,
+    'Hugging Face, own backbone': hf_no_timm,
+    'Hugging Face, names of transformers 5': hf,
+    'mmdet 3.x': mmdet3,
+    'mmdet 2.12 to 2.28': mmdet2_12,
+    'mmdet 2.7 to 2.11': mmdet2_7,
+    'mmdet_detr': ours,
+}
