@@ -1,0 +1,140 @@
+"""Write a checkpoint of any layout in another layout."""
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from mmengine.config import Config
+from torch import Tensor
+
+from .class_rows import COCO_IDS, COCO_NAMES, NAMES_BY_COCO_ID
+from .config_text import parse_config
+from .fit import CLASS_ROWS
+from .hugging_face import (
+    Settings,
+    class_names,
+    model_config,
+    processor_config,
+    settings_from_config,
+    settings_from_source,
+)
+from .layouts import HF, HF_TIMM, MMDET3, OFFICIAL, OURS, RESNET, from_our_names, to_our_names
+from .read import CheckpointError, Source, load_from_local, source_of, weights_of
+
+TARGETS = {layout.name: layout for layout in (OFFICIAL, HF, MMDET3, OURS)}
+
+
+def convert_checkpoint(
+    src: Path, dst: Path, to: str, config: Path | None = None, coco80: bool = False, force: bool = False
+) -> str:
+    """Convert a checkpoint; only its weights and class names are taken over.
+
+    Args:
+        src: file or Hugging Face folder of any layout.
+        dst: file to write, a folder for ``hf``. It is complete or not there.
+        to: one of :data:`TARGETS`.
+        config: config of the model, for ``hf``: image preparation, heads, dilation. By default the one in the
+            checkpoint, if it is ours, else that of the published models.
+        coco80: of a classifier with an output for each of COCO's category ids, keep those of the 80 classes.
+        force: overwrite what is there.
+
+    Returns:
+        One line that says what was written.
+
+    Raises:
+        FileExistsError: ``dst`` exists, and not ``force``.
+        FileNotFoundError: ``src`` or ``config`` does not exist.
+        CheckpointError: ``src`` cannot be read, or does not go into the layout.
+    """
+    if os.path.lexists(dst) and not force:
+        raise FileExistsError(f'{dst} exists: --force overwrites it')
+    if dst.is_dir() and to != HF.name:
+        raise CheckpointError(f'{dst} is a folder: name the file to write')
+    if dst.suffix == '.safetensors':
+        raise CheckpointError(f'{dst}: files are written by torch.save, name it .pth (safetensors: --to hf)')
+    checkpoint = load_from_local(str(src), 'cpu')
+    source = source_of(checkpoint)
+    named = to_our_names(weights_of(checkpoint), source.path)
+    if named is None or named.layout is RESNET:
+        raise CheckpointError(f'{src} is no checkpoint of a DETR')
+    weights, classes = named.weights, source.classes
+    if coco80:
+        weights, classes = _coco80_rows(weights, source), COCO_NAMES
+    if to == HF.name:
+        _write_hugging_face(dst, weights, classes, _settings(config, source, weights))
+    else:
+        _write_file(dst, to, weights, classes, source)
+    return (
+        f'{dst}: {TARGETS[to].title}, {len(weights)} entries (from {named.layout.title}, {len(named.dropped)} dropped)'
+    )
+
+
+def _settings(config: Path | None, source: Source, weights: dict[str, Tensor]) -> Settings:
+    values = Config.fromfile(config).to_dict() if config else parse_config(str(source.meta.get('cfg', '')))
+    if values.get('model', {}).get('type') == 'mmdet_detr.DETR':
+        return settings_from_config(values)
+    if config:
+        raise CheckpointError(f'{config} is no config of a mmdet_detr.DETR')
+    return settings_from_source(source, weights)
+
+
+def _coco80_rows(weights: dict[str, Tensor], source: Source) -> dict[str, Tensor]:
+    num_rows = len(weights[CLASS_ROWS[0]])
+    if num_rows != len(NAMES_BY_COCO_ID) + 1:
+        raise CheckpointError(
+            f'{source.path} has {num_rows} outputs, not the {len(NAMES_BY_COCO_ID) + 1} of COCO: drop --coco80'
+        )
+    rows = torch.tensor([*COCO_IDS, num_rows - 1])
+    return {name: value[rows] if name in CLASS_ROWS else value for name, value in weights.items()}
+
+
+def _write_file(
+    dst: Path, to: str, weights: dict[str, Tensor], classes: tuple[str, ...] | None, source: Source
+) -> None:
+    named = from_our_names(weights, TARGETS[to])
+    if to == OFFICIAL.name:
+        content: dict[str, Any] = {'model': named}
+    else:
+        means = [name for name in named if name.endswith('running_mean')]
+        counters = {name.replace('running_mean', 'num_batches_tracked'): torch.tensor(0) for name in means}
+        meta = {'cfg': source.meta['cfg']} if to == OURS.name and 'cfg' in source.meta else {}
+        if classes:
+            meta['dataset_meta'] = {'classes': classes}
+        content = {'state_dict': {**counters, **named}, 'meta': meta}
+    with _replacing(dst) as path:
+        torch.save(content, path)
+
+
+def _write_hugging_face(
+    dst: Path, weights: dict[str, Tensor], classes: tuple[str, ...] | None, settings: Settings
+) -> None:
+    names = class_names(classes, len(weights[CLASS_ROWS[0]]))
+    config, processor = model_config(weights, names, settings), processor_config(settings)
+    tensors = from_our_names(weights, HF_TIMM if settings.dilated else HF)
+    tensors = {name: value.contiguous() for name, value in tensors.items()}
+    with _replacing(dst) as path:
+        path.mkdir()
+        (path / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
+        (path / 'preprocessor_config.json').write_text(json.dumps(processor, indent=2) + '\n')
+        # transformers refuses a file that does not say its format
+        safetensors.torch.save_file(tensors, path / 'model.safetensors', {'format': 'pt'})
+
+
+@contextlib.contextmanager
+def _replacing(dst: Path) -> Iterator[Path]:
+    """A path beside the file or folder to write, which takes its place in the end: it is never seen half written."""
+    dst.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=dst.parent, prefix=f'.{dst.name}.') as folder:
+        path = Path(folder) / dst.name
+        yield path
+        if dst.is_dir():  # other files in it stay
+            for file in path.iterdir():
+                file.replace(dst / file.name)
+        else:
+            path.replace(dst)

@@ -1,0 +1,150 @@
+"""The two JSON files that make weights a Hugging Face model: ``config.json`` and ``preprocessor_config.json``."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from .architecture import architecture_of
+from .class_rows import COCO_NAMES, NAMES_BY_COCO_ID
+from .read import CheckpointError, Source
+
+BOTTLENECK_EXPANSION = 4
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a Hugging Face model has to know besides its weights; the defaults are those of the published models.
+
+    Attributes:
+        num_heads: heads of every attention; None where it is not known.
+        dropout: of the transformer.
+        dilated: whether the last stage of the backbone is dilated (DC5).
+        shortest: length to which the shorter side of an image is resized; None for no resize.
+        longest: bound of the longer side; None for no bound.
+        mean: of red, green and blue, in 0..1.
+        std: of red, green and blue, in 0..1.
+    """
+
+    num_heads: int | None = None
+    dropout: float = 0.1
+    dilated: bool = False
+    shortest: int | None = 800
+    longest: int | None = 1333
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+
+def settings_from_config(config: dict[str, Any]) -> Settings:
+    """Settings from the config of one of our models.
+
+    Raises:
+        CheckpointError: the images are prepared in a way that a ``DetrImageProcessor`` does not have.
+    """
+    model = config['model']
+    neck, backbone, prepare = model['neck'], model['backbone'], model.get('data_preprocessor') or {}
+    if not prepare.get('bgr_to_rgb'):
+        raise CheckpointError('the model reads BGR images, Hugging Face models read RGB')
+    resizes = [step for step in _test_pipeline(config) if 'Resize' in str(step.get('type'))]
+    if any(step['type'] != 'mmdet_detr.ShortestSideResize' for step in resizes) or len(resizes) > 1:
+        raise CheckpointError('the test pipeline resizes otherwise than by one mmdet_detr.ShortestSideResize')
+    dilations = backbone.get('dilations') or (1,)
+    return Settings(
+        num_heads=neck.get('num_heads', 8),
+        dropout=neck.get('dropout', 0.1),
+        dilated=backbone['type'] == 'mmdet_detr.ResNetDC5' or max(dilations) > 1,
+        shortest=resizes[0]['sizes'][0] if resizes else None,
+        longest=resizes[0].get('longest', 1333) if resizes else None,
+        mean=tuple(value / 255 for value in prepare['mean']),
+        std=tuple(value / 255 for value in prepare['std']),
+    )
+
+
+def settings_from_source(source: Source, weights: dict[str, Tensor]) -> Settings:
+    """Settings of the published models, as far as the file tells nothing else.
+
+    Raises:
+        CheckpointError: nothing tells the number of heads, and the width is not the paper's.
+    """
+    num_heads = source.num_heads or (8 if architecture_of(weights).embed_dims == 256 else None)
+    if num_heads is None:
+        raise CheckpointError(f'{source.path} does not tell the number of attention heads: name its config by --config')
+    return Settings(num_heads=num_heads, dilated=bool(source.dilated))
+
+
+def class_names(classes: tuple[str, ...] | None, num_rows: int) -> tuple[str, ...]:
+    """Names of all outputs but the last, no object.
+
+    Raises:
+        CheckpointError: there is a row for every class and none for no object.
+    """
+    if classes and len(classes) == num_rows:
+        raise CheckpointError('the classifier is sigmoid and has no output for no object, as Hugging Face models have')
+    if classes and len(classes) == num_rows - 1:
+        return classes
+    known = {len(names) + 1: names for names in (COCO_NAMES, NAMES_BY_COCO_ID)}
+    return known.get(num_rows, tuple(f'LABEL_{i}' for i in range(num_rows - 1)))
+
+
+def model_config(weights: dict[str, Tensor], classes: tuple[str, ...], settings: Settings) -> dict[str, Any]:
+    """Content of ``config.json`` for weights under our names.
+
+    Raises:
+        CheckpointError: the backbone is no ResNet that transformers has.
+    """
+    sizes = architecture_of(weights)
+    if not sizes.blocks or (settings.dilated and sizes.depth is None):
+        raise CheckpointError('the backbone is no ResNet that transformers has')
+    widths = [len(weights[f'backbone.layer{stage + 1}.0.conv1.weight']) for stage in range(len(sizes.blocks))]
+    expansion = BOTTLENECK_EXPANSION if sizes.bottlenecks else 1
+    resnet = {
+        'model_type': 'resnet',
+        'embedding_size': len(weights['backbone.conv1.weight']),
+        'hidden_sizes': [width * expansion for width in widths],
+        'depths': list(sizes.blocks),
+        'layer_type': 'bottleneck' if sizes.bottlenecks else 'basic',
+        'out_features': [f'stage{len(sizes.blocks)}'],
+    }
+    own = {'use_timm_backbone': False, 'backbone': None, 'backbone_config': resnet}
+    timm = {'use_timm_backbone': True, 'backbone': f'resnet{sizes.depth}'}  # transformers' own cannot dilate
+    return {
+        'architectures': ['DetrForObjectDetection'],
+        'model_type': 'detr',
+        'd_model': sizes.embed_dims,
+        'encoder_layers': sizes.num_encoder_layers,
+        'decoder_layers': sizes.num_decoder_layers,
+        'encoder_ffn_dim': sizes.feedforward_channels,
+        'decoder_ffn_dim': sizes.feedforward_channels,
+        'encoder_attention_heads': settings.num_heads,
+        'decoder_attention_heads': settings.num_heads,
+        'num_queries': len(weights['neck.query_embed.weight']),
+        'dropout': settings.dropout,
+        'dilation': settings.dilated,
+        'use_pretrained_backbone': False,
+        **(timm if settings.dilated else own),
+        'id2label': {str(i): name for i, name in enumerate(classes)},
+        'label2id': {name: i for i, name in enumerate(classes)},
+    }
+
+
+def processor_config(settings: Settings) -> dict[str, Any]:
+    """Content of ``preprocessor_config.json``."""
+    size = {'shortest_edge': settings.shortest or 800, 'longest_edge': settings.longest or 2**31 - 1}
+    return {
+        'image_processor_type': 'DetrImageProcessor',
+        'format': 'coco_detection',
+        'do_resize': settings.shortest is not None,
+        'size': size,
+        'resample': 2,  # PIL's bilinear
+        'do_rescale': True,
+        'rescale_factor': 1 / 255,
+        'do_normalize': True,
+        'image_mean': list(settings.mean),
+        'image_std': list(settings.std),
+        'do_pad': True,
+    }
+
+
+def _test_pipeline(config: dict[str, Any]) -> list[dict[str, Any]]:
+    loader = config.get('test_dataloader') or {}
+    return loader.get('dataset', {}).get('pipeline') or config.get('test_pipeline') or []
