@@ -9,14 +9,16 @@ from typing import Any, NoReturn
 import mmdet
 from mmengine.logging import MMLogger
 
+from .checkpoints import CheckpointError
+
 MAX_CONSOLE_LINES = 12
 
 
 def run_mmdet_tool(name: str) -> None:
     """Run ``tools/{name}.py`` of the installed mmdet with this process's arguments.
 
-    A file named on the command line that does not exist ends the process with one line and exit code 2, instead of a
-    stack trace from inside mmengine.
+    A file that does not exist and a checkpoint that cannot be used end the process with one line and exit code 2,
+    instead of a stack trace from inside mmengine.
     """
     script = Path(mmdet.__file__).parent / '.mim' / 'tools' / f'{name}.py'
     if not script.exists():
@@ -24,10 +26,13 @@ def run_mmdet_tool(name: str) -> None:
     for argument in sys.argv[1:]:
         if argument.startswith('-'):
             break  # the positional arguments, config and checkpoint, come first
-        if '://' not in argument and not Path(argument).is_file():
+        if '://' not in argument and not Path(argument).exists():
             _fail(name, f'no such file: {argument}')
     _shorten_console_records()
-    runpy.run_path(str(script), run_name='__main__')
+    try:
+        runpy.run_path(str(script), run_name='__main__')
+    except (CheckpointError, FileNotFoundError) as error:
+        _fail(name, str(error))
 
 
 def _fail(name: str, message: str) -> NoReturn:

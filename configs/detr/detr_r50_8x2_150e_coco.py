@@ -104,6 +104,8 @@ param_scheduler = [
 ]
 custom_hooks = [
     dict(type='NumClassCheckHook'),
+    dict(type='mmdet_detr.ClassNamesHook'),
+    dict(type='mmdet_detr.BatchSizeHook'),
     dict(type='mmdet_detr.SkipNonFiniteHook', max_consecutive=50),
     dict(type='mmdet_detr.MatchReportHook'),
 ]

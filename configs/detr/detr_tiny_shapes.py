@@ -111,6 +111,8 @@ auto_scale_lr = dict(enable=False, base_batch_size=32)
 # runtime
 custom_hooks = [
     dict(type='NumClassCheckHook'),
+    dict(type='mmdet_detr.ClassNamesHook'),
+    dict(type='mmdet_detr.BatchSizeHook'),
     dict(type='mmdet_detr.SkipNonFiniteHook', max_consecutive=50),
     dict(type='mmdet_detr.MatchReportHook'),
 ]

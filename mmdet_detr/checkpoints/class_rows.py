@@ -64,7 +64,10 @@ def match_rows(
         source_classes, target_classes = source_classes or (), target_classes or ()
     assert source_classes is not None
     assert target_classes is not None
-    rows = {name: row for row, name in reversed(list(enumerate(source_classes))) if name != NO_NAME}
+    rows: dict[str, int] = {}
+    for row, name in enumerate(source_classes):
+        if name != NO_NAME:
+            rows.setdefault(name, row)
     pairs = [(row, rows[name]) for row, name in enumerate(target_classes) if name in rows]
     by = 'COCO category id' if NAMES_BY_COCO_ID in (source_classes, target_classes) else 'name'
     names = target_classes or tuple(f'class {i}' for i in range(num_classes))

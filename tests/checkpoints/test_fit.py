@@ -1,0 +1,277 @@
+import argparse
+import logging
+
+import pytest
+import torch
+from foreign import NUM_CLASSES, hf, mmdet3, official, ours
+from helpers import ROOT, tiny_detr_config
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.runner import load_checkpoint
+
+from mmdet_detr.checkpoints import CheckpointError
+from mmdet_detr.checkpoints.class_rows import COCO_IDS, COCO_NAMES, NAMES_BY_COCO_ID
+from mmdet_detr.checkpoints.layouts import to_our_names
+
+
+@pytest.fixture
+def logged():
+    """What was logged, line by line."""
+    lines = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.extend(record.getMessage().splitlines())
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    yield lines
+    logger.removeHandler(handler)
+
+
+def model_of(num_classes: int = NUM_CLASSES, classes: tuple[str, ...] | None = None, **neck):
+    model = MODELS.build(tiny_detr_config(num_classes, **neck))
+    if classes:
+        model.dataset_meta = {'classes': classes}
+    return model
+
+
+def load(model, state_dict, tmp_path, **more):
+    torch.save({'state_dict': state_dict, **more}, tmp_path / 'file.pth')
+    load_checkpoint(model, str(tmp_path / 'file.pth'))
+    return model
+
+
+def with_rows(num_rows: int) -> dict:
+    """The official weights, with the number of the row in every value of the classifier."""
+    rows = torch.arange(float(num_rows))
+    return official().state_dict | {'class_embed.weight': rows[:, None].expand(num_rows, 32), 'class_embed.bias': rows}
+
+
+def rows_of(model) -> list[float]:
+    """Where each row of the classifier came from; -1 for rows with their initial values."""
+    weight, bias = model.bbox_head.class_embed.weight, model.bbox_head.class_embed.bias
+    return [b if torch.all(w == b) else -1 for w, b in zip(weight, bias.tolist(), strict=True)]
+
+
+def test_coco_ids():
+    assert len(COCO_NAMES) == len(COCO_IDS) == 80
+    assert len(NAMES_BY_COCO_ID) == 91
+    by_id = {1: 'person', 11: 'fire hydrant', 13: 'stop sign', 17: 'cat', 62: 'chair', 90: 'toothbrush'}
+    assert {i: NAMES_BY_COCO_ID[i] for i in by_id} == by_id  # from COCO's category table
+    assert [COCO_IDS.index(i) for i in by_id] == [0, 10, 11, 15, 56, 79]
+
+
+def test_category_ids_into_80_classes(tmp_path, logged):
+    model = load(model_of(80), with_rows(92), tmp_path)
+    assert rows_of(model) == [*COCO_IDS, 91]
+    assert '  classes: 80 of 80 classes by COCO category id, and the row of no object' in logged
+
+
+def test_80_classes_into_category_ids(tmp_path):
+    rows = rows_of(load(model_of(91), with_rows(81), tmp_path))
+    assert rows[91] == 80
+    assert [rows[i] for i in COCO_IDS] == list(range(80))
+    assert all(rows[i] == -1 for i, name in enumerate(NAMES_BY_COCO_ID) if name == 'N/A')
+
+
+def test_own_classes_from_coco_by_name(tmp_path, logged):
+    model = load(model_of(3, ('zebra', 'okapi', 'cat')), with_rows(92), tmp_path)
+    assert rows_of(model) == [24, -1, 17, 91]
+    assert '  classes: 2 of 3 classes by COCO category id, and the row of no object' in logged
+    assert '  classes that keep their initial values: okapi' in logged
+    assert next(line for line in logged if 'left out' in line).endswith(' and 68 more')
+
+
+def test_class_names_on_both_sides(tmp_path, logged):
+    meta = {'dataset_meta': {'classes': ('ant', 'bee', 'cat', 'dog', 'elk')}}
+    model = load(model_of(4, ('elk', 'fox', 'ant', 'gnu')), with_rows(6), tmp_path, meta=meta)
+    assert rows_of(model) == [4, -1, 0, -1, 5]
+    assert '  classes: 2 of 4 classes by name, and the row of no object' in logged
+    assert '  classes that keep their initial values: fox, gnu' in logged
+    assert '  classes left out, which the model lacks: bee, cat, dog' in logged
+
+
+def test_same_names_in_another_order(tmp_path):
+    meta = {'CLASSES': ['ant', 'bee', 'cat', 'dog', 'elk']}  # as mmdet 2.x writes them
+    model = load(model_of(5, ('elk', 'dog', 'cat', 'bee', 'ant')), with_rows(6), tmp_path, meta=meta)
+    assert rows_of(model) == [4, 3, 2, 1, 0, 5]
+
+
+def test_unknown_classes_of_another_number_start_anew(tmp_path):
+    assert rows_of(load(model_of(3), with_rows(6), tmp_path)) == [-1, -1, -1, 5]
+
+
+def test_80_classes_without_names_into_own_ones(tmp_path):
+    assert rows_of(load(model_of(2, ('person', 'okapi')), with_rows(81), tmp_path)) == [0, -1, 80]
+
+
+def test_sigmoid_classifier_has_no_row_of_no_object(tmp_path):
+    config = tiny_detr_config(80)
+    config.bbox_head.loss = {'type': 'mmdet_detr.BipartiteMatchLoss', 'loss_cls': {'type': 'FocalLoss'}}
+    model = load(MODELS.build(config), with_rows(92), tmp_path)
+    assert rows_of(model) == list(COCO_IDS)
+
+
+def test_fewer_queries_are_sliced_and_more_are_tiled(tmp_path, logged):
+    weights = official().state_dict
+    queries = weights['query_embed.weight']
+    fewer = load(model_of(num_queries=7), weights, tmp_path).neck.query_embed.weight
+    assert torch.equal(fewer, queries[:7])
+    assert '  queries: the first 7 of 12' in logged
+    more = load(model_of(num_queries=29), weights, tmp_path).neck.query_embed.weight
+    assert torch.equal(more[:12], queries)
+    for tiled in (more[12:24] - queries, more[24:] - queries[:5]):
+        assert 0 < tiled.abs().max() < 0.1 * queries.std()
+    assert '  queries: 12 repeated to make 29, with a little noise' in logged
+    again = load(model_of(num_queries=29), weights, tmp_path).neck.query_embed.weight
+    assert torch.equal(more, again)  # every process of a distributed run gets the same
+
+
+@pytest.mark.parametrize('prefix', ['module.', 'model.', 'module.model.', '_orig_mod.'])
+@pytest.mark.parametrize('build', [official, mmdet3, ours], ids=lambda build: build.__name__)
+def test_prefixes_of_wrappers(build, prefix, tmp_path):
+    weights = build().state_dict
+    plain = load(model_of(), weights, tmp_path).state_dict()
+    wrapped = load(model_of(), {prefix + name: value for name, value in weights.items()}, tmp_path).state_dict()
+    assert all(torch.equal(wrapped[name], value) for name, value in plain.items())
+
+
+def test_averaged_model_with_counter(tmp_path, logged):
+    weights = {'n_averaged': torch.tensor(7), **{f'module.{name}': v for name, v in official().state_dict.items()}}
+    load(model_of(), weights, tmp_path)
+    assert '  dropped: n_averaged (counter of an averaged model)' in logged
+
+
+def test_report(tmp_path, logged):
+    load(model_of(), official().state_dict, tmp_path, optimizer={}, epoch=3)
+    report = [line for line in logged if line.startswith(('Loaded', '  '))]
+    assert report == [
+        f'Loaded {tmp_path}/file.pth, facebookresearch/detr: 191 entries used, 2 dropped, 20 missing',
+        '  classes: all 6 rows as they are',
+        '  dropped: optimizer, epoch (no weights of the network)',
+        '  missing: backbone.bn1.num_batches_tracked, backbone.layer1.0.bn1.num_batches_tracked, '
+        'backbone.layer1.0.bn2.num_batches_tracked and 17 more (counters of BatchNorm, which frozen ones lack)',
+    ]
+
+
+def test_plain_load_state_dict_takes_every_layout_and_parts(logged):
+    model = model_of()
+    model.load_state_dict(official().state_dict)
+    assert any(line.startswith('Loaded the state dict, facebookresearch/detr') for line in logged)
+    logged.clear()
+    model.load_state_dict(model.state_dict())
+    part = {'neck.input_proj.bias': torch.ones(32)}
+    model.load_state_dict(part, strict=False)
+    assert torch.equal(model.neck.input_proj.bias, part['neck.input_proj.bias'])
+    assert not logged
+
+
+def test_resnet_loads_as_backbone(tmp_path, logged):
+    model = model_of()
+    neck = {name: value.clone() for name, value in model.neck.state_dict().items()}
+    backbone = {name.removeprefix('backbone.'): v for name, v in ours().state_dict.items() if 'backbone' in name}
+    load(model, {**backbone, 'fc.weight': torch.zeros(10, 64), 'fc.bias': torch.zeros(10)}, tmp_path)
+    assert all(torch.equal(value, backbone[name]) for name, value in model.backbone.state_dict().items())
+    assert all(torch.equal(value, neck[name]) for name, value in model.neck.state_dict().items())
+    assert '  dropped: fc.weight, fc.bias (classifier of ImageNet)' in logged
+    assert any('not in the checkpoint, keeps its initial values' in line for line in logged)
+
+
+def half_a_transformer(weights):
+    return {name: value for name, value in weights.items() if 'decoder.layers.2' not in name}
+
+
+MISMATCHES = {
+    'the model lacks neck.decoder.layers.2.self_attn.in_proj_weight': ({'num_decoder_layers': 2}, dict),
+    'the checkpoint lacks neck.encoder.layers.2.self_attn.in_proj_weight': ({'num_encoder_layers': 3}, dict),
+    'the checkpoint lacks neck.decoder.layers.2.self_attn.in_proj_weight': ({}, half_a_transformer),
+    'linear1.weight is (48, 32) in the checkpoint and (64, 32) in the model': ({'feedforward_channels': 64}, dict),
+}
+
+
+@pytest.mark.parametrize('message', MISMATCHES)
+def test_other_architecture_is_an_error_and_leaves_the_model(message, tmp_path):
+    neck, change = MISMATCHES[message]
+    model = model_of(**neck)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(CheckpointError) as error:
+        load(model, change(official().state_dict), tmp_path)
+    assert str(error.value).startswith(f'{tmp_path}/file.pth does not fit the model: ')
+    assert message in str(error.value)
+    assert '\n' not in str(error.value)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_heads_and_dilation_are_compared_where_the_file_tells_them(tmp_path):
+    weights = official().state_dict
+    with pytest.raises(CheckpointError, match='its attention has 8 heads, that of the model 4'):
+        load(model_of(), weights, tmp_path, args=argparse.Namespace(nheads=8, dilation=False))
+    with pytest.raises(CheckpointError, match=r'its backbone is dilated \(DC5\), that of the model not dilated'):
+        load(model_of(), weights, tmp_path, args=argparse.Namespace(nheads=4, dilation=True))
+    load(model_of(), weights, tmp_path, args=argparse.Namespace(nheads=4, dilation=False))
+
+
+def test_name_of_a_dc5_file_is_a_hint(tmp_path, logged):
+    torch.save({'model': official().state_dict}, tmp_path / 'detr-r50-dc5-f0fb7ef5.pth')
+    load_checkpoint(model_of(), str(tmp_path / 'detr-r50-dc5-f0fb7ef5.pth'))
+    assert any("The file's name says DC5, but the model's backbone is not dilated" in line for line in logged)
+
+
+CONFIGS = ['detr_r18_8x2_500e_coco', 'detr_r50_8x2_500e_coco', 'detr_r101_8x2_500e_coco']
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_error_names_the_config_to_use(name, tmp_path):
+    """Weights of every published depth into a model of another."""
+
+    def build(config):
+        config = Config.fromfile(ROOT / f'configs/detr/{config}.py').model
+        config.backbone.init_cfg = None
+        with torch.device('meta'):
+            return MODELS.build(config)
+
+    weights = build(name).state_dict()
+    other = build('detr_r50_8x2_500e_coco' if 'r50' not in name else 'detr_r101_8x2_500e_coco')
+    depth = name.split('_')[1].removeprefix('r')
+    with pytest.raises(CheckpointError) as error:
+        other.load_state_dict({**weights, 'bbox_head.class_embed.bias': torch.zeros(92)})
+    assert f'The checkpoint is a ResNet-{depth} with 6 encoder and 6 decoder layers of width 256' in str(error.value)
+    assert f'use configs/detr/{name}.py' in str(error.value)
+    assert ('for DC5, configs/detr/detr_r' in str(error.value)) == (depth != '18')
+
+
+def test_published_names_and_shapes_fit_the_published_config():
+    """A whole R50 of transformers, without values: every entry has its place."""
+    transformers = pytest.importorskip('transformers', minversion='5', reason='needs transformers 5')
+    with torch.device('meta'):
+        resnet = transformers.ResNetConfig(out_features=['stage4'])
+        config = transformers.DetrConfig(use_timm_backbone=False, backbone_config=resnet, num_labels=91)
+        theirs = transformers.DetrForObjectDetection(config).state_dict()
+        config = Config.fromfile(ROOT / 'configs/detr/detr_r50_8x2_500e_coco.py').model
+        config.backbone.init_cfg = None
+        config.bbox_head.num_classes = 91
+        own = MODELS.build(config).state_dict()
+    named = to_our_names(theirs, 'r50')
+    assert named.layout.name == 'hf'
+    expected = {name: value.shape for name, value in own.items() if 'num_batches' not in name}
+    assert {name: value.shape for name, value in named.weights.items()} == expected
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda w: {'some.weight': torch.zeros(1)}, 'is no checkpoint of a DETR: its first entries are some.weight'),
+        (lambda w: w | {'extra.weight': torch.zeros(1)}, 'but extra.weight belongs to no DETR'),
+        (lambda w: {n: v for n, v in w.items() if n != 'query_embed.weight'}, 'is no checkpoint of a DETR'),
+    ],
+)
+def test_not_a_detr(change, message, tmp_path):
+    with pytest.raises(CheckpointError) as error:
+        load(model_of(), change(official().state_dict), tmp_path)
+    assert message in str(error.value)
+
+
+def test_half_an_attention(tmp_path):
+    weights = hf().state_dict
+    del weights['model.encoder.layers.1.self_attn.k_proj.bias']
+    with pytest.raises(CheckpointError, match=r'lacks model\.encoder\.layers\.1\.self_attn\.k_proj\.bias'):
+        load(model_of(), weights, tmp_path)
