@@ -1,13 +1,18 @@
 """The main job through mim, as a user runs it: data, training, resuming, testing, predicting, report."""
 
 import json
+import pickle
 import re
 
 import numpy as np
 import pytest
 import torch
 from helpers import ROOT
-from mmdet.apis import inference_detector, init_detector
+from mmdet.apis import DetInferencer, inference_detector, init_detector
+from mmdet.registry import MODELS
+from mmengine.config import Config
+
+from mmdet_detr.checkpoints.read import load_from_local
 
 CONFIG = ROOT / 'configs' / 'detr' / 'detr_tiny_shapes.py'
 OPTIONS = (
@@ -124,6 +129,92 @@ def test_init_and_inference_detector_of_mmdet(folder):
     for result in results:
         assert result.ori_shape == (64, 64)
         assert torch.all(result.pred_instances.scores.diff() <= 0)
+
+
+@pytest.fixture(scope='session')
+def hugging_face(folder, run_mim):
+    """The run's weights as a Hugging Face folder."""
+    done = run_mim(
+        'run', 'mmdet_detr', 'convert_checkpoint', 'work/iter_2.pth', 'hugging_face', '--to', 'hf', cwd=folder
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / 'hugging_face'
+
+
+def test_mim_tests_a_hugging_face_folder(folder, hugging_face, run_mim):
+    """The same figures as from the run's own checkpoint."""
+    figures = []
+    for number, checkpoint in enumerate((folder / 'work' / 'iter_2.pth', hugging_face)):
+        arguments = ('--checkpoint', checkpoint, '--gpus', 0, '--work-dir', f'tested{number}', '--out', 'found.pkl')
+        done = run_mim('test', 'mmdet_detr', CONFIG, *arguments, cwd=folder)
+        assert done.returncode == 0, done.stderr
+        with (folder / 'found.pkl').open('rb') as file:
+            figures.append([result['pred_instances'] for result in pickle.load(file)])
+    assert f'Loaded {hugging_face}, Hugging Face' in done.stdout
+    for own, theirs in zip(*figures, strict=True):
+        torch.testing.assert_close(own['bboxes'], theirs['bboxes'], rtol=0, atol=1e-3)
+        assert torch.equal(own['labels'], theirs['labels'])
+
+
+def test_inferencer_and_init_detector_take_a_hugging_face_folder(folder, hugging_face):
+    image = str(sorted(folder.glob('data/shapes/val/*.jpg'))[0])
+    expected = inference_detector(init_detector(str(CONFIG), str(folder / 'work' / 'iter_2.pth'), device='cpu'), image)
+    model = init_detector(str(CONFIG), str(hugging_face), device='cpu')
+    assert model.dataset_meta['classes'] == ('circle', 'square', 'triangle')
+    result = inference_detector(model, image).pred_instances
+    torch.testing.assert_close(result.bboxes, expected.pred_instances.bboxes, rtol=0, atol=1e-3)
+    inferencer = DetInferencer(str(CONFIG), str(hugging_face), device='cpu', show_progress=False)
+    prediction = inferencer(image)['predictions'][0]
+    assert prediction['labels'] == expected.pred_instances.labels.tolist()
+    assert prediction['scores'] == pytest.approx(expected.pred_instances.scores.tolist(), abs=1e-4)
+
+
+def test_trains_from_another_checkpoint(folder, hugging_face, run_mim, tmp_path):
+    """Other classes and queries; a learning rate of zero shows what was loaded."""
+    (tmp_path / 'own.py').write_text(
+        f'_base_ = {str(CONFIG)!r}\n'
+        "mine = dict(dataset=dict(metainfo=dict(classes=('square', 'disc'))))\n"
+        'train_dataloader, val_dataloader, test_dataloader = mine, mine, mine\n'
+        'model = dict(bbox_head=dict(num_classes=2), neck=dict(num_queries=12))\n'
+        'optim_wrapper = dict(optimizer=dict(lr=0.0))\n'
+    )
+    options = (*OPTIONS, 'train_cfg.max_iters=1', f'load_from={hugging_face}')
+    arguments = ('--gpus', 0, '--work-dir', tmp_path, '--cfg-options', *options)
+    done = run_mim('train', 'mmdet_detr', tmp_path / 'own.py', *arguments, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert 'classes: 1 of 2 classes by name, and the row of no object' in done.stdout
+    assert done.stdout.count(f'Loaded {hugging_face}') == 1
+    assert 'A step sees 8 images' in done.stdout  # and the learning rate is meant for 32
+    before = load_from_local(str(folder / 'work' / 'iter_2.pth'))['state_dict']
+    after = load_from_local(str(tmp_path / 'iter_1.pth'))['state_dict']
+    assert torch.equal(after['neck.input_proj.weight'], before['neck.input_proj.weight'])
+    assert torch.equal(after['neck.query_embed.weight'][:10], before['neck.query_embed.weight'])
+    rows = 'bbox_head.class_embed.weight'
+    assert torch.equal(after[rows][[0, 2]], before[rows][[1, 3]])  # square and no object
+
+
+def test_initialised_from_another_checkpoint(hugging_face):
+    config = Config.fromfile(CONFIG).model
+    config.init_cfg = {'type': 'Pretrained', 'checkpoint': str(hugging_face)}
+    model = MODELS.build(config)
+    model.init_weights()
+    expected = init_detector(str(CONFIG), str(hugging_face), device='cpu').state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+
+
+def test_bad_checkpoints_are_one_line(folder, run_python, tmp_path):
+    (tmp_path / 'folder').mkdir()
+    (tmp_path / 'empty.pth').touch()
+    for tool, message, *arguments in (
+        ('test', f'{tmp_path}/folder is a folder without model.safetensors', tmp_path / 'folder'),
+        ('train', f'{tmp_path}/empty.pth is empty', '--cfg-options', f'load_from={tmp_path}/empty.pth'),
+    ):
+        work_dir = tmp_path / tool
+        done = run_python(ROOT / 'tools' / f'{tool}.py', CONFIG, *arguments, '--work-dir', work_dir, cwd=folder)
+        assert done.returncode == 2
+        assert done.stderr.splitlines()[-1].startswith(f'{tool}: {message}')
+        assert 'Traceback' not in done.stderr
+        assert not list(work_dir.rglob('*.pth'))
 
 
 def test_bad_input_is_one_line(folder, run_python):

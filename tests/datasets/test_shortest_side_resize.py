@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
 import torch
-from mmdet.registry import TRANSFORMS
+from helpers import BCCD, ROOT
+from mmdet.registry import MODELS, TRANSFORMS
 from mmdet.structures.bbox import HorizontalBoxes
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from PIL import Image
 
 from mmdet_detr.datasets.shortest_side_resize import ShortestSideResize, official_size
@@ -59,3 +62,81 @@ def test_draws_every_size_and_nothing_else():
     transform = ShortestSideResize(sizes=[20, 30, 40])
     drawn = {transform({'img': np.zeros((60, 90, 3), np.uint8)})['img_shape'] for _ in range(60)}
     assert drawn == {(20, 30), (30, 45), (40, 60)}
+
+
+# width, height: landscape, portrait, square, tiny, very long both ways, at the bound, 4K, a single pixel
+SIZES = [
+    (640, 480), (480, 640), (500, 500), (640, 427), (640, 353), (17, 11), (3, 2), (2000, 60), (60, 2000), (300, 1373),
+    (3840, 2160), (2160, 3840), (1, 1),
+]  # fmt: skip
+MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+
+
+def official_input(image: np.ndarray) -> np.ndarray:
+    """What the official transform makes of an RGB image (H, W, 3): (3, H', W'), normalised."""
+    height, width = image.shape[:2]
+    size, bound = 800, 1333
+    if max(height, width) / min(height, width) * size > bound:
+        size = round(bound * min(height, width) / max(height, width))
+    other = int(size * max(height, width) / min(height, width))
+    shape = (size, other) if width < height else (other, size)
+    pixels = np.asarray(Image.fromarray(image).resize(shape, Image.Resampling.BILINEAR)) / 255
+    return ((pixels - MEAN) / STD).transpose(2, 0, 1)
+
+
+@pytest.fixture(scope='module')
+def network_input():
+    """The network's input for a file, through the official config's test pipeline and preprocessor."""
+    config = Config.fromfile(ROOT / 'configs/detr/detr_r50_8x2_500e_coco.py')
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        steps = [TRANSFORMS.build(t) for t in config.test_dataloader.dataset.pipeline if t.type != 'LoadAnnotations']
+        preprocessor = MODELS.build(config.model.data_preprocessor)
+
+    def run(path) -> tuple[np.ndarray, tuple[int, int]]:
+        packed = {'img_path': str(path), 'img_id': 0}
+        for step in steps:
+            packed = step(packed)
+        batch = preprocessor({'inputs': [packed['inputs']], 'data_samples': [packed['data_samples']]})
+        return batch['inputs'][0].numpy(), batch['data_samples'][0].img_shape
+
+    return run
+
+
+@pytest.mark.parametrize('size', SIZES, ids=str)
+def test_same_input_as_the_official_transform(size, tmp_path, network_input):
+    """From the file to the network's input, sizes exactly and pixels to 1e-3 of a normalised unit."""
+    image = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / 'image.png')
+    got, img_shape = network_input(tmp_path / 'image.png')
+    expected = official_input(image)
+    assert got.shape == expected.shape
+    assert img_shape == expected.shape[1:]
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-3)
+
+
+def test_same_input_as_the_official_transform_on_photographs(network_input):
+    """JPEG is decoded to the same pixels as by PIL, too."""
+    photographs = sorted((BCCD / 'images').glob('*.jpg'))[:3]
+    if not photographs:
+        pytest.skip(f'no photographs in {BCCD}')
+    for path in photographs:
+        expected = official_input(np.asarray(Image.open(path).convert('RGB')))
+        np.testing.assert_allclose(network_input(path)[0], expected, rtol=0, atol=1e-3)
+
+
+def test_same_input_as_hugging_face_where_its_sizes_agree(tmp_path, network_input):
+    """DetrImageProcessor of transformers 5 differs by a pixel or two for some images at the bound."""
+    transformers = pytest.importorskip('transformers', minversion='5', reason='needs transformers 5')
+    processor = transformers.DetrImageProcessorPil()
+    compared = 0
+    for width, height in [size for size in SIZES if size != (1, 1)]:  # it takes 1 x 1 for a channel
+        image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(image).save(tmp_path / 'image.png')
+        theirs = processor(images=image, return_tensors='np')['pixel_values'][0]
+        ours = network_input(tmp_path / 'image.png')[0]
+        if theirs.shape == ours.shape:
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-3)
+            compared += 1
+        else:
+            assert max(abs(a - b) for a, b in zip(theirs.shape, ours.shape, strict=True)) <= 2
+    assert compared >= 9

@@ -1,4 +1,5 @@
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -173,3 +174,23 @@ def test_boxes_are_float32_under_autocast():
         logits, boxes = head(torch.randn(1, 1, 5, 8))
     assert logits.dtype == torch.bfloat16
     assert boxes.dtype == torch.float32
+
+
+@pytest.mark.parametrize('threshold', [0.0, 0.25, 0.5, 'a score'])
+def test_predict_equals_hugging_face(threshold):
+    """Its post_process_object_detection neither sorts nor clips; all else is the same, the threshold too."""
+    transformers = pytest.importorskip('transformers', minversion='5', reason='needs transformers 5')
+    logits, boxes = torch.randn(100, 7) * 2, torch.rand(100, 4) * 0.5 + 0.1
+    if threshold == 'a score':
+        threshold = logits.softmax(-1)[:, :-1].max(-1).values[42].item()
+    outputs = SimpleNamespace(logits=logits[None], pred_boxes=boxes[None])
+    processor = transformers.DetrImageProcessorPil()
+    expected = processor.post_process_object_detection(outputs, threshold, target_sizes=[(100, 200)])[0]
+    head = head_with_outputs(logits, boxes, test_cfg={'score_thr': threshold, 'max_per_img': 100})
+    got = head.predict(torch.zeros(1, 1, 100, 8), [make_sample((200, 400), scale=2.0)])[0]
+    order = expected['scores'].argsort(descending=True)
+    assert (0 < len(order) < 100) == (threshold > 0.2)
+    assert torch.equal(got.scores, expected['scores'][order])
+    assert torch.equal(got.labels, expected['labels'][order])
+    clipped = expected['boxes'][order].clamp(min=0).minimum(torch.tensor([200, 100, 200, 100]))
+    torch.testing.assert_close(got.bboxes, clipped, rtol=0, atol=1e-4)
