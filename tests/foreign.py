@@ -1,8 +1,4 @@
-"""Tiny DETRs of other implementations, with random weights: the real classes where they can be installed.
-
-All have the sizes of ``helpers.tiny_detr_config``: ResNet-18 of base width 8, 2 + 3 layers of width 32, 4 heads,
-12 queries. ``forward`` of each gives logits (B, Q, K+1) and boxes (B, Q, 4) of the last layer.
-"""
+"""DETRs of other implementations, with random weights: the real classes where they can be installed."""
 
 import math
 import re
@@ -16,15 +12,60 @@ from helpers import mmdet_config, tiny_detr_config
 from mmdet.models.backbones import ResNet
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
+from mmengine.config import Config
 from torch import Tensor, nn
 
 Forward = Callable[[Tensor, list[DetDataSample]], tuple[Tensor, Tensor]]
 NUM_CLASSES = 5
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of a DETR; the defaults are those of ``helpers.tiny_detr_config``."""
+
+    depth: int = 18
+    base_channels: int = 8
+    width: int = 32
+    heads: int = 4
+    hidden: int = 48
+    encoder: int = 2
+    decoder: int = 3
+    queries: int = 12
+    num_classes: int = NUM_CLASSES
+
+    @property
+    def channels(self) -> list[int]:
+        """Channels of the backbone's stages."""
+        return [self.base_channels * (1 if self.depth == 18 else 4) * 2**stage for stage in range(4)]
+
+    @property
+    def config(self) -> Config:
+        """Our model of these sizes."""
+        config = tiny_detr_config(
+            self.num_classes,
+            in_channels=self.channels[-1],
+            embed_dims=self.width,
+            num_heads=self.heads,
+            feedforward_channels=self.hidden,
+            num_encoder_layers=self.encoder,
+            num_decoder_layers=self.decoder,
+            num_queries=self.queries,
+        )
+        config.backbone.update(depth=self.depth, base_channels=self.base_channels)
+        config.bbox_head.embed_dims = self.width
+        return config
+
+
+TINY = Sizes()
+R50 = Sizes(50, 64, 256, 8, 2048, 6, 6, 100, 91)
+
+
 @dataclass
 class Foreign:
-    """A state dict in another implementation's names, and what that implementation computes with it."""
+    """A state dict in another implementation's names, and what that implementation computes with it.
+
+    ``forward`` gives logits (B, Q, K+1) and boxes (B, Q, 4) of the last layer.
+    """
 
     state_dict: dict[str, Tensor]
     forward: Forward
@@ -78,22 +119,24 @@ class OfficialLayer(nn.Module):
 class OfficialDETR(nn.Module):
     """The official network, written from the paper's appendix under the official parameter names."""
 
-    def __init__(self, width: int = 32, heads: int = 4, hidden: int = 48, queries: int = 12) -> None:
+    def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         body = nn.Module()
-        body.body = ResNet(depth=18, base_channels=8, out_indices=(3,))
+        body.body = ResNet(depth=sizes.depth, base_channels=sizes.base_channels, out_indices=(3,))
         self.backbone = nn.ModuleList([body])
-        self.input_proj = nn.Conv2d(64, width, 1)
-        self.query_embed = nn.Embedding(queries, width)
+        self.input_proj = nn.Conv2d(sizes.channels[-1], sizes.width, 1)
+        self.query_embed = nn.Embedding(sizes.queries, sizes.width)
         self.transformer = nn.Module()
-        for part, layers in (('encoder', 2), ('decoder', 3)):
+        for part, layers in (('encoder', sizes.encoder), ('decoder', sizes.decoder)):
             stack = nn.Module()
-            stack.layers = nn.ModuleList(OfficialLayer(width, heads, hidden, part == 'decoder') for _ in range(layers))
+            stack.layers = nn.ModuleList(
+                OfficialLayer(sizes.width, sizes.heads, sizes.hidden, part == 'decoder') for _ in range(layers)
+            )
             setattr(self.transformer, part, stack)
-        self.transformer.decoder.norm = nn.LayerNorm(width)
-        self.class_embed = nn.Linear(width, NUM_CLASSES + 1)
+        self.transformer.decoder.norm = nn.LayerNorm(sizes.width)
+        self.class_embed = nn.Linear(sizes.width, sizes.num_classes + 1)
         self.bbox_embed = nn.Module()
-        self.bbox_embed.layers = nn.ModuleList(nn.Linear(width, out) for out in (width, width, 4))
+        self.bbox_embed.layers = nn.ModuleList(nn.Linear(sizes.width, out) for out in (sizes.width, sizes.width, 4))
 
     def forward(self, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         feats = self.backbone[0].body(images)[-1]
@@ -126,22 +169,22 @@ class OfficialDETR(nn.Module):
         return torch.cat(halves, 1)
 
 
-def official() -> Foreign:
-    model = randomise(OfficialDETR())
+def official(sizes: Sizes = TINY) -> Foreign:
+    model = randomise(OfficialDETR(sizes))
     state_dict = {name: v for name, v in model.state_dict().items() if 'num_batches_tracked' not in name}
     return Foreign(state_dict, lambda images, samples: model(images, pixel_mask(images, samples)), model)
 
 
-def official_panoptic() -> Foreign:
+def official_panoptic(sizes: Sizes = TINY) -> Foreign:
     """Under ``detr.``, beside a mask head."""
-    detector = official()
+    detector = official(sizes)
     weights = {f'detr.{name}': value for name, value in detector.state_dict.items()}
     weights |= {'mask_head.lay1.weight': torch.randn(4, 4, 3, 3), 'bbox_attention.q_linear.weight': torch.randn(4, 4)}
     return Foreign(weights, detector.forward, detector.model)
 
 
-def mmdet3() -> Foreign:
-    model = randomise(MODELS.build(mmdet_config(tiny_detr_config(NUM_CLASSES))))
+def mmdet3(sizes: Sizes = TINY) -> Foreign:
+    model = randomise(MODELS.build(mmdet_config(sizes.config)))
 
     def forward(images: Tensor, samples: list[DetDataSample]) -> tuple[Tensor, Tensor]:
         hidden = model.forward_transformer(model.extract_feat(images), samples)['hidden_states']
@@ -168,45 +211,46 @@ MMDET2 = {
 }
 
 
-def mmdet2_12() -> Foreign:
+def mmdet2_12(sizes: Sizes = TINY) -> Foreign:
     layer = {r'\.self_attn\.': '.attentions.0.', r'\.cross_attn\.': '.attentions.1.', r'\.ffn\.': '.ffns.0.'}
-    return _renamed(mmdet3(), MMDET2 | layer)
+    return _renamed(mmdet3(sizes), MMDET2 | layer)
 
 
-def mmdet2_7() -> Foreign:
+def mmdet2_7(sizes: Sizes = TINY) -> Foreign:
     layer = {r'\.cross_attn\.': '.multihead_attn.', r'decoder\.post_norm': 'decoder.norm'}
-    return _renamed(mmdet3(), MMDET2 | layer)
+    return _renamed(mmdet3(sizes), MMDET2 | layer)
 
 
-def hf_config(**changes):
-    """Configuration of the tiny model in transformers."""
+def hf_config(sizes: Sizes = TINY):
+    """Configuration of the model in transformers."""
     transformers = pytest.importorskip('transformers', minversion='5', reason='needs transformers 5')
+    bottlenecks = sizes.depth > 34
     resnet = transformers.ResNetConfig(
-        embedding_size=8,
-        hidden_sizes=[8, 16, 32, 64],
-        depths=[2, 2, 2, 2],
-        layer_type='basic',
+        embedding_size=sizes.base_channels,
+        hidden_sizes=sizes.channels,
+        depths=[3, 4, 6, 3] if bottlenecks else [2, 2, 2, 2],
+        layer_type='bottleneck' if bottlenecks else 'basic',
         out_features=['stage4'],
     )
-    sizes = {
-        'd_model': 32,
-        'encoder_layers': 2,
-        'decoder_layers': 3,
-        'encoder_ffn_dim': 48,
-        'decoder_ffn_dim': 48,
-        'encoder_attention_heads': 4,
-        'decoder_attention_heads': 4,
-        'num_queries': 12,
-        'num_labels': NUM_CLASSES,
-    }
     return transformers.DetrConfig(
-        **{'use_timm_backbone': False, 'backbone_config': resnet, 'dropout': 0.0, **sizes, **changes}
+        use_timm_backbone=False,
+        backbone_config=resnet,
+        dropout=0.0,
+        d_model=sizes.width,
+        encoder_layers=sizes.encoder,
+        decoder_layers=sizes.decoder,
+        encoder_ffn_dim=sizes.hidden,
+        decoder_ffn_dim=sizes.hidden,
+        encoder_attention_heads=sizes.heads,
+        decoder_attention_heads=sizes.heads,
+        num_queries=sizes.queries,
+        num_labels=sizes.num_classes,
     )
 
 
-def hf() -> Foreign:
+def hf(sizes: Sizes = TINY) -> Foreign:
     """In the names of the model in memory, which are those of transformers 5."""
-    config = hf_config()
+    config = hf_config(sizes)
     from transformers import DetrForObjectDetection
 
     model = randomise(DetrForObjectDetection(config))
@@ -226,11 +270,11 @@ HUB = {
 }
 
 
-def hf_no_timm() -> Foreign:
-    return _renamed(hf(), HUB)
+def hf_no_timm(sizes: Sizes = TINY) -> Foreign:
+    return _renamed(hf(sizes), HUB)
 
 
-def hf_timm() -> Foreign:
+def hf_timm(sizes: Sizes = TINY) -> Foreign:
     body = r'^(model\.backbone\.conv_encoder\.model\.)'
     rules = {
         body + r'embedder\.embedder\.convolution': r'\1conv1',
@@ -238,16 +282,16 @@ def hf_timm() -> Foreign:
     }
     for stage in range(4):
         block = body + rf'encoder\.stages\.{stage}\.layers\.(\d)\.'
-        for i in range(2):
+        for i in range(3):
             rules[block + rf'layer\.{i}\.convolution'] = rf'\1layer{stage + 1}.\2.conv{i + 1}'
             rules[block + rf'layer\.{i}\.normalization'] = rf'\1layer{stage + 1}.\2.bn{i + 1}'
         rules[block + r'shortcut\.convolution'] = rf'\1layer{stage + 1}.\2.downsample.0'
         rules[block + r'shortcut\.normalization'] = rf'\1layer{stage + 1}.\2.downsample.1'
-    return _renamed(hf_no_timm(), rules)
+    return _renamed(hf_no_timm(sizes), rules)
 
 
-def ours() -> Foreign:
-    model = randomise(MODELS.build(tiny_detr_config(NUM_CLASSES)))
+def ours(sizes: Sizes = TINY) -> Foreign:
+    model = randomise(MODELS.build(sizes.config))
 
     def forward(images: Tensor, samples: list[DetDataSample]) -> tuple[Tensor, Tensor]:
         logits, boxes = model(images, samples, mode='tensor')
@@ -256,7 +300,7 @@ def ours() -> Foreign:
     return Foreign(dict(model.state_dict()), forward, model)
 
 
-IMPLEMENTATIONS: dict[str, Callable[[], Foreign]] = {
+IMPLEMENTATIONS: dict[str, Callable[..., Foreign]] = {
     'facebookresearch/detr': official,
     'facebookresearch/detr, panoptic': official_panoptic,
     'Hugging Face, timm backbone': hf_timm,

@@ -3,7 +3,7 @@ import logging
 
 import pytest
 import torch
-from foreign import NUM_CLASSES, hf, mmdet3, official, ours
+from foreign import NUM_CLASSES, R50, hf, hf_config, mmdet3, official, ours
 from helpers import ROOT, tiny_detr_config
 from mmdet.registry import MODELS
 from mmengine.config import Config
@@ -243,9 +243,7 @@ def test_published_names_and_shapes_fit_the_published_config():
     """A whole R50 of transformers, without values: every entry has its place."""
     transformers = pytest.importorskip('transformers', minversion='5', reason='needs transformers 5')
     with torch.device('meta'):
-        resnet = transformers.ResNetConfig(out_features=['stage4'])
-        config = transformers.DetrConfig(use_timm_backbone=False, backbone_config=resnet, num_labels=91)
-        theirs = transformers.DetrForObjectDetection(config).state_dict()
+        theirs = transformers.DetrForObjectDetection(hf_config(R50)).state_dict()
         config = Config.fromfile(ROOT / 'configs/detr/detr_r50_8x2_500e_coco.py').model
         config.backbone.init_cfg = None
         config.bbox_head.num_classes = 91
