@@ -1,3 +1,4 @@
+import json
 import re
 
 import pytest
@@ -10,6 +11,18 @@ from mmengine.optim import build_optim_wrapper
 INDEX = yaml.safe_load((ROOT / 'model-index.yml').read_text())
 METAFILES = [yaml.safe_load((ROOT / path).read_text()) for path in INDEX['Import']]
 ENTRIES = [entry for metafile in METAFILES for entry in metafile['Models']]
+
+
+@pytest.fixture(autouse=True)
+def own_data(tmp_path, monkeypatch):
+    """Annotation files where the fine-tuning configs look for them."""
+    folder = tmp_path / 'own'
+    folder.mkdir()
+    for split in ('train', 'val'):
+        categories = [{'id': 7, 'name': 'dog'}, {'id': 3, 'name': 'cat'}, {'id': 9, 'name': 'gnu'}]
+        (folder / f'{split}.json').write_text(json.dumps({'categories': categories}))
+    monkeypatch.setenv('DATA_ROOT', str(folder))
+    return folder
 
 
 def load(path) -> Config:
@@ -28,6 +41,8 @@ def test_there_are_configs():
         'detr_r101-dc5_8x1_500e_coco',
         'detr_tiny_shapes',
         'detr_r18_bccd',
+        'detr_r50_finetune',
+        'detr_r50_finetune_frozen-backbone',
     } <= {path.stem for path in DETR_CONFIGS}
     assert len({path.name for path in DETR_CONFIGS}) == len(DETR_CONFIGS)  # mim finds them by name
 
@@ -106,3 +121,40 @@ def test_published_results():
         'detr_r101-dc5_8x1_500e_coco': 44.9,
         'detr_r50_8x2_150e_coco': 40.1,
     }
+
+
+def test_finetuning_takes_class_names_from_the_annotation_file(own_data):
+    """In the file's order, by which mmdet numbers them."""
+    config = load(ROOT / 'configs/detr/detr_r50_finetune.py')
+    assert config.model.bbox_head.num_classes == 3
+    for loader, file in (
+        (config.train_dataloader, 'train.json'),
+        (config.val_dataloader, 'val.json'),
+        (config.test_dataloader, 'val.json'),
+    ):
+        assert loader.dataset.metainfo.classes == ('dog', 'cat', 'gnu')
+        assert (loader.dataset.data_root, loader.dataset.ann_file) == (f'{own_data}/', file)
+        assert loader.dataset.data_prefix.img == 'images/'
+    assert config.val_evaluator.ann_file == config.test_evaluator.ann_file == f'{own_data}/val.json'
+    assert config.auto_scale_lr == {'enable': True, 'base_batch_size': 16}
+    assert config.model.backbone.get('init_cfg') is None  # nothing is downloaded
+
+
+def test_finetuning_on_files_elsewhere(own_data, monkeypatch):
+    (own_data / 'train.json').rename(own_data / 'a.json')
+    monkeypatch.setenv('TRAIN_JSON', 'a.json')
+    monkeypatch.setenv('TRAIN_IMAGES', 'photos/')
+    dataset = load(ROOT / 'configs/detr/detr_r50_finetune.py').train_dataloader.dataset
+    assert (dataset.ann_file, dataset.data_prefix.img) == ('a.json', 'photos/')
+
+
+def test_finetuning_refuses_files_of_different_classes(own_data):
+    (own_data / 'val.json').write_text(json.dumps({'categories': [{'id': 3, 'name': 'cat'}, {'id': 7, 'name': 'dog'}]}))
+    with pytest.raises(ValueError, match='list other categories'):
+        load(ROOT / 'configs/detr/detr_r50_finetune.py')
+
+
+def test_finetuning_with_a_frozen_backbone(own_data):
+    config = load(ROOT / 'configs/detr/detr_r50_finetune_frozen-backbone.py')
+    trained = {name.split('.')[0] for name, p in MODELS.build(config.model).named_parameters() if p.requires_grad}
+    assert trained == {'neck', 'bbox_head'}
