@@ -38,7 +38,7 @@ setup(
     package_data={'mmdet_detr': ['py.typed']},
     cmdclass={'build_py': BuildWithMim},
     # No mm* package: pip has no way to say "OneDL's or OpenMMLab's". Importing mmdet_detr says what to install.
-    install_requires=['torch>=2.1', 'numpy', 'scipy', 'pillow', 'rich', 'matplotlib', 'pycocotools'],
+    install_requires=['torch>=2.1', 'numpy', 'scipy', 'pillow', 'rich', 'matplotlib', 'pycocotools', 'safetensors'],
     extras_require={
         'onedl': [*ONEDL, 'onedl-mim>=0.5.1'],
         'openmmlab': [*OPENMMLAB, 'openmim>=0.3.9', 'pandas<2.3', 'setuptools<70'],
@@ -46,6 +46,7 @@ setup(
         'mim': OPENMMLAB,
         'gpu-solver': ['torch-linear-assignment'],
         'tests': ['pytest', 'pytest-cov', 'hypothesis'],
+        'peers': ['transformers>=5'],  # other implementations, to compare with
         'lint': ['ruff', 'mypy'],
     },
 )

@@ -11,7 +11,7 @@ from mmengine.registry import HOOKS
 from mmdet_detr.models import HungarianAssigner
 
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md')), *sorted((ROOT / 'benchmarks').rglob('*.md'))]
-PATH = re.compile(r'`((?:configs|tools|tests|benchmarks|docs|models|datasets|engine)/[\w./-]+\.\w+)`')
+PATH = re.compile(r'`((?:configs|tools|tests|benchmarks|docs|models|datasets|engine|checkpoints)/[\w./-]+\.\w+)`')
 LINK = re.compile(r'\]\((?!https?://)([^)#]+)\)')
 
 
@@ -20,7 +20,7 @@ def paths_on(page):
     for link in LINK.findall(text):
         yield link, page.parent / link
     for path in PATH.findall(text):
-        yield path, ROOT / ('mmdet_detr' if path.startswith(('models/', 'datasets/', 'engine/')) else '') / path
+        yield path, ROOT / ('mmdet_detr' if path.startswith(('models/', 'datasets/', 'engine/', 'checkpoints/')) else '') / path
     for path in re.findall(r'\bconfigs/\w+/[\w-]+\.py\b', text):
         yield path, ROOT / path
 
