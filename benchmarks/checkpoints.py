@@ -22,7 +22,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from mmdet_detr.checkpoints.convert import convert_checkpoint
-from mmdet_detr.checkpoints.read import load_from_local, weights_of
+from mmdet_detr.checkpoints.read import load_from_local
 
 sys.path.insert(0, str(Path(__file__).parents[1] / 'tests'))
 import foreign
@@ -92,7 +92,7 @@ def row(layout: str, folder: Path) -> str:
     opened_by(theirs, target, written)
     exporting = difference(theirs.forward(images, samples), ours.forward(images, samples))
     convert_checkpoint(written, folder / 'back.pth', 'mmdet_detr', force=True)
-    back = weights_of(load_from_local(str(folder / 'back.pth')))
+    back = load_from_local(str(folder / 'back.pth'))['state_dict']
     differing = sum(not torch.equal(back[name], value) for name, value in ours.state_dict.items())
     return f'| {layout} | {loading} | `--to {target}`: {exporting} | {differing} of {len(ours.state_dict)} |'
 

@@ -20,7 +20,12 @@ def paths_on(page):
     for link in LINK.findall(text):
         yield link, page.parent / link
     for path in PATH.findall(text):
-        yield path, ROOT / ('mmdet_detr' if path.startswith(('models/', 'datasets/', 'engine/', 'checkpoints/')) else '') / path
+        yield (
+            path,
+            ROOT
+            / ('mmdet_detr' if path.startswith(('models/', 'datasets/', 'engine/', 'checkpoints/')) else '')
+            / path,
+        )
     for path in re.findall(r'\bconfigs/\w+/[\w-]+\.py\b', text):
         yield path, ROOT / path
 

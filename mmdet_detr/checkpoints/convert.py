@@ -25,7 +25,7 @@ from .hugging_face import (
     settings_from_source,
 )
 from .layouts import HF, HF_TIMM, MMDET3, OFFICIAL, OURS, RESNET, from_our_names, to_our_names
-from .read import CheckpointError, Source, load_from_local, source_of, weights_of
+from .read import CheckpointError, Source, load_from_local, source_of
 
 TARGETS = {layout.name: layout for layout in (OFFICIAL, HF, MMDET3, OURS)}
 
@@ -60,7 +60,7 @@ def convert_checkpoint(
         raise CheckpointError(f'{dst}: files are written by torch.save, name it .pth (safetensors: --to hf)')
     checkpoint = load_from_local(str(src), 'cpu')
     source = source_of(checkpoint)
-    named = to_our_names(weights_of(checkpoint), source.path)
+    named = to_our_names(checkpoint['state_dict'], source.path)
     if named is None or named.layout is RESNET:
         raise CheckpointError(f'{src} is no checkpoint of a DETR')
     weights, classes = named.weights, source.classes

@@ -67,7 +67,7 @@ def load_from_local(filename: str, map_location: MapLocation = None) -> dict:
         map_location: as in ``torch.load``.
 
     Returns:
-        The content. Where weights lie under another key than mmengine's ``state_dict``, they are there as well. The
+        The content, with the weights under mmengine's ``state_dict`` wherever they are in the file, and a ``meta``. The
         weights' ``_metadata['']['source']`` is a :class:`Source`.
 
     Raises:
@@ -114,12 +114,7 @@ def register_loaders() -> None:
 
 def source_of(checkpoint: dict) -> Source:
     """The :class:`Source` of what a loader returned."""
-    return weights_of(checkpoint)._metadata['']['source']  # type: ignore[attr-defined]
-
-
-def weights_of(checkpoint: dict) -> OrderedDict[str, Tensor]:
-    """The state dict of what a loader returned."""
-    return checkpoint.get('state_dict', checkpoint)
+    return checkpoint['state_dict']._metadata['']['source']
 
 
 def _read_file(path: Path, map_location: MapLocation) -> dict:
@@ -217,7 +212,7 @@ def _facts(config: dict) -> dict[str, Any]:
 
 
 def _with_source(checkpoint: dict, source: Source) -> dict:
-    """The checkpoint with its weights under ``state_dict`` (or bare), and its source in their metadata."""
+    """The checkpoint with its weights under ``state_dict``, and its source in their metadata."""
     key = _key_of_weights(checkpoint, source.path)
     weights = _innermost(checkpoint if key is None else checkpoint[key])
     if key is not None:
@@ -227,8 +222,6 @@ def _with_source(checkpoint: dict, source: Source) -> dict:
     metadata[''] = {**metadata.get('', {}), 'source': source}
     weights = OrderedDict(weights)
     weights._metadata = metadata  # type: ignore[attr-defined]  # travels to load_state_dict
-    if key is None and source.classes is None:
-        return weights
     meta = dict(source.meta)
     if source.classes and not {'dataset_meta', 'CLASSES'} & meta.keys():
         meta['dataset_meta'] = {'classes': tuple(name for name in source.classes if name != NO_NAME)}

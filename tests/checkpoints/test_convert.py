@@ -14,7 +14,7 @@ from mmengine.runner import load_checkpoint
 from mmdet_detr.checkpoints.class_rows import COCO_IDS, COCO_NAMES
 from mmdet_detr.checkpoints.convert import TARGETS, convert_checkpoint
 from mmdet_detr.checkpoints.hugging_face import Settings, settings_from_config
-from mmdet_detr.checkpoints.read import load_from_local, weights_of
+from mmdet_detr.checkpoints.read import load_from_local
 
 SOURCES = {name: build for name, build in IMPLEMENTATIONS.items() if 'panoptic' not in name}
 CONFIG = (
@@ -45,7 +45,7 @@ def test_there_and_back_is_bit_identical(layout, to, tmp_path, config):
     convert_checkpoint(source, there, to, config=config)
     convert_checkpoint(there, tmp_path / 'back.pth', 'mmdet_detr')
     convert_checkpoint(source, tmp_path / 'direct.pth', 'mmdet_detr')
-    back, direct = (weights_of(load_from_local(str(tmp_path / name))) for name in ('back.pth', 'direct.pth'))
+    back, direct = (load_from_local(str(tmp_path / name))['state_dict'] for name in ('back.pth', 'direct.pth'))
     assert back.keys() == direct.keys()
     for name, value in direct.items():
         assert torch.equal(back[name], value), name

@@ -14,13 +14,13 @@ from mmengine.runner import CheckpointLoader
 from safetensors.torch import save_file
 
 from mmdet_detr.checkpoints import CheckpointError
-from mmdet_detr.checkpoints.read import _Unpickler, load_from_local, source_of, weights_of
+from mmdet_detr.checkpoints.read import _Unpickler, load_from_local, source_of
 
 WEIGHTS = {'a.weight': torch.arange(6.0).reshape(2, 3), 'a.bias': torch.ones(2)}
 
 
 def equal(read: dict) -> bool:
-    weights = weights_of(read)
+    weights = read['state_dict']
     return weights.keys() == WEIGHTS.keys() and all(torch.equal(weights[name], v) for name, v in WEIGHTS.items())
 
 
@@ -96,7 +96,7 @@ def test_map_location(tmp_path):
     save_file(WEIGHTS, tmp_path / 'file.safetensors')
     for name in ('file.pth', 'file.safetensors'):
         read = load_from_local(str(tmp_path / name), 'meta')
-        assert all(value.device.type == 'meta' for value in read.values())
+        assert all(value.device.type == 'meta' for value in read['state_dict'].values())
 
 
 class Evil:
