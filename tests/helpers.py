@@ -1,6 +1,10 @@
 """What several tests share: samples, small models, and plain slow references of matcher and loss."""
 
+import contextlib
+import http.server
 import itertools
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +19,21 @@ from mmdet_detr.models.targets import Targets, targets_of
 ROOT = Path(__file__).parents[1]
 BCCD = ROOT.parent / 'shared' / 'data' / 'bccd'  # photographs, not part of the project
 DETR_CONFIGS = sorted((ROOT / 'configs').rglob('*.py'))
+
+
+@contextlib.contextmanager
+def loopback_server(folder: Path) -> Iterator[str]:
+    """Serve a folder on this machine only; gives the address."""
+
+    def handler(*arguments: object) -> http.server.SimpleHTTPRequestHandler:
+        return http.server.SimpleHTTPRequestHandler(*arguments, directory=str(folder))
+
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f'http://127.0.0.1:{server.server_port}'
+    finally:
+        server.shutdown()
 
 
 def make_sample(

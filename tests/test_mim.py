@@ -1,11 +1,8 @@
-import contextlib
-import http.server
 import json
-import threading
 from pathlib import Path
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, loopback_server
 
 WEIGHTS = b'stand-in for the weights file'
 
@@ -15,19 +12,6 @@ def test_search(run_mim, tmp_path):
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / 'found.json').read_text())
     assert 'detr_r50_8x2_500e_coco' in json.dumps(found)
-
-
-@contextlib.contextmanager
-def loopback_server(folder: Path):
-    def handler(*args):
-        return http.server.SimpleHTTPRequestHandler(*args, directory=str(folder))
-
-    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f'http://127.0.0.1:{server.server_port}'
-    finally:
-        server.shutdown()
 
 
 def test_download_from_a_loopback_server(tmp_path, run_python):

@@ -230,11 +230,11 @@ def _with_source(checkpoint: dict, source: Source) -> dict:
 
 def _key_of_weights(checkpoint: dict, path: str) -> str | None:
     """Where the state dict is; None where the checkpoint is the state dict."""
-    if any(isinstance(value, Tensor) for value in checkpoint.values()):
-        return None
     for key in (*AVERAGED, *PLAIN):
         if _innermost(checkpoint.get(key)):
             return key
+    if any(isinstance(value, Tensor) for value in checkpoint.values()):
+        return None
     raise CheckpointError(f'{path} holds no weights, only {", ".join(map(str, checkpoint)) or "nothing"}')
 
 

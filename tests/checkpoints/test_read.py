@@ -1,14 +1,12 @@
 import argparse
-import contextlib
-import http.server
 import json
 import os
 import pickle
-import threading
 
 import numpy as np
 import pytest
 import torch
+from helpers import loopback_server
 from mmengine.logging.history_buffer import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 from safetensors.torch import save_file
@@ -34,6 +32,7 @@ def equal(read: dict) -> bool:
         {'model': WEIGHTS, 'optimizer': {'state': {0: torch.zeros(2)}}, 'epoch': 3},
         {'model': {'a.bias': torch.zeros(9)}, 'model_ema': WEIGHTS},
         {'ema': {'module': WEIGHTS, 'updates': 7}, 'epoch': 3},
+        {'state_dict': WEIGHTS, 'step': torch.tensor(5)},
         {'model': WEIGHTS, 'args': argparse.Namespace(dilation=True, nheads=8)},
     ],
     ids=lambda content: ' '.join(content),
@@ -188,26 +187,13 @@ def test_missing_file(tmp_path):
         load_from_local(str(tmp_path / 'none.pth'))
 
 
-@contextlib.contextmanager
-def served(folder):
-    def handler(*arguments):
-        return http.server.SimpleHTTPRequestHandler(*arguments, directory=str(folder))
-
-    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f'http://127.0.0.1:{server.server_port}'
-    finally:
-        server.shutdown()
-
-
 def test_address_is_downloaded_once_and_read_safely(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path / 'hub'))
     (tmp_path / 'host' / 'one').mkdir(parents=True)
     (tmp_path / 'host' / 'two').mkdir()
     save_file(WEIGHTS, tmp_path / 'host' / 'one' / 'model.safetensors')
     torch.save({'x': Evil(os.mkdir, str(tmp_path / 'hacked'))}, tmp_path / 'host' / 'two' / 'evil-01234567.pth')
-    with served(tmp_path / 'host') as address:
+    with loopback_server(tmp_path / 'host') as address:
         assert equal(CheckpointLoader.load_checkpoint(f'{address}/one/model.safetensors', 'cpu'))
         with pytest.raises(CheckpointError, match='would run code'):
             CheckpointLoader.load_checkpoint(f'{address}/two/evil-01234567.pth', 'cpu')
