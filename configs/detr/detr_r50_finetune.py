@@ -1,14 +1,13 @@
 # Fine-tune the official R50 on COCO-format data of one's own; the class names are those of the annotation file.
 # DATA_ROOT=data/mine mim train mmdet_detr configs/detr/detr_r50_finetune.py --cfg-options load_from=detr-r50-e632da11.pth
-import json
-import pathlib
-
 _base_ = './detr_r50_8x2_150e_coco.py'
 
 data_root = '{{$DATA_ROOT:data/mine}}/'
 train_json, val_json = '{{$TRAIN_JSON:train.json}}', '{{$VAL_JSON:val.json}}'
 train_images, val_images = '{{$TRAIN_IMAGES:images/}}', '{{$VAL_IMAGES:images/}}'
 
+# no import statement: in a virtual environment mmengine 0.10.7 takes it for the start of another kind of config
+json, pathlib = __import__('json'), __import__('pathlib')
 train_names, val_names = (
     tuple(category['name'] for category in json.loads(pathlib.Path(data_root, file).read_text())['categories'])
     for file in (train_json, val_json)

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType
 from typing import Any
 from urllib.parse import urlparse
 
@@ -183,7 +183,9 @@ def _torch_load(path: Path, map_location: MapLocation) -> Any:
         with torch.serialization.safe_globals([(value, name) for name, value in _allowed().items()]):
             return torch.load(path, map_location=map_location, weights_only=True)
     # weights_only of older releases takes no further types, and so cannot read what mmengine saves
-    restricted = SimpleNamespace(Unpickler=_Unpickler, load=lambda file, **options: _Unpickler(file, **options).load())
+    restricted = ModuleType('restricted')
+    restricted.Unpickler = _Unpickler  # type: ignore[attr-defined]
+    restricted.load = lambda file, **options: _Unpickler(file, **options).load()  # type: ignore[attr-defined]
     return torch.load(path, map_location=map_location, pickle_module=restricted)
 
 
