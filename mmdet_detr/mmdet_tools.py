@@ -17,8 +17,8 @@ MAX_CONSOLE_LINES = 12
 def run_mmdet_tool(name: str) -> None:
     """Run ``tools/{name}.py`` of the installed mmdet with this process's arguments.
 
-    A file that does not exist and a checkpoint that cannot be used end the process with one line and exit code 2,
-    instead of a stack trace from inside mmengine.
+    A file named on the command line that does not exist and a checkpoint that cannot be used end the process with one
+    line and exit code 2, instead of a stack trace from inside mmengine.
     """
     script = Path(mmdet.__file__).parent / '.mim' / 'tools' / f'{name}.py'
     if not script.exists():
@@ -31,7 +31,7 @@ def run_mmdet_tool(name: str) -> None:
     _shorten_console_records()
     try:
         runpy.run_path(str(script), run_name='__main__')
-    except (CheckpointError, FileNotFoundError) as error:
+    except CheckpointError as error:
         _fail(name, str(error))
 
 

@@ -1,5 +1,6 @@
 """Checkpoints of other implementations, and ours for them."""
 
-from .read import CheckpointError, register_loaders
+from .errors import CheckpointError, CheckpointNotFoundError
+from .read import register_loaders
 
-__all__ = ['CheckpointError', 'register_loaders']
+__all__ = ['CheckpointError', 'CheckpointNotFoundError', 'register_loaders']

@@ -49,7 +49,7 @@ class Architecture:
 
     def __str__(self) -> str:
         kind = 'bottlenecks' if self.bottlenecks else 'basic blocks'
-        backbone = f'ResNet-{self.depth}' if self.depth else f'ResNet of {list(self.blocks)} {kind}'
+        backbone = f'a ResNet-{self.depth}' if self.depth else f'a ResNet of {list(self.blocks)} {kind}'
         return (
             f'{backbone if self.blocks else "another backbone"} with {self.num_encoder_layers} encoder and '
             f'{self.num_decoder_layers} decoder layers of width {self.embed_dims} and {self.feedforward_channels}'

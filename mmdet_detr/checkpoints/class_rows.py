@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from mmdet.datasets import CocoDataset
 from torch import Tensor
 
-from .read import NO_NAME
-
+NO_NAME = 'N/A'
 COCO_NAMES: tuple[str, ...] = tuple(CocoDataset.METAINFO['classes'])
 UNUSED_COCO_IDS = {0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 COCO_IDS = tuple(i for i in range(91) if i not in UNUSED_COCO_IDS)
@@ -16,6 +15,9 @@ NAMES_BY_COCO_ID = tuple(
 )
 
 
+NUM_PANOPTIC_IDS = 250  # outputs of the official panoptic models: category ids of things, then of stuff
+
+
 @dataclass(frozen=True)
 class ClassRows:
     """Which row of one classifier becomes which row of another.
@@ -23,12 +25,14 @@ class ClassRows:
     Attributes:
         pairs: (row of the model, row of the checkpoint).
         told: how the rows were found, for the report.
+        classes: names of the model's classes, where they are known.
         initial: rows of the model that keep their initial values, by name where there are names.
         left: classes of the checkpoint that the model lacks.
     """
 
     pairs: tuple[tuple[int, int], ...]
     told: str
+    classes: tuple[str, ...] | None = None
     initial: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
 
@@ -45,42 +49,57 @@ def match_rows(
     Args:
         num_source: rows of the checkpoint's classifier.
         num_target: rows of the model's classifier: ``num_classes``, plus one for no object unless it is sigmoid.
-        source_classes: names of the checkpoint's classes; None means COCO for 91 + 1 and, where another number is
-            wanted, for 80 + 1 rows.
+        source_classes: names of the checkpoint's classes; None means COCO for the numbers of rows of the published
+            models, unless the model's classes have nothing in common with COCO.
         target_classes: names of the model's classes; None means COCO where the checkpoint's are and the number fits.
         num_classes: classes of the model.
     """
-    if source_classes is None and num_source - 1 == len(NAMES_BY_COCO_ID):
-        source_classes = NAMES_BY_COCO_ID
-    if source_classes is None and num_source - 1 == len(COCO_NAMES) and (target_classes or num_source != num_target):
-        source_classes = COCO_NAMES
-    if source_classes and num_source - len(source_classes) not in (0, 1):
-        source_classes = None
-    if target_classes is None and source_classes in (COCO_NAMES, NAMES_BY_COCO_ID):
-        target_classes = {80: COCO_NAMES, len(NAMES_BY_COCO_ID): NAMES_BY_COCO_ID}.get(num_classes)
-    if source_classes == target_classes or None in (source_classes, target_classes):
-        if num_source == num_target:
-            return ClassRows(tuple((i, i) for i in range(num_target)), f'all {num_target} rows as they are')
-        source_classes, target_classes = source_classes or (), target_classes or ()
-    assert source_classes is not None
-    assert target_classes is not None
+    source_classes = _source_names(num_source, source_classes, target_classes)
+    if target_classes is None and (_by_coco_id(source_classes) or source_classes == COCO_NAMES):
+        target_classes = {len(COCO_NAMES): COCO_NAMES, len(NAMES_BY_COCO_ID): NAMES_BY_COCO_ID}.get(num_classes)
+    same_kind = source_classes is None or num_source - len(source_classes) == num_target - num_classes
+    if (
+        num_source == num_target
+        and same_kind
+        and (source_classes == target_classes or not (source_classes and target_classes))
+    ):
+        pairs = tuple((i, i) for i in range(num_target))
+        return ClassRows(pairs, f'all {num_target} rows as they are', target_classes or source_classes)
+    by = 'COCO category id' if _by_coco_id(source_classes) or _by_coco_id(target_classes) else 'name'
+    names = target_classes or tuple(f'class {i}' for i in range(num_classes))
     rows: dict[str, int] = {}
-    for row, name in enumerate(source_classes):
+    for row, name in enumerate(source_classes or ()):
         if name != NO_NAME:
             rows.setdefault(name, row)
-    pairs = [(row, rows[name]) for row, name in enumerate(target_classes) if name in rows]
-    by = 'COCO category id' if NAMES_BY_COCO_ID in (source_classes, target_classes) else 'name'
-    names = target_classes or tuple(f'class {i}' for i in range(num_classes))
+    pairs = tuple((row, rows[name]) for row, name in enumerate(names) if name in rows)
     told = f'{len(pairs)} of {num_classes} classes by {by}'
-    if num_target > num_classes and num_source > len(source_classes):  # both have a row for no object, the last
-        pairs.append((num_target - 1, num_source - 1))
-        told += ', and the row of no object'
-    return ClassRows(
-        tuple(pairs),
-        told,
-        initial=tuple(name for name in names if name not in rows and name != NO_NAME),
-        left=tuple(name for name in rows if name not in target_classes),
-    )
+    initial = tuple(name for name in names if name not in rows and name != NO_NAME)
+    if num_target > num_classes:  # the last row is for no object
+        if source_classes is None or num_source > len(source_classes):
+            pairs += ((num_target - 1, num_source - 1),)
+            told += ', and the row of no object'
+        else:
+            initial += ('no object',)
+    return ClassRows(pairs, told, target_classes, initial, tuple(name for name in rows if name not in names))
+
+
+def _by_coco_id(classes: tuple[str, ...] | None) -> bool:
+    return classes is not None and classes[: len(NAMES_BY_COCO_ID)] == NAMES_BY_COCO_ID
+
+
+def _source_names(
+    num_rows: int, classes: tuple[str, ...] | None, target_classes: tuple[str, ...] | None
+) -> tuple[str, ...] | None:
+    """Names of the checkpoint's rows: the given ones where they fit, else COCO's where the number is COCO's."""
+    if classes and num_rows - len(classes) in (0, 1):
+        ids = len(NAMES_BY_COCO_ID)
+        if len(classes) >= ids and all(classes[i] == name for i, name in zip(COCO_IDS, COCO_NAMES, strict=True)):
+            return NAMES_BY_COCO_ID + classes[ids:]  # published models name unused ids, too: 12 is "street sign"
+        return classes
+    unnamed = (NO_NAME,) * (NUM_PANOPTIC_IDS - len(NAMES_BY_COCO_ID))
+    published = {len(names) + 1: names for names in (COCO_NAMES, NAMES_BY_COCO_ID, NAMES_BY_COCO_ID + unnamed)}
+    names = published.get(num_rows)
+    return names if names and (target_classes is None or set(names) & set(target_classes)) else None
 
 
 def carry_rows(rows: ClassRows, source: Tensor, target: Tensor) -> Tensor:

@@ -13,8 +13,9 @@ import torch
 from mmengine.config import Config
 from torch import Tensor
 
-from .class_rows import COCO_IDS, COCO_NAMES, NAMES_BY_COCO_ID
+from .class_rows import COCO_IDS, COCO_NAMES, NAMES_BY_COCO_ID, NUM_PANOPTIC_IDS
 from .config_text import parse_config
+from .errors import CheckpointError
 from .fit import CLASS_ROWS
 from .hugging_face import (
     Settings,
@@ -25,7 +26,7 @@ from .hugging_face import (
     settings_from_source,
 )
 from .layouts import HF, HF_TIMM, MMDET3, OFFICIAL, OURS, RESNET, from_our_names, to_our_names
-from .read import CheckpointError, Source, load_from_local, source_of
+from .read import Source, load_from_local, source_of
 
 TARGETS = {layout.name: layout for layout in (OFFICIAL, HF, MMDET3, OURS)}
 
@@ -37,7 +38,7 @@ def convert_checkpoint(
 
     Args:
         src: file or Hugging Face folder of any layout.
-        dst: file to write, a folder for ``hf``. It is complete or not there.
+        dst: file to write, a folder for ``hf``. It appears complete; in an existing folder, file after file does.
         to: one of :data:`TARGETS`.
         config: config of the model, for ``hf``: image preparation, heads, dilation. By default the one in the
             checkpoint, if it is ours, else that of the published models.
@@ -56,28 +57,43 @@ def convert_checkpoint(
         raise FileExistsError(f'{dst} exists: --force overwrites it')
     if dst.is_dir() and to != HF.name:
         raise CheckpointError(f'{dst} is a folder: name the file to write')
+    if dst.is_file() and to == HF.name:
+        raise CheckpointError(f'{dst} is a file: name the folder to write')
     if dst.suffix == '.safetensors':
         raise CheckpointError(f'{dst}: files are written by torch.save, name it .pth (safetensors: --to hf)')
     checkpoint = load_from_local(str(src), 'cpu')
-    source = source_of(checkpoint)
-    named = to_our_names(checkpoint['state_dict'], source.path)
+    state_dict = checkpoint.get('state_dict', checkpoint)
+    source = source_of(state_dict._metadata[''])
+    assert source is not None  # the loader adds it
+    named = to_our_names(state_dict, source.path)
     if named is None or named.layout is RESNET:
         raise CheckpointError(f'{src} is no checkpoint of a DETR')
-    weights, classes = named.weights, source.classes
+    if source.unfit:
+        raise CheckpointError(f'{src} is no checkpoint of this DETR: {source.unfit}')
+    weights = named.weights
+    num_rows = len(weights[CLASS_ROWS[0]])
+    classes = source.classes if num_rows - len(source.classes or ()) in (0, 1) else None
+    cfg = str(checkpoint.get('meta', {}).get('cfg', ''))
     if coco80:
         weights, classes = _coco80_rows(weights, source), COCO_NAMES
     if to == HF.name:
-        _write_hugging_face(dst, weights, classes, _settings(config, source, weights))
+        _write_hugging_face(dst, weights, classes, _settings(config, cfg, source, weights))
     else:
-        _write_file(dst, to, weights, classes, source)
+        _write_file(dst, to, weights, classes, cfg)
     return (
         f'{dst}: {TARGETS[to].title}, {len(weights)} entries (from {named.layout.title}, {len(named.dropped)} dropped)'
     )
 
 
-def _settings(config: Path | None, source: Source, weights: dict[str, Tensor]) -> Settings:
-    values = Config.fromfile(config).to_dict() if config else parse_config(str(source.meta.get('cfg', '')))
-    if values.get('model', {}).get('type') == 'mmdet_detr.DETR':
+def _settings(config: Path | None, cfg: str, source: Source, weights: dict[str, Tensor]) -> Settings:
+    try:
+        values = Config.fromfile(config).to_dict() if config else parse_config(cfg)
+    except OSError:
+        raise
+    except Exception as error:  # a config is code
+        raise CheckpointError(f'{config} is no config: {str(error).splitlines()[0]}') from error
+    model = values.get('model')
+    if isinstance(model, dict) and model.get('type') == 'mmdet_detr.DETR':
         return settings_from_config(values)
     if config:
         raise CheckpointError(f'{config} is no config of a mmdet_detr.DETR')
@@ -86,24 +102,20 @@ def _settings(config: Path | None, source: Source, weights: dict[str, Tensor]) -
 
 def _coco80_rows(weights: dict[str, Tensor], source: Source) -> dict[str, Tensor]:
     num_rows = len(weights[CLASS_ROWS[0]])
-    if num_rows != len(NAMES_BY_COCO_ID) + 1:
-        raise CheckpointError(
-            f'{source.path} has {num_rows} outputs, not the {len(NAMES_BY_COCO_ID) + 1} of COCO: drop --coco80'
-        )
+    if num_rows - 1 not in (len(NAMES_BY_COCO_ID), NUM_PANOPTIC_IDS):
+        raise CheckpointError(f"{source.path} has {num_rows} outputs, not one for each of COCO's ids: drop --coco80")
     rows = torch.tensor([*COCO_IDS, num_rows - 1])
     return {name: value[rows] if name in CLASS_ROWS else value for name, value in weights.items()}
 
 
-def _write_file(
-    dst: Path, to: str, weights: dict[str, Tensor], classes: tuple[str, ...] | None, source: Source
-) -> None:
+def _write_file(dst: Path, to: str, weights: dict[str, Tensor], classes: tuple[str, ...] | None, cfg: str) -> None:
     named = from_our_names(weights, TARGETS[to])
     if to == OFFICIAL.name:
         content: dict[str, Any] = {'model': named}
     else:
         means = [name for name in named if name.endswith('running_mean')]
         counters = {name.replace('running_mean', 'num_batches_tracked'): torch.tensor(0) for name in means}
-        meta = {'cfg': source.meta['cfg']} if to == OURS.name and 'cfg' in source.meta else {}
+        meta: dict[str, Any] = {'cfg': cfg} if to == OURS.name and cfg else {}
         if classes:
             meta['dataset_meta'] = {'classes': classes}
         content = {'state_dict': {**counters, **named}, 'meta': meta}
@@ -128,7 +140,8 @@ def _write_hugging_face(
 
 @contextlib.contextmanager
 def _replacing(dst: Path) -> Iterator[Path]:
-    """A path beside the file or folder to write, which takes its place in the end: it is never seen half written."""
+    """A path beside the file or folder to write, which takes its place in the end: no file is seen half written."""
+    dst = dst.resolve()  # of a link, what it points to
     dst.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=dst.parent, prefix=f'.{dst.name}.') as folder:
         path = Path(folder) / dst.name

@@ -10,14 +10,18 @@ from torch import Tensor, nn
 
 from .architecture import architecture_of, config_for, is_dilated
 from .class_rows import carry_rows, match_rows
-from .layouts import RESNET, to_our_names
-from .read import CheckpointError, Source
+from .errors import CheckpointError
+from .layouts import OURS, RESNET, to_our_names
+from .read import Source, source_of
 
 CLASS_ROWS = ('bbox_head.class_embed.weight', 'bbox_head.class_embed.bias')
 QUERIES = 'query_embed.weight'
 COUNTER = 'num_batches_tracked'
 QUERY_NOISE = 0.01  # of the queries' own spread
 PARTS = ('backbone', 'neck', 'bbox_head')  # what every checkpoint of a detector has
+
+
+_last_report = ''
 
 
 @dataclass
@@ -38,54 +42,61 @@ class Report:
         lines += [f'  missing: {line}' for line in _by_reason(self.missing)]
         return '\n'.join(lines)
 
+    def log(self) -> None:
+        """Log the report, unless it was the last one: a model and its averaged copy load the same checkpoint."""
+        global _last_report
+        if str(self) != _last_report:
+            _last_report = str(self)
+            print_log(_last_report, logger='current', level=self.level)
+
     def warn(self, note: str) -> None:
         """Add a note that the user should not miss."""
         self.notes.append(note)
         self.level = logging.WARNING
 
 
-def fit_to_model(model: nn.Module, state_dict: dict[str, Tensor], prefix: str, source: Source | None) -> None:
+def fit_to_model(model: nn.Module, state_dict: dict[str, Tensor], prefix: str, metadata: dict) -> None:
     """Change a state dict so that it is what the model takes, and log once what was done.
 
     Args:
         model: a DETR; its attribute ``dataset_meta``, where there is one, names the classes.
-        state_dict: entries of any layout; changed in place.
+        state_dict: entries of any layout; changed in place. Entries of our own names that come from no file are left
+            to PyTorch, so that parts can be loaded by hand.
         prefix: beginning of the entries that belong to the model.
-        source: the file that the entries come from. Without one, entries that the model has are left alone, so that
-            parts can be loaded by hand.
+        metadata: of the state dict, with its :class:`Source` where it comes from a file. ``dataset_meta`` in it gets
+            the names of the model's classes.
 
     Raises:
         CheckpointError: the entries are of no known layout or of another architecture. Nothing is changed then.
     """
     entries = {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
-    wanted = model.state_dict()
-    if source is None and all(name in wanted and wanted[name].shape == v.shape for name, v in entries.items()):
-        return
+    source = source_of(metadata)
     named = to_our_names(entries, source.path if source else 'the state dict')
+    if source is None and (named is None or named.layout is OURS):
+        return
+    source = source or Source('the state dict')
     if named is None:
-        if source is None:
-            return
         first = ', '.join(list(entries)[:3]) or 'nothing'
         raise CheckpointError(f'{source.path} is no checkpoint of a DETR: its first entries are {first}')
-    source = source or Source('the state dict')
+    wanted = model.state_dict()
     report = Report(f'Loaded {source.path}, {named.layout.title}', dropped={**source.dropped, **named.dropped})
     weights = _drop_surplus(named.weights, wanted, report)
-    partial = ('backbone',) if named.layout is RESNET else PARTS
     try:
-        _check(weights, wanted, partial, report)
         _check_facts(source, model, report)
+        _check(weights, wanted, ('backbone',) if named.layout is RESNET else PARTS, report)
     except CheckpointError as error:
-        raise CheckpointError(
-            f'{source.path} does not fit the model: {error}. {_advice(weights, wanted, source)}'
-        ) from None
+        advice = _advice(weights, wanted, source)
+        raise CheckpointError(f'{source.path} does not fit the model: {error}{advice}') from None
     report.used = len(weights)
-    _fit_classes(weights, wanted, model, source, report)
+    classes = _fit_classes(weights, wanted, model, source, report)
+    if classes and 'dataset_meta' in metadata:
+        metadata['dataset_meta']['classes'] = classes
     _fit_queries(weights, wanted, report)
     weights |= {name: wanted[name] for name in report.missing}
     for name in entries:
         del state_dict[prefix + name]
     state_dict.update({prefix + name: value for name, value in weights.items()})
-    print_log(str(report), logger='current', level=report.level)
+    report.log()
 
 
 def _by_reason(entries: dict[str, str]) -> list[str]:
@@ -130,6 +141,9 @@ def _check(weights: dict[str, Tensor], wanted: dict[str, Tensor], parts: tuple[s
     extra = next((name for name in weights if name not in wanted), None)
     if extra:
         raise CheckpointError(f'the model lacks {extra}')
+    rows = {len(weights[name]) for name in CLASS_ROWS if name in weights}
+    if len(rows) > 1 or any(not len(weights[name]) for name in weights if _rows_may_differ(name)):
+        raise CheckpointError('its classifier or queries are incomplete')
 
 
 def _rows_may_differ(name: str) -> bool:
@@ -138,6 +152,8 @@ def _rows_may_differ(name: str) -> bool:
 
 def _check_facts(source: Source, model: nn.Module, report: Report) -> None:
     """Compare what shapes do not show: heads and dilation."""
+    if source.unfit:
+        raise CheckpointError(source.unfit)
     heads = next((module.num_heads for module in model.modules() if hasattr(module, 'num_heads')), None)
     if source.num_heads and heads and source.num_heads != heads:
         raise CheckpointError(f'its attention has {source.num_heads} heads, that of the model {heads}')
@@ -153,23 +169,30 @@ def _check_facts(source: Source, model: nn.Module, report: Report) -> None:
 def _advice(weights: dict[str, Tensor], wanted: dict[str, Tensor], source: Source) -> str:
     theirs, ours = architecture_of(weights), architecture_of(wanted)
     dilated = source.dilated if source.dilated is not None else ('dc5' in Path(source.path).name.lower() or None)
+    if theirs == ours and (dilated is None or source.unfit):
+        return ''
     config = config_for(theirs, dilated)
     use = f'use {config}' if config else 'set depth, widths and layers in the config to match'
-    return f'The checkpoint is a {theirs}, the model a {ours}: {use}.'
+    return f'. The checkpoint has {theirs}, the model {ours}: {use}'
 
 
 def _fit_classes(
     weights: dict[str, Tensor], wanted: dict[str, Tensor], model: nn.Module, source: Source, report: Report
-) -> None:
+) -> tuple[str, ...] | None:
+    """Bring the rows of the classifier to the model's classes; gives their names, where they are known."""
     names = [name for name in CLASS_ROWS if name in weights]
     if not names:
-        return
+        return None
+    num_rows = len(weights[names[0]])
     num_classes: int = model.bbox_head.num_classes  # type: ignore[assignment,union-attr]
     classes = (getattr(model, 'dataset_meta', None) or {}).get('classes')
     if classes is not None and len(classes) != num_classes:
-        classes = None  # another hook says so
+        report.warn(f'the {len(classes)} class names of the data do not fit the {num_classes} classes of the model')
+        classes = None
+    if source.classes and num_rows - len(source.classes) not in (0, 1):
+        report.warn(f'the {len(source.classes)} class names of the checkpoint do not fit its {num_rows} outputs')
     rows = match_rows(
-        len(weights[names[0]]),
+        num_rows,
         len(wanted[names[0]]),
         source.classes,
         None if classes is None else tuple(classes),
@@ -182,6 +205,7 @@ def _fit_classes(
         report.warn(f'classes that keep their initial values: {_listed(rows.initial)}')
     if rows.left:
         report.notes.append(f'classes left out, which the model lacks: {_listed(rows.left)}')
+    return rows.classes
 
 
 def _listed(names: tuple[str, ...], at_most: int = 10) -> str:

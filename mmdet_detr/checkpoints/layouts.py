@@ -6,15 +6,20 @@ A layout is a list of pairs of templates, our name and theirs, which is read in 
 import functools
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .read import CheckpointError
+from .errors import CheckpointError
 
 FIELDS = {'n': r'\d+', 'p': 'weight|bias', 'part': 'encoder|decoder', 'rest': '.+'}
-WRAPPERS = ('module.', '_orig_mod.', 'model.')  # of DataParallel, torch.compile and training frameworks
-COUNTERS = ('n_averaged', 'steps')  # of averaged models
+WRAPPERS = ('module.', '_orig_mod.', 'model.', 'ema.')  # of DataParallel, torch.compile and training frameworks
+SURPLUS = {  # entries that training leaves beside the network, by pattern
+    r'n_averaged|steps': 'counter of an averaged model',
+    r'(module\.)?ema_.+': 'averaged copy, which mmdet 2.x swaps with the weights before it saves',
+    r'criterion\..+': 'buffer of the loss',
+}
 
 
 @dataclass(frozen=True)
@@ -240,26 +245,48 @@ def to_our_names(state_dict: dict[str, Tensor], path: str) -> Named | None:
     Raises:
         CheckpointError: the layout is recognised and holds entries that no DETR has, or half an attention.
     """
-    dropped = {name: 'counter of an averaged model' for name in COUNTERS if name in state_dict}
-    dropped |= {name: 'no tensor' for name, value in state_dict.items() if not isinstance(value, Tensor)}
-    weights = _without_wrappers({name: value for name, value in state_dict.items() if name not in dropped})
+    weights, dropped = _network(state_dict)
+    layout = _recognised(weights)
+    if layout is None:
+        return None
+    renamed = {}
+    for name, value in weights.items():
+        reason = next((why for start, why in layout.dropped.items() if name.startswith(start)), None)
+        if reason:
+            dropped[name] = reason
+        else:
+            renamed[_respelled(name, layout)] = value
+    if layout.splits_attention:
+        renamed = _merge_attention(renamed, path)
+    return Named(layout, {_our_name(name, layout, path): value for name, value in renamed.items()}, dropped)
+
+
+def is_detr(state_dict: dict[str, Any]) -> bool:
+    """Whether a state dict is a DETR of a known layout, at first sight."""
+    layout = _recognised(_network(state_dict)[0])
+    return layout is not None and layout is not RESNET
+
+
+def _recognised(weights: dict[str, Tensor]) -> Layout | None:
+    for layout in LAYOUTS:
+        if set(layout.marks) <= {_respelled(name, layout) for name in weights}:
+            return layout
+    return None
+
+
+def _network(state_dict: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The entries of the network without wrappers' prefixes, and the reasons for which others were left out."""
+    weights, dropped = {}, {}
+    for name, value in state_dict.items():
+        reason = next((why for pattern, why in SURPLUS.items() if re.fullmatch(pattern, str(name))), None)
+        if reason or not isinstance(value, Tensor):
+            dropped[str(name)] = reason or 'no tensor'
+        else:
+            weights[str(name)] = value
+    weights = _without_wrappers(weights)
     if any(name.startswith('detr.') for name in weights):  # panoptic models hold a detector of this name
         weights = {name.removeprefix('detr.'): value for name, value in weights.items()}
-    for layout in LAYOUTS:
-        names = {name: _respelled(name, layout) for name in weights}
-        if not set(layout.marks) <= set(names.values()):
-            continue
-        renamed = {}
-        for name, value in weights.items():
-            reason = next((why for start, why in layout.dropped.items() if name.startswith(start)), None)
-            if reason:
-                dropped[name] = reason
-            else:
-                renamed[names[name]] = value
-        if layout.splits_attention:
-            renamed = _merge_attention(renamed, path)
-        return Named(layout, {_our_name(name, layout, path): value for name, value in renamed.items()}, dropped)
-    return None
+    return weights, dropped
 
 
 def from_our_names(weights: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:

@@ -6,9 +6,9 @@ import json
 import pickle
 import re
 from _codecs import encode
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,37 +23,35 @@ from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import get_torchvision_models
 from torch import Tensor
 
+from .errors import CheckpointError, CheckpointNotFoundError
+from .layouts import is_detr
+
 MapLocation = str | torch.device | Callable | dict | None
 HUGGING_FACE_FILES = ('model.safetensors', 'pytorch_model.bin')
 # where training scripts keep weights, averaged ones first; mmengine's ``state_dict`` is the averaged one already
 AVERAGED = ('state_dict_ema', 'model_ema', 'ema')
 PLAIN = ('state_dict', 'model', 'model_state_dict', 'module')
-NO_NAME = 'N/A'  # what Hugging Face calls COCO's unused category ids
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used. The message says why, in one line."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a file tells about its weights besides the tensors.
+    """What a file tells about its weights besides the tensors; plain values, for they travel inside the state dict.
 
     Attributes:
         path: file or folder that was read.
         classes: names of the classes, without the no-object class.
         num_heads: heads of every attention.
         dilated: whether the last stage of the backbone is dilated (DC5).
+        unfit: why these weights are none of a DETR that we have, where the file says so.
         dropped: entries that are no weights, with the reason.
-        meta: mmengine's ``meta`` where there is one.
     """
 
     path: str
     classes: tuple[str, ...] | None = None
     num_heads: int | None = None
     dilated: bool | None = None
+    unfit: str | None = None
     dropped: dict[str, str] = field(default_factory=dict)
-    meta: dict = field(default_factory=dict)
 
 
 def load_from_local(filename: str, map_location: MapLocation = None) -> dict:
@@ -67,23 +65,30 @@ def load_from_local(filename: str, map_location: MapLocation = None) -> dict:
         map_location: as in ``torch.load``.
 
     Returns:
-        The content, with the weights under mmengine's ``state_dict`` wherever they are in the file, and a ``meta``. The
-        weights' ``_metadata['']['source']`` is a :class:`Source`.
+        The content. Where it is a DETR's, the weights are under mmengine's ``state_dict`` wherever they are in the
+        file, and ``meta`` holds the class names of a Hugging Face folder. The metadata of the weights tells their
+        :class:`Source`.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        CheckpointError: the file is no checkpoint, is damaged, holds no weights, or wants to run code.
+        CheckpointNotFoundError: there is no such file.
+        CheckpointError: the file is no checkpoint, is damaged, or wants to run code.
     """
     path = Path(filename).expanduser()
     if not path.exists():
-        raise FileNotFoundError(f'no such file: {path}')
-    if not path.is_dir():
-        return _with_source(_read_file(path, map_location), Source(str(path)))
+        raise CheckpointNotFoundError(f'no such file: {path}')
+    file = _file_in(path) if path.is_dir() else path
+    config = file.parent / 'config.json'
+    facts = _facts(_read_config(config)) if file.name in HUGGING_FACE_FILES and config.is_file() else {}
+    return _with_source(_read_file(file, map_location), Source(str(path), **facts))
+
+
+def _file_in(folder: Path) -> Path:
     for name in HUGGING_FACE_FILES:
-        if (path / name).is_file():
-            config = _read_config(path / 'config.json') if (path / 'config.json').is_file() else {}
-            return _with_source(_read_file(path / name, map_location), Source(str(path), **_facts(config)))
-    raise CheckpointError(f'{path} is a folder without {" or ".join(HUGGING_FACE_FILES)}')
+        if (folder / name).is_file():
+            return folder / name
+        if (folder / f'{name}.index.json').is_file():
+            raise CheckpointError(f'{folder} holds {name} in several parts: save it in one')
+    raise CheckpointError(f'{folder} is a folder without {" or ".join(HUGGING_FACE_FILES)}')
 
 
 def load_from_http(filename: str, map_location: MapLocation = None) -> dict:
@@ -112,9 +117,10 @@ def register_loaders() -> None:
     CheckpointLoader.register_scheme(('torchvision://', 'modelzoo://'), load_from_torchvision, force=True)
 
 
-def source_of(checkpoint: dict) -> Source:
-    """The :class:`Source` of what a loader returned."""
-    return checkpoint['state_dict']._metadata['']['source']
+def source_of(metadata: dict) -> Source | None:
+    """The :class:`Source` in the metadata of a state dict; None where it was not read from a file by us."""
+    values = metadata.get('source')
+    return Source(**values) if values else None
 
 
 def _read_file(path: Path, map_location: MapLocation) -> dict:
@@ -156,13 +162,15 @@ def _allowed() -> dict[str, Any]:
         'builtins.getattr': _history_method,
         'mmengine.logging.history_buffer.HistoryBuffer': HistoryBuffer,
         'argparse.Namespace': argparse.Namespace,  # the arguments in the official script's checkpoints
+        'collections.Counter': Counter,  # milestones of a schedule
+        'builtins.set': set,
         '_codecs.encode': encode,
         'numpy.ndarray': np.ndarray,
         'numpy.dtype': np.dtype,
     }
     for core in ('numpy.core', 'numpy._core'):  # before and since numpy 2
         names |= {f'{core}.multiarray._reconstruct': reconstruct, f'{core}.multiarray.scalar': scalar}
-    for code in ('float64', 'float32', 'int64', 'int32', 'uint32', 'bool'):
+    for code in np.typecodes['AllInteger'] + np.typecodes['AllFloat'] + '?':
         names[f'numpy.dtypes.{code}'] = type(np.dtype(code))
     return names
 
@@ -201,43 +209,61 @@ def _read_config(path: Path) -> dict:
 
 def _facts(config: dict) -> dict[str, Any]:
     """Fields of :class:`Source` from a Hugging Face ``config.json``."""
-    labels = config.get('id2label')
+    labels, heads = config.get('id2label'), config.get('encoder_attention_heads')
     classes = None
     if isinstance(labels, dict):
         with contextlib.suppress(ValueError):
             classes = tuple(str(labels[key]) for key in sorted(labels, key=int))
+    backbone = config.get('backbone_config') or {}
+    strides = [backbone.get('output_stride'), (config.get('backbone_kwargs') or {}).get('output_stride')]
     return {
         'classes': classes,
-        'num_heads': config.get('encoder_attention_heads'),
-        'dilated': config.get('dilation'),
+        'num_heads': heads if isinstance(heads, int) else None,
+        'dilated': 16 in strides or config.get('dilation') in (True, 'true') if 'dilation' in config else None,
+        'unfit': next((f'its {name} is {value}' for name, value in _unknown_settings(config, backbone)), None),
     }
 
 
+def _unknown_settings(config: dict, backbone: dict) -> list[tuple[str, Any]]:
+    """Settings that our model does not have."""
+    known = {
+        'model_type': ('detr',),
+        'activation_function': ('relu',),
+        'position_embedding_type': ('sine',),
+        'decoder_attention_heads': (config.get('encoder_attention_heads'),),
+    }
+    unknown = [(name, config[name]) for name, values in known.items() if name in config and config[name] not in values]
+    resnet = ('downsample_in_bottleneck', 'downsample_in_first_stage')
+    return unknown + [(name, True) for name in resnet if backbone.get(name)]
+
+
 def _with_source(checkpoint: dict, source: Source) -> dict:
-    """The checkpoint with its weights under ``state_dict``, and its source in their metadata."""
-    key = _key_of_weights(checkpoint, source.path)
-    weights = _innermost(checkpoint if key is None else checkpoint[key])
+    """The content with its source in the metadata of its weights; normalised where they are a DETR's."""
+    key = next((key for key in (*AVERAGED, *PLAIN) if is_detr(_innermost(checkpoint.get(key)))), None)
+    if key is None and not is_detr(checkpoint):  # of some other model: nothing but the metadata is added
+        weights = checkpoint.get('state_dict')
+        if isinstance(weights, dict):
+            return {**checkpoint, 'state_dict': _told(weights, source)}
+        return _told(checkpoint, source)
+    weights = checkpoint if key is None else _innermost(checkpoint[key])
+    meta = checkpoint.get('meta', {}) if key else {}
     if key is not None:
         dropped = {str(name): 'no weights of the network' for name in checkpoint if name not in (key, 'meta')}
         source = replace(source, dropped=dropped, **_training_facts(checkpoint, source))
-    metadata = OrderedDict(getattr(weights, '_metadata', {}))
-    metadata[''] = {**metadata.get('', {}), 'source': source}
-    weights = OrderedDict(weights)
-    weights._metadata = metadata  # type: ignore[attr-defined]  # travels to load_state_dict
-    meta = dict(source.meta)
-    if source.classes and not {'dataset_meta', 'CLASSES'} & meta.keys():
-        meta['dataset_meta'] = {'classes': tuple(name for name in source.classes if name != NO_NAME)}
+    weights = _told(weights, source)
+    if source.classes and isinstance(meta, dict) and not {'dataset_meta', 'CLASSES'} & meta.keys():
+        named = {'classes': source.classes}  # one object: the model writes its own names there, for mmdet's inference
+        meta = {**meta, 'dataset_meta': named}
+        weights._metadata['']['dataset_meta'] = named  # type: ignore[attr-defined]
     return {**({} if key is None else checkpoint), 'state_dict': weights, 'meta': meta}
 
 
-def _key_of_weights(checkpoint: dict, path: str) -> str | None:
-    """Where the state dict is; None where the checkpoint is the state dict."""
-    for key in (*AVERAGED, *PLAIN):
-        if _innermost(checkpoint.get(key)):
-            return key
-    if any(isinstance(value, Tensor) for value in checkpoint.values()):
-        return None
-    raise CheckpointError(f'{path} holds no weights, only {", ".join(map(str, checkpoint)) or "nothing"}')
+def _told(weights: dict, source: Source) -> OrderedDict:
+    metadata = OrderedDict(getattr(weights, '_metadata', {}))
+    metadata[''] = {**metadata.get('', {}), 'source': asdict(source)}
+    told = OrderedDict(weights)
+    told._metadata = metadata  # type: ignore[attr-defined]  # travels to load_state_dict
+    return told
 
 
 def _innermost(weights: Any) -> dict:
@@ -251,16 +277,14 @@ def _innermost(weights: Any) -> dict:
 
 def _training_facts(checkpoint: dict, source: Source) -> dict[str, Any]:
     """Fields of :class:`Source` from what training scripts save beside the weights."""
-    meta = checkpoint.get('meta')
+    meta, args = checkpoint.get('meta'), checkpoint.get('args')
     meta = meta if isinstance(meta, dict) else {}
+    args = vars(args) if isinstance(args, argparse.Namespace) else args if isinstance(args, dict) else {}
     dataset_meta = meta.get('dataset_meta')
     dataset_meta = dataset_meta if isinstance(dataset_meta, dict) else {}
     classes = source.classes or dataset_meta.get('classes') or dataset_meta.get('CLASSES') or meta.get('CLASSES')
-    args = checkpoint.get('args')
-    dilated = getattr(args, 'dilation', None)
     return {
-        'meta': meta,
         'classes': tuple(map(str, classes)) if isinstance(classes, (list, tuple)) else None,
-        'num_heads': source.num_heads or getattr(args, 'nheads', None),
-        'dilated': source.dilated if dilated is None else dilated,
+        'num_heads': source.num_heads or args.get('nheads'),
+        'dilated': source.dilated if args.get('dilation') is None else bool(args['dilation']),
     }

@@ -65,7 +65,7 @@ class DETR(BaseDetector):
         self, state_dict: dict[str, Tensor], prefix: str, local_metadata: dict, *args: Any
     ) -> None:
         """Take the weights of any published DETR, see ``checkpoints/fit.py``."""
-        fit_to_model(self, state_dict, prefix, local_metadata.get('source'))
+        fit_to_model(self, state_dict, prefix, local_metadata)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def _forward(self, batch_inputs: Tensor, batch_data_samples: OptSampleList = None) -> tuple[Tensor, Tensor]:

@@ -195,6 +195,8 @@ def bad_input(tmp_path):
     (tmp_path / 'folder').mkdir()
     (tmp_path / 'cv.py').write_text(CONFIG.replace('mmdet_detr.ShortestSideResize', 'Resize'))
     (tmp_path / 'bgr.py').write_text(CONFIG.replace('bgr_to_rgb=True', 'bgr_to_rgb=False'))
+    (tmp_path / 'caffe.py').write_text(CONFIG.replace("'ResNet'", "'ResNet', style='caffe'"))
+    (tmp_path / 'syntax.py').write_text('model = (')
     (tmp_path / 'other.py').write_text("model = dict(type='DINO')")
     torch.save({'conv1.weight': torch.zeros(1), 'bn1.weight': torch.zeros(1), 'layer1.0.conv1.weight': torch.zeros(1)},
                tmp_path / 'resnet.pth')  # fmt: skip
@@ -210,7 +212,10 @@ def bad_input(tmp_path):
         (('ours.pth', 'out', '--to', 'hf', '--config', 'other.py'), 'other.py is no config of a mmdet_detr.DETR'),
         (('sigmoid.pth', 'out', '--to', 'hf'), 'the classifier is sigmoid'),
         (('odd.pth', 'out', '--to', 'hf'), 'backbone.layer1.0.conv7.weight has no place in the layout of Hugging Face'),
-        (('ours.pth', 'out.pth', '--to', 'mmdet3', '--coco80'), 'ours.pth has 6 outputs, not the 92 of COCO'),
+        (('ours.pth', 'out.pth', '--to', 'mmdet3', '--coco80'), 'ours.pth has 6 outputs, not one for each'),
+        (('ours.pth', 'ours.pth', '--to', 'hf', '--force'), 'ours.pth is a file: name the folder to write'),
+        (('ours.pth', 'out', '--to', 'hf', '--config', 'syntax.py'), 'syntax.py is no config: '),
+        (('ours.pth', 'out', '--to', 'hf', '--config', 'caffe.py'), 'the backbone strides in the first convolution'),
     ]  # fmt: skip
 
 

@@ -1,18 +1,24 @@
 import argparse
+import copy
+import json
 import logging
+from dataclasses import asdict
 
 import pytest
 import torch
-from foreign import NUM_CLASSES, R50, hf, hf_config, mmdet3, official, ours
+from foreign import NUM_CLASSES, R50, hf, hf_config, mmdet2_7, mmdet3, official, ours
 from helpers import ROOT, tiny_detr_config
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.runner import load_checkpoint
+from mmengine.runner.checkpoint import load_state_dict
 
 from mmdet_detr.checkpoints import CheckpointError
 from mmdet_detr.checkpoints.class_rows import COCO_IDS, COCO_NAMES, NAMES_BY_COCO_ID
+from mmdet_detr.checkpoints.fit import fit_to_model
 from mmdet_detr.checkpoints.layouts import to_our_names
+from mmdet_detr.checkpoints.read import Source
 
 
 @pytest.fixture
@@ -73,6 +79,29 @@ def test_80_classes_into_category_ids(tmp_path):
     assert all(rows[i] == -1 for i, name in enumerate(NAMES_BY_COCO_ID) if name == 'N/A')
 
 
+def test_names_that_hugging_face_gives_to_unused_ids(tmp_path):
+    """The published config.json names them, too: 12 is a street sign, and 13 the stop sign."""
+    unused = {12: 'street sign', 26: 'hat', 29: 'shoe', 30: 'eye glasses', 45: 'plate', 66: 'mirror', 68: 'window'}
+    labels = {str(i): unused.get(i, name) for i, name in enumerate(NAMES_BY_COCO_ID)}
+    assert labels['12'] == 'street sign'
+    (tmp_path / 'config.json').write_text(json.dumps({'id2label': labels}))
+    torch.save(with_rows(92), tmp_path / 'pytorch_model.bin')
+    model = model_of(80)
+    checkpoint = load_checkpoint(model, str(tmp_path))
+    assert rows_of(model) == [*COCO_IDS, 91]
+    assert checkpoint['meta']['dataset_meta']['classes'] == COCO_NAMES  # what mmdet's inference shows
+    model = model_of(91)
+    checkpoint = load_checkpoint(model, str(tmp_path))
+    assert rows_of(model) == list(range(92))
+    assert checkpoint['meta']['dataset_meta']['classes'][17] == 'cat'
+
+
+def test_panoptic_outputs_into_80_classes(tmp_path):
+    """250 category ids, of things and of stuff, and no object."""
+    assert rows_of(load(model_of(80), with_rows(251), tmp_path)) == [*COCO_IDS, 250]
+    assert rows_of(load(model_of(2, ('cat', 'zebra')), with_rows(251), tmp_path)) == [17, 24, 250]
+
+
 def test_own_classes_from_coco_by_name(tmp_path, logged):
     model = load(model_of(3, ('zebra', 'okapi', 'cat')), with_rows(92), tmp_path)
     assert rows_of(model) == [24, -1, 17, 91]
@@ -104,6 +133,27 @@ def test_80_classes_without_names_into_own_ones(tmp_path):
     assert rows_of(load(model_of(2, ('person', 'okapi')), with_rows(81), tmp_path)) == [0, -1, 80]
 
 
+def test_names_unlike_coco_are_no_reason_to_start_anew(tmp_path):
+    """81 outputs without names may be any 80 classes."""
+    own = tuple(f'part {i}' for i in range(80))
+    assert rows_of(load(model_of(80, own), with_rows(81), tmp_path)) == list(range(81))
+
+
+def test_names_that_do_not_fit_are_told(tmp_path, logged):
+    meta = {'dataset_meta': {'classes': ('a', 'b')}}
+    assert rows_of(load(model_of(5, ('c', 'd')), with_rows(6), tmp_path, meta=meta)) == list(range(6))
+    assert '  the 2 class names of the data do not fit the 5 classes of the model' in logged
+    assert '  the 2 class names of the checkpoint do not fit its 6 outputs' in logged
+
+
+def test_sigmoid_rows_are_not_taken_for_no_object(tmp_path, logged):
+    """Six classes of a sigmoid classifier into five and no object."""
+    meta = {'dataset_meta': {'classes': tuple('abcdef')}}
+    model = load(model_of(5, tuple('abcde')), with_rows(6), tmp_path, meta=meta)
+    assert rows_of(model) == [0, 1, 2, 3, 4, -1]
+    assert '  classes that keep their initial values: no object' in logged
+
+
 def test_sigmoid_classifier_has_no_row_of_no_object(tmp_path):
     config = tiny_detr_config(80)
     config.bbox_head.loss = {'type': 'mmdet_detr.BipartiteMatchLoss', 'loss_cls': {'type': 'FocalLoss'}}
@@ -126,7 +176,7 @@ def test_fewer_queries_are_sliced_and_more_are_tiled(tmp_path, logged):
     assert torch.equal(more, again)  # every process of a distributed run gets the same
 
 
-@pytest.mark.parametrize('prefix', ['module.', 'model.', 'module.model.', '_orig_mod.'])
+@pytest.mark.parametrize('prefix', ['module.', 'model.', 'module.model.', '_orig_mod.', 'ema.module.'])
 @pytest.mark.parametrize('build', [official, mmdet3, ours], ids=lambda build: build.__name__)
 def test_prefixes_of_wrappers(build, prefix, tmp_path):
     weights = build().state_dict
@@ -139,6 +189,23 @@ def test_averaged_model_with_counter(tmp_path, logged):
     weights = {'n_averaged': torch.tensor(7), **{f'module.{name}': v for name, v in official().state_dict.items()}}
     load(model_of(), weights, tmp_path)
     assert '  dropped: n_averaged (counter of an averaged model)' in logged
+
+
+def test_entries_beside_the_network(tmp_path, logged):
+    """The averaged copies of mmdet 2.x and the buffer of the official loss."""
+    weights = mmdet2_7().state_dict | {'ema_backbone_conv1_weight': torch.zeros(1)}
+    load(model_of(), weights, tmp_path)
+    assert any(line.startswith('  dropped: ema_backbone_conv1_weight (averaged copy') for line in logged)
+    load(model_of(), official().state_dict | {'criterion.empty_weight': torch.zeros(1)}, tmp_path)
+    assert '  dropped: criterion.empty_weight (buffer of the loss)' in logged
+
+
+def test_a_model_and_its_averaged_copy_report_once(tmp_path, logged):
+    """mmengine's EMA hook loads a copy of the state dict first."""
+    torch.save({'model': official().state_dict}, tmp_path / 'once.pth')
+    checkpoint = load_checkpoint(model_of(), str(tmp_path / 'once.pth'))
+    load_state_dict(model_of(), copy.deepcopy(checkpoint['state_dict']))
+    assert len([line for line in logged if line.startswith(f'Loaded {tmp_path}/once.pth')]) == 1
 
 
 def test_report(tmp_path, logged):
@@ -210,6 +277,28 @@ def test_heads_and_dilation_are_compared_where_the_file_tells_them(tmp_path):
     load(model_of(), weights, tmp_path, args=argparse.Namespace(nheads=4, dilation=False))
 
 
+def test_hugging_face_settings_that_we_lack_are_an_error(tmp_path):
+    torch.save(official().state_dict, tmp_path / 'pytorch_model.bin')
+    (tmp_path / 'config.json').write_text('{"activation_function": "gelu"}')
+    with pytest.raises(CheckpointError) as error:
+        load_checkpoint(model_of(), str(tmp_path))
+    assert str(error.value) == f'{tmp_path} does not fit the model: its activation_function is gelu'
+
+
+def test_containers_without_weights(tmp_path):
+    for content, first in (({'epoch': 1, 'lr': 2}, 'epoch, lr'), ({}, 'nothing')):
+        torch.save(content, tmp_path / 'file.pth')
+        with pytest.raises(CheckpointError, match=f'is no checkpoint of a DETR: its first entries are {first}'):
+            load_checkpoint(model_of(), str(tmp_path / 'file.pth'))
+
+
+def test_checkpoint_of_another_detector_is_an_error(tmp_path):
+    """Its backbone alone would fit."""
+    backbone = {name: value for name, value in ours().state_dict.items() if 'backbone' in name}
+    with pytest.raises(CheckpointError, match='is no checkpoint of a DETR'):
+        load(model_of(), backbone | {'bbox_head.retina_cls.weight': torch.zeros(1)}, tmp_path)
+
+
 def test_name_of_a_dc5_file_is_a_hint(tmp_path, logged):
     torch.save({'model': official().state_dict}, tmp_path / 'detr-r50-dc5-f0fb7ef5.pth')
     load_checkpoint(model_of(), str(tmp_path / 'detr-r50-dc5-f0fb7ef5.pth'))
@@ -233,8 +322,8 @@ def test_error_names_the_config_to_use(name, tmp_path):
     other = build('detr_r50_8x2_500e_coco' if 'r50' not in name else 'detr_r101_8x2_500e_coco')
     depth = name.split('_')[1].removeprefix('r')
     with pytest.raises(CheckpointError) as error:
-        other.load_state_dict({**weights, 'bbox_head.class_embed.bias': torch.zeros(92)})
-    assert f'The checkpoint is a ResNet-{depth} with 6 encoder and 6 decoder layers of width 256' in str(error.value)
+        fit_to_model(other, weights, '', {'source': asdict(Source('file.pth'))})
+    assert f'The checkpoint has a ResNet-{depth} with 6 encoder and 6 decoder layers of width 256' in str(error.value)
     assert f'use configs/detr/{name}.py' in str(error.value)
     assert ('for DC5, configs/detr/detr_r' in str(error.value)) == (depth != '18')
 
@@ -260,6 +349,8 @@ def test_published_names_and_shapes_fit_the_published_config():
         (lambda w: {'some.weight': torch.zeros(1)}, 'is no checkpoint of a DETR: its first entries are some.weight'),
         (lambda w: w | {'extra.weight': torch.zeros(1)}, 'but extra.weight belongs to no DETR'),
         (lambda w: {n: v for n, v in w.items() if n != 'query_embed.weight'}, 'is no checkpoint of a DETR'),
+        (lambda w: w | {'query_embed.weight': torch.zeros(0, 32)}, 'its classifier or queries are incomplete'),
+        (lambda w: w | {'class_embed.bias': torch.zeros(2)}, 'its classifier or queries are incomplete'),
     ],
 )
 def test_not_a_detr(change, message, tmp_path):

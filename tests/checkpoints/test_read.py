@@ -1,25 +1,38 @@
 import argparse
 import json
 import os
-import pickle
+from collections import Counter, OrderedDict
 
 import numpy as np
 import pytest
 import torch
+from foreign import official
 from helpers import loopback_server
 from mmengine.logging.history_buffer import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 from safetensors.torch import save_file
 
-from mmdet_detr.checkpoints import CheckpointError
-from mmdet_detr.checkpoints.read import _Unpickler, load_from_local, source_of
+from mmdet_detr.checkpoints import CheckpointError, CheckpointNotFoundError
+from mmdet_detr.checkpoints.read import Source, load_from_local, source_of
 
-WEIGHTS = {'a.weight': torch.arange(6.0).reshape(2, 3), 'a.bias': torch.ones(2)}
+WEIGHTS = official().state_dict
+OTHER = {'a.weight': torch.arange(6.0).reshape(2, 3), 'a.bias': torch.ones(2)}
 
 
-def equal(read: dict) -> bool:
+def source(read: dict) -> Source:
+    return source_of(read.get('state_dict', read)._metadata[''])
+
+
+def equal(read: dict, expected: dict = WEIGHTS) -> bool:
     weights = read['state_dict']
-    return weights.keys() == WEIGHTS.keys() and all(torch.equal(weights[name], v) for name, v in WEIGHTS.items())
+    return weights.keys() == expected.keys() and all(torch.equal(weights[name], v) for name, v in expected.items())
+
+
+@pytest.fixture(params=[False, True], ids=['torch', 'older torch'])
+def either_torch(request, monkeypatch):
+    """Releases before 2.6 read by an unpickler of our own."""
+    if request.param:
+        monkeypatch.setattr(torch, '__version__', '2.1.2')
 
 
 @pytest.mark.parametrize('zipped', [True, False], ids=['zip', 'old format'])
@@ -32,26 +45,59 @@ def equal(read: dict) -> bool:
         {'model': WEIGHTS, 'optimizer': {'state': {0: torch.zeros(2)}}, 'epoch': 3},
         {'model': {'a.bias': torch.zeros(9)}, 'model_ema': WEIGHTS},
         {'ema': {'module': WEIGHTS, 'updates': 7}, 'epoch': 3},
+        {'model': WEIGHTS, 'ema': {'updates': torch.tensor(5)}},
         {'state_dict': WEIGHTS, 'step': torch.tensor(5)},
+        {'state_dict': WEIGHTS, 'schedulers': [{'milestones': Counter([100])}], 'seen': {1, 2}},
         {'model': WEIGHTS, 'args': argparse.Namespace(dilation=True, nheads=8)},
+        {'model': WEIGHTS, 'args': {'dilation': True, 'nheads': 8}},
     ],
-    ids=lambda content: ' '.join(content),
+    ids=lambda content: ' '.join(list(content)[:3]),
 )
-def test_forms_of_files(content, zipped, tmp_path):
+def test_forms_of_files(content, zipped, tmp_path, either_torch):
     path = str(tmp_path / 'file.pth')
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
     read = CheckpointLoader.load_checkpoint(path, 'cpu')
     assert equal(read)
-    assert source_of(read).path == path
+    assert source(read).path == path
     if 'args' in content:
-        assert (source_of(read).dilated, source_of(read).num_heads) == (True, 8)
+        assert (source(read).dilated, source(read).num_heads) == (True, 8)
 
 
 def test_entries_that_are_no_weights_are_told(tmp_path):
     torch.save({'model': WEIGHTS, 'optimizer': {}, 'epoch': 3}, tmp_path / 'file.pth')
     read = load_from_local(str(tmp_path / 'file.pth'))
-    assert source_of(read).dropped == dict.fromkeys(('optimizer', 'epoch'), 'no weights of the network')
+    assert source(read).dropped == dict.fromkeys(('optimizer', 'epoch'), 'no weights of the network')
     assert read['epoch'] == 3
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        OTHER,
+        {'state_dict': OTHER, 'state_dict_ema': {}, 'meta': {}},
+        {'student': OTHER, 'teacher': OTHER},
+        {'params': {'model': OTHER}},
+        {'model': {'a': np.zeros(3)}, 'step': 1},
+        {},
+    ],
+    ids=lambda content: ' '.join(content),
+)
+def test_content_of_other_models_is_left_alone(content, tmp_path):
+    torch.save(content, tmp_path / 'file.pth')
+    read = CheckpointLoader.load_checkpoint(str(tmp_path / 'file.pth'), 'cpu')
+    assert str(read if 'state_dict' in content else dict(read)) == str(
+        content if 'state_dict' not in content else {**content, 'state_dict': OrderedDict(OTHER)}
+    )
+
+
+def test_what_was_read_can_be_saved_and_read_again(tmp_path):
+    """With nothing but plain values beside the tensors."""
+    for content in (WEIGHTS, {'state_dict': OTHER}):
+        torch.save(content, tmp_path / 'file.pth')
+        read = load_from_local(str(tmp_path / 'file.pth'))
+        torch.save(read['state_dict'], tmp_path / 'again.pth')
+        again = torch.load(tmp_path / 'again.pth', weights_only=True)
+        assert again.keys() == content.get('state_dict', content).keys()
 
 
 def test_safetensors_under_any_name(tmp_path):
@@ -66,9 +112,42 @@ def test_hugging_face_folder(name, tmp_path):
     (tmp_path / 'config.json').write_text(json.dumps(config))
     read = load_from_local(str(tmp_path))
     assert equal(read)
-    source = source_of(read)
-    assert (source.classes, source.num_heads, source.dilated) == (('a', 'b'), 4, False)
+    told = source(read)
+    assert (told.classes, told.num_heads, told.dilated, told.unfit) == (('a', 'b'), 4, False, None)
     assert read['meta']['dataset_meta'] == {'classes': ('a', 'b')}  # where mmdet's inference looks
+    assert source(load_from_local(str(tmp_path / name))).num_heads == 4  # the file alone: its neighbour tells
+
+
+@pytest.mark.parametrize(
+    ('config', 'unfit'),
+    [
+        ({'model_type': 'conditional_detr'}, 'its model_type is conditional_detr'),
+        ({'activation_function': 'gelu'}, 'its activation_function is gelu'),
+        ({'position_embedding_type': 'learned'}, 'its position_embedding_type is learned'),
+        ({'encoder_attention_heads': 8, 'decoder_attention_heads': 4}, 'its decoder_attention_heads is 4'),
+        ({'backbone_config': {'downsample_in_bottleneck': True}}, 'its downsample_in_bottleneck is True'),
+    ],
+)
+def test_hugging_face_models_that_are_not_ours(config, unfit, tmp_path):
+    save_file(WEIGHTS, tmp_path / 'model.safetensors')
+    (tmp_path / 'config.json').write_text(json.dumps(config))
+    assert source(load_from_local(str(tmp_path))).unfit == unfit
+
+
+@pytest.mark.parametrize(
+    ('config', 'dilated'),
+    [
+        ({}, None),
+        ({'dilation': False}, False),
+        ({'dilation': True}, True),
+        ({'dilation': 'false'}, False),
+        ({'dilation': False, 'backbone_kwargs': {'output_stride': 16}}, True),
+    ],
+)
+def test_hugging_face_dilation(config, dilated, tmp_path):
+    save_file(WEIGHTS, tmp_path / 'model.safetensors')
+    (tmp_path / 'config.json').write_text(json.dumps(config))
+    assert source(load_from_local(str(tmp_path))).dilated is dilated
 
 
 def history_checkpoint() -> dict:
@@ -82,7 +161,7 @@ def history_checkpoint() -> dict:
     }
 
 
-def test_log_history_of_a_training_checkpoint(tmp_path):
+def test_log_history_of_a_training_checkpoint(tmp_path, either_torch):
     torch.save(history_checkpoint(), tmp_path / 'file.pth')
     hub = load_from_local(str(tmp_path / 'file.pth'))['message_hub']
     assert hub['log_scalars']['loss'].mean() == 2
@@ -108,7 +187,7 @@ class Evil:
 
 @pytest.mark.parametrize('zipped', [True, False], ids=['zip', 'old format'])
 @pytest.mark.parametrize('key', ['state_dict', 'meta'])
-def test_code_is_refused(key, zipped, tmp_path):
+def test_code_is_refused(key, zipped, tmp_path, either_torch):
     content = {'state_dict': WEIGHTS, 'meta': {}}
     content[key] = {**content[key], 'x': Evil(os.mkdir, str(tmp_path / 'hacked'))}
     torch.save(content, tmp_path / 'file.pth', _use_new_zipfile_serialization=zipped)
@@ -117,28 +196,12 @@ def test_code_is_refused(key, zipped, tmp_path):
     assert not (tmp_path / 'hacked').exists()
 
 
-def test_getattr_reaches_nothing_but_the_log_history(tmp_path):
+def test_getattr_reaches_nothing_but_the_log_history(tmp_path, either_torch):
     """mmengine's log history needs getattr for its own methods; nothing else may be got by it."""
     for owner, name in ((HistoryBuffer, '__init__'), (np.ndarray, 'min'), (HistoryBuffer, '__subclasses__')):
         torch.save({'state_dict': WEIGHTS, 'x': Evil(getattr, owner, name)}, tmp_path / 'file.pth')
         with pytest.raises(CheckpointError, match='is refused: it would run code'):
             load_from_local(str(tmp_path / 'file.pth'))
-
-
-def test_unpickler_of_older_releases(tmp_path):
-    """Used where torch's own takes no further types; the same rules."""
-    path = tmp_path / 'plain.pkl'
-    with path.open('wb') as file:
-        pickle.dump({'hub': history_checkpoint()['message_hub'], 'args': argparse.Namespace(a=1)}, file, protocol=2)
-    with path.open('rb') as file:
-        read = _Unpickler(file).load()
-    assert read['hub']['log_scalars']['loss'].mean() == 2
-    assert read['args'].a == 1
-    for evil in (Evil(os.mkdir, str(tmp_path / 'hacked')), Evil(eval, '1'), Evil(getattr, np.ndarray, 'min')):
-        path.write_bytes(pickle.dumps(evil, protocol=2))
-        with path.open('rb') as file, pytest.raises(pickle.UnpicklingError, match='GLOBAL'):
-            _Unpickler(file).load()
-    assert not (tmp_path / 'hacked').exists()
 
 
 def truncated(path):
@@ -157,6 +220,11 @@ def folder_with_bad_config(path):
     (path / 'config.json').write_text('{')
 
 
+def sharded(path):
+    path.mkdir()
+    (path / 'model.safetensors.index.json').write_text('{}')
+
+
 BAD_FILES = [
     ('is empty', lambda path: path.touch()),
     ('is no checkpoint, or is damaged', truncated),
@@ -164,9 +232,8 @@ BAD_FILES = [
     ('is no checkpoint, or is damaged', lambda path: path.write_bytes(bytes(range(256)) * 4)),
     ('is no checkpoint, or is damaged', lambda path: path.write_text('<html>404 Not Found</html>')),
     ('is a folder without model.safetensors or pytorch_model.bin', lambda path: path.mkdir()),
+    ('holds model.safetensors in several parts: save it in one', sharded),
     ('config.json is no JSON', folder_with_bad_config),
-    ('holds no weights, only epoch, optimizer', lambda path: torch.save({'epoch': 1, 'optimizer': {'lr': 1}}, path)),
-    ('holds no weights, only nothing', lambda path: torch.save({}, path)),
     ('holds a Tensor and no weights', lambda path: torch.save(torch.zeros(1), path)),
 ]
 
@@ -183,7 +250,7 @@ def test_bad_file(message, write, tmp_path):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=f'no such file: {tmp_path}/none.pth'):
+    with pytest.raises(CheckpointNotFoundError, match=f'no such file: {tmp_path}/none.pth'):
         load_from_local(str(tmp_path / 'none.pth'))
 
 
