@@ -32,6 +32,7 @@ class Sizes:
     decoder: int = 3
     queries: int = 12
     num_classes: int = NUM_CLASSES
+    dilated: bool = False
 
     @property
     def channels(self) -> list[int]:
@@ -52,6 +53,8 @@ class Sizes:
             num_queries=self.queries,
         )
         config.backbone.update(depth=self.depth, base_channels=self.base_channels)
+        if self.dilated:
+            config.backbone.type = 'mmdet_detr.ResNetDC5'
         config.bbox_head.embed_dims = self.width
         return config
 
@@ -122,7 +125,11 @@ class OfficialDETR(nn.Module):
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         body = nn.Module()
-        body.body = ResNet(depth=sizes.depth, base_channels=sizes.base_channels, out_indices=(3,))
+        last = {'strides': (1, 2, 2, 1), 'dilations': (1, 1, 1, 2)} if sizes.dilated else {}
+        body.body = ResNet(depth=sizes.depth, base_channels=sizes.base_channels, out_indices=(3,), **last)
+        if sizes.dilated:  # torchvision's rule: the first block of the stage does not dilate yet
+            conv = body.body.layer4[0].conv2
+            conv.dilation = conv.padding = (1, 1)
         self.backbone = nn.ModuleList([body])
         self.input_proj = nn.Conv2d(sizes.channels[-1], sizes.width, 1)
         self.query_embed = nn.Embedding(sizes.queries, sizes.width)
