@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from helpers import ROOT
 from mmdet.apis import DetInferencer, inference_detector, init_detector
 from mmdet.registry import MODELS
+from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config
 
 from mmdet_detr.checkpoints.read import load_from_local
@@ -156,7 +158,8 @@ def test_mim_tests_a_hugging_face_folder(folder, hugging_face, run_mim):
         assert torch.equal(own['labels'], theirs['labels'])
 
 
-def test_inferencer_and_init_detector_take_a_hugging_face_folder(folder, hugging_face):
+def test_inferencer_and_init_detector_take_a_hugging_face_folder(folder, hugging_face, monkeypatch):
+    monkeypatch.setattr(DetLocalVisualizer, '_instance_dict', OrderedDict())  # the inferencer leaves one to later tests
     image = str(sorted(folder.glob('data/shapes/val/*.jpg'))[0])
     expected = inference_detector(init_detector(str(CONFIG), str(folder / 'work' / 'iter_2.pth'), device='cpu'), image)
     model = init_detector(str(CONFIG), str(hugging_face), device='cpu')
