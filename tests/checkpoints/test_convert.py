@@ -193,6 +193,9 @@ def bad_input(tmp_path):
     own.state_dict['backbone.layer1.0.conv7.weight'] = torch.zeros(1)
     save(own, tmp_path / 'odd.pth', meta={'cfg': CONFIG})
     (tmp_path / 'folder').mkdir()
+    (tmp_path / 'gelu').mkdir()
+    torch.save(own.state_dict, tmp_path / 'gelu' / 'pytorch_model.bin')
+    (tmp_path / 'gelu' / 'config.json').write_text('{"activation_function": "gelu"}')
     (tmp_path / 'cv.py').write_text(CONFIG.replace('mmdet_detr.ShortestSideResize', 'Resize'))
     (tmp_path / 'bgr.py').write_text(CONFIG.replace('bgr_to_rgb=True', 'bgr_to_rgb=False'))
     (tmp_path / 'caffe.py').write_text(CONFIG.replace("'ResNet'", "'ResNet', style='caffe'"))
@@ -214,6 +217,8 @@ def bad_input(tmp_path):
         (('odd.pth', 'out', '--to', 'hf'), 'backbone.layer1.0.conv7.weight has no place in the layout of Hugging Face'),
         (('ours.pth', 'out.pth', '--to', 'mmdet3', '--coco80'), 'ours.pth has 6 outputs, not one for each'),
         (('ours.pth', 'ours.pth', '--to', 'hf', '--force'), 'ours.pth is a file: name the folder to write'),
+        (('gelu', 'out.pth', '--to', 'detr'), 'gelu is no checkpoint of this DETR: its activation_function is gelu'),
+        (('ours.pth', 'out', '--to', 'hf', '--config', 'none.py'), ''),
         (('ours.pth', 'out', '--to', 'hf', '--config', 'syntax.py'), 'syntax.py is no config: '),
         (('ours.pth', 'out', '--to', 'hf', '--config', 'caffe.py'), 'the backbone strides in the first convolution'),
     ]  # fmt: skip

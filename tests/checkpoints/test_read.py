@@ -293,3 +293,15 @@ def test_address_is_downloaded_once_and_read_safely(tmp_path, monkeypatch):
     names = {path.name for path in (tmp_path / 'hub' / 'checkpoints').iterdir()}
     assert names == {'one--model.safetensors', 'evil-01234567.pth'}
     assert not (tmp_path / 'hacked').exists()
+
+
+def test_torchvision_is_read_safely(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path / 'hub'))
+    (tmp_path / 'host').mkdir()
+    torch.save({'x': Evil(os.mkdir, str(tmp_path / 'hacked'))}, tmp_path / 'host' / 'resnet50-01234567.pth')
+    with loopback_server(tmp_path / 'host') as address:
+        urls = {'resnet50': f'{address}/resnet50-01234567.pth'}
+        monkeypatch.setattr('mmdet_detr.checkpoints.read.get_torchvision_models', lambda: urls)
+        with pytest.raises(CheckpointError, match='would run code'):
+            CheckpointLoader.load_checkpoint('torchvision://resnet50', 'cpu')
+    assert not (tmp_path / 'hacked').exists()
