@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from mmdet.datasets import CocoDataset
 from torch import Tensor
 
-NO_NAME = 'N/A'
+NO_NAME = 'N/A'  # what Hugging Face calls COCO's unused category ids
 COCO_NAMES: tuple[str, ...] = tuple(CocoDataset.METAINFO['classes'])
 UNUSED_COCO_IDS = {0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 COCO_IDS = tuple(i for i in range(91) if i not in UNUSED_COCO_IDS)
@@ -13,8 +13,6 @@ COCO_IDS = tuple(i for i in range(91) if i not in UNUSED_COCO_IDS)
 NAMES_BY_COCO_ID = tuple(
     NO_NAME if i in UNUSED_COCO_IDS else COCO_NAMES[COCO_IDS.index(i)] for i in range(COCO_IDS[-1] + 1)
 )
-
-
 NUM_PANOPTIC_IDS = 250  # outputs of the official panoptic models: category ids of things, then of stuff
 
 
@@ -58,11 +56,8 @@ def match_rows(
     if target_classes is None and (_by_coco_id(source_classes) or source_classes == COCO_NAMES):
         target_classes = {len(COCO_NAMES): COCO_NAMES, len(NAMES_BY_COCO_ID): NAMES_BY_COCO_ID}.get(num_classes)
     same_kind = source_classes is None or num_source - len(source_classes) == num_target - num_classes
-    if (
-        num_source == num_target
-        and same_kind
-        and (source_classes == target_classes or not (source_classes and target_classes))
-    ):
+    same_names = source_classes == target_classes or not (source_classes and target_classes)
+    if num_source == num_target and same_kind and same_names:
         pairs = tuple((i, i) for i in range(num_target))
         return ClassRows(pairs, f'all {num_target} rows as they are', target_classes or source_classes)
     by = 'COCO category id' if _by_coco_id(source_classes) or _by_coco_id(target_classes) else 'name'

@@ -20,7 +20,6 @@ COUNTER = 'num_batches_tracked'
 QUERY_NOISE = 0.01  # of the queries' own spread
 PARTS = ('backbone', 'neck', 'bbox_head')  # what every checkpoint of a detector has
 
-
 _last_report = ''
 
 
