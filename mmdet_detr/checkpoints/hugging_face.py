@@ -40,23 +40,25 @@ def settings_from_config(config: dict[str, Any]) -> Settings:
     """Settings from the config of one of our models.
 
     Raises:
-        CheckpointError: the images are prepared in a way that a ``DetrImageProcessor`` does not have.
+        CheckpointError: the backbone or the preparation of images is one that Hugging Face models do not have.
     """
     model = config['model']
     neck, backbone, prepare = (model.get(part) or {} for part in ('neck', 'backbone', 'data_preprocessor'))
     if backbone.get('style', 'pytorch') != 'pytorch':
         raise CheckpointError('the backbone strides in the first convolution of a block, that of transformers does not')
+    dilated = backbone.get('type') == 'mmdet_detr.ResNetDC5'
+    if not dilated and max(backbone.get('dilations') or (1,)) > 1:
+        raise CheckpointError("the backbone is dilated otherwise than mmdet_detr.ResNetDC5 and timm's ResNet are")
     if not prepare.get('bgr_to_rgb'):
         raise CheckpointError('the model reads BGR images, Hugging Face models read RGB')
     resizes = [step for step in _test_pipeline(config) if 'Resize' in str(step.get('type'))]
     if any(step['type'] != 'mmdet_detr.ShortestSideResize' for step in resizes) or len(resizes) > 1:
         raise CheckpointError('the test pipeline resizes otherwise than by one mmdet_detr.ShortestSideResize')
     zero, one = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # the preprocessor does not normalise by default
-    dilations = backbone.get('dilations') or (1,)
     return Settings(
         num_heads=neck.get('num_heads', 8),
         dropout=neck.get('dropout', 0.1),
-        dilated=backbone.get('type') == 'mmdet_detr.ResNetDC5' or max(dilations) > 1,
+        dilated=dilated,
         shortest=resizes[0]['sizes'][0] if resizes else None,
         longest=resizes[0].get('longest', 1333) if resizes else None,
         mean=tuple(value / 255 for value in prepare.get('mean') or zero),

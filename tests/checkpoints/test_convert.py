@@ -199,6 +199,7 @@ def bad_input(tmp_path):
     (tmp_path / 'cv.py').write_text(CONFIG.replace('mmdet_detr.ShortestSideResize', 'Resize'))
     (tmp_path / 'bgr.py').write_text(CONFIG.replace('bgr_to_rgb=True', 'bgr_to_rgb=False'))
     (tmp_path / 'caffe.py').write_text(CONFIG.replace("'ResNet'", "'ResNet', style='caffe'"))
+    (tmp_path / 'dilated.py').write_text(CONFIG.replace("'ResNet'", "'ResNet', dilations=(1, 1, 1, 2)"))
     (tmp_path / 'syntax.py').write_text('model = (')
     (tmp_path / 'other.py').write_text("model = dict(type='DINO')")
     torch.save({'conv1.weight': torch.zeros(1), 'bn1.weight': torch.zeros(1), 'layer1.0.conv1.weight': torch.zeros(1)},
@@ -221,6 +222,7 @@ def bad_input(tmp_path):
         (('ours.pth', 'out', '--to', 'hf', '--config', 'none.py'), ''),
         (('ours.pth', 'out', '--to', 'hf', '--config', 'syntax.py'), 'syntax.py is no config: '),
         (('ours.pth', 'out', '--to', 'hf', '--config', 'caffe.py'), 'the backbone strides in the first convolution'),
+        (('ours.pth', 'out', '--to', 'hf', '--config', 'dilated.py'), 'the backbone is dilated otherwise'),
     ]  # fmt: skip
 
 
