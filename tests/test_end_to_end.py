@@ -236,7 +236,7 @@ def test_bad_input_is_one_line(folder, run_python):
     assert '--tta is off' in refused.stderr
 
 
-@pytest.mark.parametrize('tool', ['train', 'test', 'make_shapes', 'report'])
+@pytest.mark.parametrize('tool', ['train', 'test', 'make_shapes', 'report', 'convert_checkpoint'])
 def test_help(tool, run_python):
     done = run_python(ROOT / 'tools' / f'{tool}.py', '--help')
     assert done.returncode == 0
