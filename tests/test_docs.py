@@ -71,3 +71,7 @@ def test_config_for_own_data(tmp_path):
         assert loader.dataset.ann_file.startswith('annotations/instances_')
     assert config.val_evaluator.ann_file == 'data/mine/annotations/instances_val2017.json'
     assert config.model.neck.type == 'mmdet_detr.TransformerNeck'
+
+
+def test_measured_differences_are_those_of_the_script():
+    assert (ROOT / 'benchmarks/results/checkpoints.md').read_text() in (ROOT / 'docs/checkpoints.md').read_text()

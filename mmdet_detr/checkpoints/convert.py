@@ -25,8 +25,9 @@ from .hugging_face import (
     settings_from_config,
     settings_from_source,
 )
-from .layouts import HF, HF_TIMM, MMDET3, OFFICIAL, OURS, RESNET, from_our_names, to_our_names
+from .layouts import HF, HF_TIMM, MMDET3, OFFICIAL, OURS, RESNET
 from .read import Source, load_from_local, source_of
+from .renaming import from_our_names, to_our_names
 
 TARGETS = {layout.name: layout for layout in (OFFICIAL, HF, MMDET3, OURS)}
 
@@ -86,10 +87,10 @@ def convert_checkpoint(
 
 
 def _settings(config: Path | None, cfg: str, source: Source, weights: dict[str, Tensor]) -> Settings:
+    if config and not config.is_file():
+        raise FileNotFoundError(f'no such file: {config}')
     try:
         values = Config.fromfile(config).to_dict() if config else parse_config(cfg)
-    except OSError:
-        raise
     except Exception as error:  # a config is code
         raise CheckpointError(f'{config} is no config: {str(error).splitlines()[0]}') from error
     model = values.get('model')

@@ -24,7 +24,7 @@ from mmengine.runner.checkpoint import get_torchvision_models
 from torch import Tensor
 
 from .errors import CheckpointError, CheckpointNotFoundError
-from .layouts import is_detr
+from .renaming import is_detr
 
 MapLocation = str | torch.device | Callable | dict | None
 HUGGING_FACE_FILES = ('model.safetensors', 'pytorch_model.bin')

@@ -219,7 +219,7 @@ def bad_input(tmp_path):
         (('ours.pth', 'out.pth', '--to', 'mmdet3', '--coco80'), 'ours.pth has 6 outputs, not one for each'),
         (('ours.pth', 'ours.pth', '--to', 'hf', '--force'), 'ours.pth is a file: name the folder to write'),
         (('gelu', 'out.pth', '--to', 'detr'), 'gelu is no checkpoint of this DETR: its activation_function is gelu'),
-        (('ours.pth', 'out', '--to', 'hf', '--config', 'none.py'), ''),
+        (('ours.pth', 'out', '--to', 'hf', '--config', 'none.py'), 'no such file: none.py'),
         (('ours.pth', 'out', '--to', 'hf', '--config', 'syntax.py'), 'syntax.py is no config: '),
         (('ours.pth', 'out', '--to', 'hf', '--config', 'caffe.py'), 'the backbone strides in the first convolution'),
         (('ours.pth', 'out', '--to', 'hf', '--config', 'dilated.py'), 'the backbone is dilated otherwise'),

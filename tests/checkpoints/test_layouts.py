@@ -8,22 +8,22 @@ from mmdet.registry import MODELS
 from mmengine.runner import load_checkpoint
 
 
-def compare(foreign: Foreign, sizes: Sizes, tmp_path) -> None:
+def difference(foreign: Foreign, sizes: Sizes, tmp_path) -> float:
+    """Largest difference of logits and boxes between an implementation and ours with its weights."""
     torch.save(foreign.state_dict, tmp_path / 'weights.pth')
     model = MODELS.build(sizes.config).eval()
     load_checkpoint(model, str(tmp_path / 'weights.pth'), strict=True)
     images, samples = padded_batch()
     logits, boxes = model(images, samples, mode='tensor')
     expected_logits, expected_boxes = foreign.forward(images, samples)
-    torch.testing.assert_close(logits[-1], expected_logits, rtol=0, atol=1e-4)
-    torch.testing.assert_close(boxes[-1], expected_boxes, rtol=0, atol=1e-4)
     assert logits[-1].std() > 0.1
+    return max((logits[-1] - expected_logits).abs().max().item(), (boxes[-1] - expected_boxes).abs().max().item())
 
 
 @pytest.mark.parametrize('layout', IMPLEMENTATIONS)
 @torch.no_grad()
 def test_outputs_equal_the_implementation(layout, tmp_path):
-    compare(IMPLEMENTATIONS[layout](), TINY, tmp_path)
+    assert difference(IMPLEMENTATIONS[layout](), TINY, tmp_path) < 1e-4
 
 
 @pytest.mark.parametrize('depth', [50, 101])
@@ -31,4 +31,4 @@ def test_outputs_equal_the_implementation(layout, tmp_path):
 @torch.no_grad()
 def test_outputs_of_the_official_depths(depth, dilated, tmp_path):
     sizes = replace(TINY, depth=depth, dilated=dilated)
-    compare(official(sizes), sizes, tmp_path)
+    assert difference(official(sizes), sizes, tmp_path) < 1e-4
