@@ -6,9 +6,10 @@ BIN := $(CURDIR)/$(VENV)/bin
 MIM := PATH="$(BIN):$$PATH" $(BIN)/mim
 DEMO := work_dirs/demo
 DEMO_CONFIG := configs/detr/detr_tiny_shapes.py
+OPS := $(CURDIR)/.venv-ops/bin
 OPENMMLAB := $(CURDIR)/.venv-openmmlab/bin
 
-.PHONY: help setup demo test lint format test-openmmlab clean
+.PHONY: help setup demo test lint format ops test-ops test-openmmlab clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -45,8 +46,24 @@ format: setup  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# mmcv's operators are compiled against torch: about 10 minutes on 2 cores, once
+# Without --no-cache-dir pip would keep the wheel, and later give it to environments that are to have no operators.
+.venv-ops/.ops: setup.py constraints.txt
+	@echo "mmcv's operators are compiled against torch: about 8 minutes on 2 cores, once"
+	$(PYTHON) -m venv --clear .venv-ops
+	$(OPS)/python -m pip install -q -c constraints.txt --upgrade pip setuptools wheel
+	$(OPS)/python -m pip install -q -c constraints.txt torch ninja psutil
+	MMCV_WITH_OPS=1 MAX_JOBS=2 $(OPS)/python -m pip install -q -c constraints.txt --no-build-isolation --no-deps \
+		--no-cache-dir onedl-mmcv
+	$(OPS)/python -m pip install -q -c constraints.txt -e '.[onedl,tests]'
+	touch $@
+
+ops: .venv-ops/.ops  ## make .venv-ops: as .venv, with mmcv's compiled operators
+
+test-ops: ops  ## the tests that need compiled operators, in .venv-ops
+	$(OPS)/pytest -m operators
+
 .venv-openmmlab/.ops:
+	@echo "mmcv's operators are compiled against torch: about 10 minutes on 2 cores, once"
 	$(PYTHON) -m venv --clear .venv-openmmlab
 	$(OPENMMLAB)/python -m pip install -q --upgrade pip wheel 'setuptools<70'
 	$(OPENMMLAB)/python -m pip install -q torch==2.1.2 'numpy<2' 'setuptools<70' ninja psutil
@@ -60,4 +77,4 @@ test-openmmlab: .venv-openmmlab/.ops  ## the same tests on the OpenMMLab stack, 
 	$(OPENMMLAB)/pytest
 
 clean:  ## remove environments, generated data and runs
-	rm -rf .venv .venv-openmmlab data/shapes work_dirs
+	rm -rf .venv .venv-ops .venv-openmmlab data/shapes work_dirs

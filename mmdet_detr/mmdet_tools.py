@@ -10,6 +10,7 @@ import mmdet
 from mmengine.logging import MMLogger
 
 from .checkpoints import CheckpointError
+from .errors import ConfigError
 
 MAX_CONSOLE_LINES = 12
 
@@ -17,8 +18,8 @@ MAX_CONSOLE_LINES = 12
 def run_mmdet_tool(name: str) -> None:
     """Run ``tools/{name}.py`` of the installed mmdet with this process's arguments.
 
-    A file named on the command line that does not exist and a checkpoint that cannot be used end the process with one
-    line and exit code 2, instead of a stack trace from inside mmengine.
+    A file named on the command line that does not exist, a checkpoint that cannot be used and parts of a config that do
+    not fit together end the process with one line and exit code 2, instead of a stack trace from inside mmengine.
     """
     script = Path(mmdet.__file__).parent / '.mim' / 'tools' / f'{name}.py'
     if not script.exists():
@@ -31,7 +32,7 @@ def run_mmdet_tool(name: str) -> None:
     _shorten_console_records()
     try:
         runpy.run_path(str(script), run_name='__main__')
-    except CheckpointError as error:
+    except (CheckpointError, ConfigError) as error:
         _fail(name, str(error))
 
 

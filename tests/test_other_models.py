@@ -1,7 +1,6 @@
 """Our assigner in mmdet's other models: one training step each, with the losses that mmdet's own assigner gives."""
 
 import copy
-import importlib.util
 
 import pytest
 import torch
@@ -15,17 +14,14 @@ from mmengine.structures import PixelData
 
 from mmdet_detr.models import HungarianAssigner
 
-needs_operators = pytest.mark.skipif(
-    importlib.util.find_spec('mmcv._ext') is None, reason="needs mmcv's compiled operators"
-)
 OTHERS = [
     'conditional_detr/conditional-detr_r50_8xb2-50e_coco.py',
     'dab_detr/dab-detr_r50_8xb2-50e_coco.py',
-    pytest.param('deformable_detr/deformable-detr_r50_16xb2-50e_coco.py', marks=needs_operators),
-    pytest.param('dino/dino-4scale_r50_8xb2-12e_coco.py', marks=needs_operators),
-    pytest.param('ddq/ddq-detr-4scale_r50_8xb2-12e_coco.py', marks=needs_operators),
+    pytest.param('deformable_detr/deformable-detr_r50_16xb2-50e_coco.py', marks=pytest.mark.operators),
+    pytest.param('dino/dino-4scale_r50_8xb2-12e_coco.py', marks=pytest.mark.operators),
+    pytest.param('ddq/ddq-detr-4scale_r50_8xb2-12e_coco.py', marks=pytest.mark.operators),
     'maskformer/maskformer_r50_ms-16xb1-75e_coco.py',
-    pytest.param('mask2former/mask2former_r50_8xb2-lsj-50e_coco.py', marks=needs_operators),
+    pytest.param('mask2former/mask2former_r50_8xb2-lsj-50e_coco.py', marks=pytest.mark.operators),
 ]
 IMAGE = (96, 128)
 

@@ -43,10 +43,11 @@ class MatchReportHook(Hook):
         data_batch: dict | Sequence | None = None,
         outputs: dict | None = None,
     ) -> None:
-        if not outputs or 'query_spread' not in outputs:
+        name = next((name for name in outputs or () if name.endswith('query_spread')), None)  # 'aux.' may come first
+        if name is None:
             return
         # mmengine has waited for it already
-        spread = runner.message_hub.get_scalar('train/query_spread').current()
+        spread = runner.message_hub.get_scalar(f'train/{name}').current()
         self._collapsed_for = self._collapsed_for + 1 if spread < self.min_spread else 0
         if self._collapsed_for == self.collapse_iters:
             warn(

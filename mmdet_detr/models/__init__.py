@@ -1,3 +1,4 @@
+from .auxiliary_head_detector import AuxiliaryHeadDetector
 from .batched_heads import BatchedConditionalDETRHead, BatchedDABDETRHead, BatchedDETRHead
 from .bipartite_match_loss import BipartiteMatchLoss
 from .detr import DETR
@@ -8,6 +9,7 @@ from .transformer_neck import TransformerNeck
 
 __all__ = [
     'DETR',
+    'AuxiliaryHeadDetector',
     'BatchedConditionalDETRHead',
     'BatchedDABDETRHead',
     'BatchedDETRHead',

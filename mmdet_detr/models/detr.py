@@ -1,12 +1,13 @@
 """The detector: backbone, transformer, head."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmdet.structures import OptSampleList, SampleList
 from mmdet.utils import ConfigType, OptConfigType, OptMultiConfig
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..checkpoints.fit import fit_to_model
 from ..registry import MODELS
@@ -18,8 +19,8 @@ class DETR(BaseDetector):
 
     Args:
         backbone: any mmdet backbone.
-        neck: a :class:`TransformerNeck`, or anything that makes hidden states (L, B, Q, C) of the backbone's feature
-            maps and the data samples.
+        neck: a :class:`TransformerNeck`, or anything that makes hidden states (L, B, Q, C) of feature maps and the
+            data samples; or a list of which it is the last, with mmdet's necks, such as an FPN, before it.
         bbox_head: a :class:`DETRHead`.
         train_cfg: handed to the head.
         test_cfg: handed to the head.
@@ -30,7 +31,7 @@ class DETR(BaseDetector):
     def __init__(
         self,
         backbone: ConfigType,
-        neck: ConfigType,
+        neck: ConfigType | Sequence[ConfigType],
         bbox_head: ConfigType,
         train_cfg: OptConfigType = None,
         test_cfg: OptConfigType = None,
@@ -39,13 +40,16 @@ class DETR(BaseDetector):
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         self.backbone = MMDET_MODELS.build(backbone)
-        self.neck = MMDET_MODELS.build(neck)
+        *feature_necks, transformer = neck if isinstance(neck, (list, tuple)) else [neck]
+        # named apart, so that the transformer's weights have the names of published ones
+        self.feature_neck = MMDET_MODELS.build(feature_necks) if feature_necks else nn.Identity()
+        self.neck = MMDET_MODELS.build(transformer)
         given = {'train_cfg': train_cfg, 'test_cfg': test_cfg}
         self.bbox_head = MMDET_MODELS.build({**bbox_head, **{name: cfg for name, cfg in given.items() if cfg}})
 
     def extract_feat(self, batch_inputs: Tensor) -> tuple[Tensor, ...]:
-        """Feature maps of the backbone for images (B, 3, H, W)."""
-        return self.backbone(batch_inputs)
+        """Feature maps of backbone and feature necks for images (B, 3, H, W)."""
+        return self.feature_neck(self.backbone(batch_inputs))
 
     def hidden_states(self, batch_inputs: Tensor, batch_data_samples: OptSampleList) -> Tensor:
         """Hidden states (L, B, Q, C) of all decoder layers for images (B, 3, H, W)."""

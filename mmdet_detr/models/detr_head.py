@@ -2,21 +2,25 @@
 
 import itertools
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import torch.nn.functional as F
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmdet.structures import OptSampleList, SampleList
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from mmdet.utils import ConfigType, InstanceList, OptConfigType, OptMultiConfig
+from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from ..errors import ConfigError
 from ..registry import MODELS
 from .precision import at_least_float32
 from .targets import targets_of
 
 LOSS = {'type': 'mmdet_detr.BipartiteMatchLoss'}
+TEST_CFG = ('max_per_img', 'score_thr')
 
 
 class MLP(nn.Module):
@@ -37,7 +41,8 @@ class MLP(nn.Module):
 class DETRHead(BaseModule):
     """Prediction head of DETR (paper section 3.2): a linear classifier and a three-layer perceptron for the box.
 
-    It reads hidden states, or feature maps where it is given a transformer of its own.
+    It reads hidden states, or feature maps where it is given a transformer of its own: then it goes on any single-stage
+    detector of mmdet, in the place of that one's ``bbox_head``.
 
     Args:
         num_classes: K, without the no-object class.
@@ -45,8 +50,12 @@ class DETRHead(BaseModule):
         loss: a :class:`BipartiteMatchLoss`.
         transformer: a :class:`TransformerNeck` to run on feature maps first; None reads hidden states.
         train_cfg: accepted for mmdet's detectors, which hand it to every head; not read.
-        test_cfg: ``max_per_img`` (default, None or negative: all) and ``score_thr`` (default or None: 0).
+        test_cfg: ``max_per_img`` (default, None or negative: all) and ``score_thr`` (default or None: 0). Others, which
+            a detector hands over that had a head with NMS before, are named in the log.
         init_cfg: as in mmengine.
+
+    Raises:
+        ConfigError: the transformer has another width than ``embed_dims``.
     """
 
     def __init__(
@@ -62,8 +71,14 @@ class DETRHead(BaseModule):
         super().__init__(init_cfg=init_cfg)
         self.num_classes = num_classes
         self.test_cfg = dict(test_cfg or {})
+        unread = sorted(self.test_cfg.keys() - set(TEST_CFG))
+        if unread:
+            print_log(f'DETRHead needs no NMS and does not read these of test_cfg: {", ".join(unread)}', 'current')
         self.match_loss = MMDET_MODELS.build(loss)
         self.transformer = MMDET_MODELS.build(transformer) if transformer else None
+        width = getattr(self.transformer, 'embed_dims', embed_dims)
+        if width != embed_dims:
+            raise ConfigError(f'DETRHead(embed_dims={embed_dims}) has a transformer with embed_dims={width}')
         self.class_embed = nn.Linear(embed_dims, num_classes + (not self.match_loss.use_sigmoid))
         self.bbox_embed = MLP(embed_dims, embed_dims, 4, num_layers=3)
 
@@ -78,8 +93,13 @@ class DETRHead(BaseModule):
         Returns:
             Logits (L, B, Q, K+1), the last one for no object (K outputs with a sigmoid loss), and boxes (L, B, Q, 4),
             cxcywh in units of the unpadded image, at least float32.
+
+        Raises:
+            ConfigError: there are feature maps and no transformer to read them.
         """
         hidden = x if self.transformer is None else self.transformer(x, batch_data_samples)
+        if not isinstance(hidden, Tensor):
+            raise ConfigError("DETRHead reads feature maps by transformer=dict(type='mmdet_detr.TransformerNeck', ...)")
         return self.class_embed(hidden), at_least_float32(self.bbox_embed(hidden)).sigmoid()
 
     def loss(self, x: Tensor | Sequence[Tensor], batch_data_samples: SampleList) -> dict[str, Tensor]:
@@ -120,6 +140,20 @@ class DETRHead(BaseModule):
         ]
         score_thr = self.test_cfg.get('score_thr') or 0.0
         return [result[result.scores > score_thr] for result in results] if score_thr > 0 else results
+
+    def loss_and_predict(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse to be the ``rpn_head`` of a two-stage detector, which asks for losses and proposals at once."""
+        raise ConfigError(
+            'DETRHead cannot be a rpn_head: its detections are final. Put it on a single-stage detector as bbox_head, '
+            'or beside the two stages with mmdet_detr.AuxiliaryHeadDetector.'
+        )
+
+    def get_positive_infos(self) -> NoReturn:
+        """Refuse to feed a mask head that continues from anchors or points, as those of YOLACT and CondInst do."""
+        raise ConfigError(
+            'DETRHead cannot feed a mask_head: it has queries instead of the anchors or points that the mask head '
+            'continues from. Put it on a detector without masks.'
+        )
 
     def _best(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scores, labels and queries, each (B, N), of the best ``max_per_img`` of logits (B, Q, K+1)."""

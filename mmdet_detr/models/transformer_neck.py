@@ -2,25 +2,32 @@
 
 from collections.abc import Sequence
 
+import torch
 from mmdet.structures import OptSampleList
 from mmdet.utils import OptMultiConfig
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from ..errors import ConfigError
+from ..log import warn
 from ..registry import MODELS
 from .padding import attention_mask, image_cells
 from .position_encoding import sine_position_encoding
 from .transformer import Decoder, Encoder
+
+COARSE_STRIDE = 64  # pixels a cell, from which on most objects of a photograph are smaller than a cell
 
 
 @MODELS.register_module()
 class TransformerNeck(BaseModule):
     """The transformer of DETR: 1x1 projection, sine position encoding, encoder, learnt queries, decoder.
 
-    Paper sections 3.2 and A.4; the defaults are the paper's.
+    Paper sections 3.2 and A.4; the defaults are the paper's. Several levels, which the paper does not have, become one
+    sequence of cells: each level has a projection of its own, and its position encoding gets a learnt embedding of the
+    level added, as in Deformable DETR (arXiv 2010.04159, section 4.1).
 
     Args:
-        in_channels: channels of the feature map.
+        in_channels: channels of the feature map, or of each level that is read.
         embed_dims: C, width of the transformer; a multiple of 4 and of ``num_heads``.
         num_queries: Q, the largest number of objects that one image can get.
         num_heads: heads of every attention.
@@ -28,15 +35,17 @@ class TransformerNeck(BaseModule):
         num_decoder_layers: L, 1 or more.
         feedforward_channels: hidden width of the feed-forward networks.
         dropout: applied to attention weights, inside feed-forward networks and before every residual sum.
+        levels: index of the feature map to read, or indices of several; negative ones count from the last.
         init_cfg: as in mmengine.
 
     Raises:
-        ValueError: ``embed_dims`` does not divide as said above, or there is no decoder layer or query.
+        ConfigError: ``embed_dims`` does not divide as said above, there is no decoder layer, query or level, or
+            ``in_channels`` and ``levels`` do not belong together.
     """
 
     def __init__(
         self,
-        in_channels: int,
+        in_channels: int | Sequence[int],
         embed_dims: int = 256,
         num_queries: int = 100,
         num_heads: int = 8,
@@ -44,15 +53,26 @@ class TransformerNeck(BaseModule):
         num_decoder_layers: int = 6,
         feedforward_channels: int = 2048,
         dropout: float = 0.1,
+        levels: int | Sequence[int] = -1,
         init_cfg: OptMultiConfig = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         if embed_dims % 4 or embed_dims % num_heads:
-            raise ValueError(f'embed_dims must be a multiple of 4 and of num_heads={num_heads}, got {embed_dims}')
+            raise ConfigError(f'embed_dims must be a multiple of 4 and of num_heads={num_heads}, got {embed_dims}')
         if num_decoder_layers < 1 or num_queries < 1:
-            raise ValueError(f'need a decoder layer and a query, got {num_decoder_layers=} and {num_queries=}')
+            raise ConfigError(f'need a decoder layer and a query, got {num_decoder_layers=} and {num_queries=}')
         self.embed_dims = embed_dims
-        self.input_proj = nn.Conv2d(in_channels, embed_dims, kernel_size=1)
+        self._looked_at_stride = False
+        self.levels = (levels,) if isinstance(levels, int) else tuple(levels)
+        widths = [in_channels] * len(self.levels) if isinstance(in_channels, int) else list(in_channels)
+        if not self.levels or len(widths) != len(self.levels):
+            raise ConfigError(f'need in_channels of every level that is read, got {in_channels=} and {levels=}')
+        projections = [nn.Conv2d(width, embed_dims, kernel_size=1) for width in widths]
+        if len(self.levels) == 1:
+            self.input_proj: nn.Module = projections[0]
+        else:
+            self.input_proj = nn.ModuleList(projections)
+            self.level_embed = nn.Embedding(len(self.levels), embed_dims)
         self.query_embed = nn.Embedding(num_queries, embed_dims)
         layer_args = (embed_dims, num_heads, feedforward_channels, dropout)
         self.encoder = Encoder(num_encoder_layers, *layer_args)
@@ -66,18 +86,68 @@ class TransformerNeck(BaseModule):
         """Turn feature maps into hidden states.
 
         Args:
-            feats: feature maps (B, C', H, W) of one or several levels; the last one is read.
+            feats: feature maps (B, C', H, W) of one or several levels, of which ``levels`` are read.
             batch_data_samples: tell the padding of each image by ``img_shape`` and ``batch_input_shape``;
                 without them no image is padded.
 
         Returns:
             Hidden states (L, B, Q, C) of all decoder layers.
+
+        Raises:
+            ConfigError: a level does not exist or has other channels than ``in_channels`` says.
         """
-        x = self.input_proj(feats[-1])
-        feature_size = (x.shape[2], x.shape[3])
-        cells = image_cells(batch_data_samples, feature_size)
-        mask = None if cells is None else attention_mask(cells, feature_size, x.device)
-        pos = sine_position_encoding(cells, feature_size, self.embed_dims, x.device, x.dtype)
-        memory = self.encoder(x.flatten(2).transpose(1, 2), pos, mask)
+        maps = self._project(feats)
+        if not self._looked_at_stride and len(feats) > 1 and batch_data_samples:
+            self._looked_at_stride = True
+            self._warn_of_coarse_cells(feats, batch_data_samples[0].batch_input_shape)
+        x, pos, mask = self._cells(maps, batch_data_samples)
+        memory = self.encoder(x, pos, mask)
         query_pos = self.query_embed.weight.expand(len(x), -1, -1)
         return self.decoder(query_pos, memory, pos, mask)
+
+    def _project(self, feats: Sequence[Tensor]) -> list[Tensor]:
+        """Maps (B, C, H, W) of the levels that are read."""
+        projections = [self.input_proj] if len(self.levels) == 1 else self.input_proj
+        maps = []
+        for level, projection in zip(self.levels, projections, strict=True):  # type: ignore[arg-type]
+            if not -len(feats) <= level < len(feats):
+                raise ConfigError(f'TransformerNeck(levels={level}): there are {len(feats)} feature maps, from 0 on')
+            channels, expected = feats[level].shape[1], projection.in_channels
+            if channels != expected:
+                raise ConfigError(
+                    f'TransformerNeck(in_channels={expected}): feature map {level} of {len(feats)} has {channels} '
+                    'channels'
+                )
+            maps.append(projection(feats[level]))
+        return maps
+
+    def _warn_of_coarse_cells(self, feats: Sequence[Tensor], input_shape: tuple[int, int]) -> None:
+        """The last level of a feature pyramid, which is the default, is seldom what a user wants to read."""
+        strides = [round(max(input_shape) / max(x.shape[2:])) for x in feats]
+        finest = min(strides[level] for level in self.levels)
+        if finest >= COARSE_STRIDE and min(strides) < finest:
+            warn(
+                f'TransformerNeck(levels={self.levels}) reads cells of {finest} pixels, and most objects are smaller: '
+                f'the feature maps 0 to {len(feats) - 1} have strides {", ".join(map(str, strides))}.'
+            )
+
+    def _cells(self, maps: list[Tensor], batch_data_samples: OptSampleList) -> tuple[Tensor, Tensor, Tensor | None]:
+        """One sequence of the cells of all maps (B, C, H, W).
+
+        Returns:
+            Features (B, S, C), position encodings (1 or B, S, C), and the mask of attention or None.
+        """
+        device, dtype = maps[0].device, maps[0].dtype
+        sizes = [(x.shape[2], x.shape[3]) for x in maps]
+        cells = [image_cells(batch_data_samples, size) for size in sizes]
+        if any(cells):  # a coarse level may show no padding where a fine one does
+            cells = [c or [size] * len(maps[0]) for c, size in zip(cells, sizes, strict=True)]
+        pos = [
+            sine_position_encoding(c, size, self.embed_dims, device, dtype)
+            for c, size in zip(cells, sizes, strict=True)
+        ]
+        if len(maps) > 1:
+            pos = [p + embedding for p, embedding in zip(pos, self.level_embed.weight, strict=True)]
+        masks = [attention_mask(c, size, device) for c, size in zip(cells, sizes, strict=True) if c]
+        x = torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1)
+        return x, torch.cat(pos, dim=1), torch.cat(masks, dim=-1) if masks else None

@@ -1,0 +1,21 @@
+# RetinaNet with a DETR head on P4 and P5, the two levels that its FPN is left to make.
+_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
+custom_imports = dict(imports=['mmdet_detr'], allow_failed_imports=False)
+
+model = dict(
+    neck=dict(start_level=2, num_outs=2),
+    bbox_head=dict(
+        _delete_=True,
+        type='mmdet_detr.DETRHead',
+        num_classes=80,
+        transformer=dict(type='mmdet_detr.TransformerNeck', in_channels=256, levels=(0, 1)),
+    ),
+    test_cfg=dict(_delete_=True, max_per_img=100),
+)
+optim_wrapper = dict(
+    _delete_=True,
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=1e-4, weight_decay=1e-4),
+    paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=0.1))),
+    clip_grad=dict(max_norm=0.1, norm_type=2),
+)

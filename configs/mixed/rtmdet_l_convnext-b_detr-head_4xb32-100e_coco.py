@@ -1,0 +1,35 @@
+# RTMDet on ConvNeXt with a DETR head in the place of neck and head. The backbone is mmpretrain's.
+_base_ = 'mmdet::rtmdet/rtmdet_l_convnext_b_4xb32-100e_coco.py'
+custom_imports = dict(imports=['mmpretrain.models', 'mmdet_detr'], allow_failed_imports=False)
+
+model = dict(
+    backbone=dict(out_indices=[3]),
+    neck=None,
+    bbox_head=dict(
+        _delete_=True,
+        type='mmdet_detr.DETRHead',
+        num_classes=80,
+        transformer=dict(type='mmdet_detr.TransformerNeck', in_channels=1024),
+    ),
+    test_cfg=dict(_delete_=True, max_per_img=100),
+)
+base_lr = 2e-4  # for 128 images a step
+optim_wrapper = dict(
+    _delete_=True,
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=base_lr, weight_decay=1e-4),
+    paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=0.1))),
+    clip_grad=dict(max_norm=0.1, norm_type=2),
+)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=1e-5, by_epoch=False, begin=0, end=1000),
+    dict(
+        type='CosineAnnealingLR',
+        eta_min=base_lr * 0.05,
+        begin=50,
+        end=100,
+        T_max=50,
+        by_epoch=True,
+        convert_to_iter_based=True,
+    ),
+]

@@ -1,0 +1,128 @@
+"""Every config that puts a DETR head on another model of mmdet."""
+
+import importlib.util
+
+import pytest
+import torch
+from helpers import ROOT, random_sample
+from mmdet.models.detectors import BaseDetector
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.runner import load_checkpoint, save_checkpoint
+from torch import Tensor
+
+from mmdet_detr.models import AuxiliaryHeadDetector, DETRHead
+from mmdet_detr.models.padding import image_cells
+
+PADDED = (128, 160)
+SIZES = (PADDED, (70, 160), (128, 65))
+
+
+def marks(stem: str) -> list[pytest.MarkDecorator]:
+    if stem.startswith('faster-rcnn'):
+        return [pytest.mark.operators]
+    missing = 'convnext' in stem and importlib.util.find_spec('mmpretrain') is None
+    return [pytest.mark.skipif(missing, reason='needs mmpretrain')]
+
+
+MIXED = [
+    pytest.param(path, id=path.stem, marks=marks(path.stem)) for path in sorted((ROOT / 'configs/mixed').glob('*.py'))
+]
+
+
+def load(path) -> Config:
+    config = Config.fromfile(path)
+    forget_pretrained(config.model)
+    return config
+
+
+def forget_pretrained(node: object) -> None:
+    """Nothing is downloaded in tests."""
+    for value in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        forget_pretrained(value)
+    if isinstance(node, dict) and 'checkpoint' in (node.get('init_cfg') or {}):
+        node.init_cfg = None
+
+
+def built(config: Config, seed: int = 0) -> BaseDetector:
+    torch.manual_seed(seed)
+    model = MODELS.build(config.model)
+    model.init_weights()
+    if isinstance(model, AuxiliaryHeadDetector) and isinstance(model.aux_head, DETRHead):
+        model.predict_by = 'aux_head'  # that of the other head needs NMS
+    return model
+
+
+def padded_batch() -> tuple[Tensor, list[DetDataSample]]:
+    samples = [random_sample(size, PADDED, count, 80) for size, count in zip(SIZES, (3, 0, 2), strict=True)]
+    images = torch.randn(3, 3, *PADDED)
+    for image, (height, width) in zip(images, SIZES, strict=True):
+        image[:, height:] = 0
+        image[:, :, width:] = 0
+    return images, samples
+
+
+def detr_part(model: BaseDetector):
+    """What reads the feature maps: (feature maps, samples) -> logits, boxes."""
+    if isinstance(model, AuxiliaryHeadDetector):
+        return model.aux_head if isinstance(model.aux_head, DETRHead) else detr_part(model.detector)
+    if model.bbox_head.transformer is None:
+        return lambda feats, samples: model.bbox_head(model.neck(feats, samples))
+    return model.bbox_head
+
+
+def test_all_kinds_are_there():
+    named = ' '.join(path.values[0].stem for path in MIXED)
+    families = 'retinanet_r50 fcos_r50 atss yolof rtmdet swin pvtv2 convnext regnetx res2net hrnet mobilenetv2'
+    for family in f'{families} aux-detr aux-fcos faster-rcnn'.split():
+        assert family in named
+
+
+@pytest.mark.parametrize('path', MIXED)
+def test_mixed(path, tmp_path):
+    config = load(path)
+    model = built(config).train()
+    images, samples = padded_batch()
+
+    wrapper = build_optim_wrapper(model, config.optim_wrapper)
+    losses, log = model.parse_losses(model(images, samples, mode='loss'))
+    assert all(value.isfinite() for value in log.values())
+    losses.backward()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, f'{name} has no gradient'
+            assert parameter.grad.isfinite().all(), name
+    wrapper.optimizer.step()
+
+    model.eval()
+    before = model(images, samples, mode='predict')
+    results = [sample.pred_instances.clone() for sample in before]
+    for result, size in zip(results, SIZES, strict=True):
+        assert len(result) > 0
+        assert result.bboxes.isfinite().all()
+        assert (result.bboxes >= 0).all()
+        assert (result.bboxes <= torch.tensor([size[1], size[0]] * 2)).all()
+
+    save_checkpoint({'state_dict': model.state_dict()}, str(tmp_path / 'model.pth'))
+    again = built(config, seed=1).eval()
+    load_checkpoint(again, str(tmp_path / 'model.pth'), strict=True)
+    for result, sample in zip(results, again(images, samples, mode='predict'), strict=True):
+        assert torch.equal(result.bboxes, sample.pred_instances.bboxes)
+        assert torch.equal(result.scores, sample.pred_instances.scores)
+
+    with torch.no_grad():
+        feats = model.extract_feat(images)
+        changed = [with_noise_in_padding(x, samples) for x in feats]
+        assert not all(torch.equal(a, b) for a, b in zip(feats, changed, strict=True))
+        for a, b in zip(detr_part(model)(feats, samples), detr_part(model)(changed, samples), strict=True):
+            assert torch.equal(a, b)
+
+
+def with_noise_in_padding(x: Tensor, samples: list[DetDataSample]) -> Tensor:
+    x = x.clone()
+    for image, (rows, columns) in zip(x, image_cells(samples, x.shape[2:]) or [], strict=False):
+        image[:, rows:] = torch.randn(()) * 100
+        image[:, :, columns:] = torch.randn(()) * 100
+    return x
