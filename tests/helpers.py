@@ -50,6 +50,7 @@ def make_sample(
         'ori_shape': (round(h / scale), round(w / scale)),
         'scale_factor': (scale, scale),
         'batch_input_shape': batch_size or image_size,
+        'pad_shape': batch_size or image_size,
         'img_path': 'image.jpg',
         'img_id': 0,
     }

@@ -75,7 +75,10 @@ class AuxiliaryHeadDetector(BaseDetector):
         aux_losses = reweight_loss_dict(
             self.aux_head.loss(self.aux_neck(feats), batch_data_samples), self.aux_loss_weight
         )
-        return {**losses, **rename_loss_dict('aux.', aux_losses)}
+        prefix = 'aux.'
+        while any(name.startswith(prefix) for name in losses):  # the detector has an auxiliary head, too
+            prefix += 'aux.'
+        return {**losses, **rename_loss_dict(prefix, aux_losses)}
 
     def predict(self, batch_inputs: Tensor, batch_data_samples: SampleList, rescale: bool = True) -> SampleList:
         """The samples, each with ``pred_instances`` of the head that ``predict_by`` names."""

@@ -95,11 +95,16 @@ class DETRHead(BaseModule):
             cxcywh in units of the unpadded image, at least float32.
 
         Raises:
-            ConfigError: there are feature maps and no transformer to read them.
+            ConfigError: there are no hidden states of this width, and no transformer to make them.
         """
         hidden = x if self.transformer is None else self.transformer(x, batch_data_samples)
-        if not isinstance(hidden, Tensor):
-            raise ConfigError("DETRHead reads feature maps by transformer=dict(type='mmdet_detr.TransformerNeck', ...)")
+        width = self.class_embed.in_features
+        if not isinstance(hidden, Tensor) or hidden.dim() != 4 or hidden.shape[-1] != width:
+            got = tuple(hidden.shape) if isinstance(hidden, Tensor) else f'{len(hidden)} feature maps'
+            raise ConfigError(
+                f'DETRHead reads hidden states (L, B, Q, {width}), got {got}: feature maps need '
+                "transformer=dict(type='mmdet_detr.TransformerNeck', ...)"
+            )
         return self.class_embed(hidden), at_least_float32(self.bbox_embed(hidden)).sigmoid()
 
     def loss(self, x: Tensor | Sequence[Tensor], batch_data_samples: SampleList) -> dict[str, Tensor]:

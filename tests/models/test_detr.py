@@ -8,8 +8,11 @@ import torch
 from helpers import make_sample, mmdet_config, padded_batch, random_sample, tiny_detr_config
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.runner import load_checkpoint, save_checkpoint
 from torch import nn
 
+from mmdet_detr.checkpoints import CheckpointError
+from mmdet_detr.checkpoints.convert import convert_checkpoint
 from mmdet_detr.models import DETR
 
 GOLDEN_NAMES = Path(__file__).with_name('detr_r50_state_dict.json')
@@ -162,6 +165,53 @@ def r50(num_classes: int = 80) -> DETR:
     config.backbone.init_cfg = None
     config.bbox_head.num_classes = num_classes
     return MODELS.build(config)
+
+
+FPN = {'type': 'FPN', 'in_channels': [16, 32, 64], 'out_channels': 24, 'num_outs': 4}
+LEVELS = {'in_channels': 24, 'levels': (1, 2)}
+
+
+@pytest.mark.parametrize('necks', [[], [FPN], [FPN, {'type': 'BFP', 'in_channels': 24, 'num_levels': 4}]])
+def test_both_mounts_give_identical_losses(necks):
+    """The transformer as the last neck of our DETR, and inside the head of mmdet's single-stage detector."""
+    config = tiny_detr_config(**LEVELS if necks else {})
+    config.backbone.out_indices = (1, 2, 3) if necks else (3,)
+    transformer = config.neck
+    head = {**config.bbox_head, 'transformer': transformer}
+    stock = {**config, 'type': 'SingleStageDetector', 'neck': necks or None, 'bbox_head': head}
+    config.neck = [*necks, transformer]
+    ours, theirs = MODELS.build(config), MODELS.build(stock)
+    prefixes = ((r'^neck\.', 'bbox_head.transformer.'), (r'^feature_neck\.', 'neck.'))
+
+    def stock_name(name: str) -> str:
+        return next((re.sub(ours, theirs, name) for ours, theirs in prefixes if re.match(ours, name)), name)
+
+    theirs.load_state_dict({stock_name(name): value for name, value in ours.state_dict().items()})
+    images, samples = padded_batch()
+    losses, expected = ours(images, samples, mode='loss'), theirs(images, samples, mode='loss')
+    assert losses.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(losses[name], value), name
+    boxes = [
+        [sample.pred_instances.bboxes for sample in model.eval()(images, samples, mode='predict')]
+        for model in (ours, theirs)
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(*boxes, strict=True))
+
+
+def test_checkpoint_of_a_model_with_feature_necks(tmp_path):
+    """It loads as saved; a DETR without such necks fits the parts that both have."""
+    config = tiny_detr_config(**LEVELS)
+    config.backbone.out_indices = (1, 2, 3)
+    config.neck = [FPN, config.neck]
+    model, again = MODELS.build(config), MODELS.build(config)
+    save_checkpoint({'state_dict': model.state_dict()}, str(tmp_path / 'model.pth'))
+    load_checkpoint(again, str(tmp_path / 'model.pth'), strict=True)
+    for (name, value), (_, other) in zip(model.state_dict().items(), again.state_dict().items(), strict=True):
+        assert torch.equal(value, other), name
+    with pytest.raises(CheckpointError, match=r'no place in the layout|neck'):
+        convert_checkpoint(tmp_path / 'model.pth', tmp_path / 'out.pth', 'detr')
+    assert not (tmp_path / 'out.pth').exists()
 
 
 def test_parameter_count():

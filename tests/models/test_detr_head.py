@@ -5,7 +5,10 @@ import pytest
 import torch
 from helpers import make_sample, random_sample
 from mmdet.registry import MODELS
+from mmengine.config import ConfigDict
+from mmengine.hub import get_config
 
+from mmdet_detr.errors import ConfigError
 from mmdet_detr.models import DETRHead
 
 
@@ -152,6 +155,56 @@ def test_head_of_a_stock_detector():
         assert torch.equal(sample.pred_instances.bboxes, result.bboxes)
     logits, _ = model(images, samples, mode='tensor')
     assert logits.shape == (2, 2, 6, 5)
+
+
+def test_settings_for_nms_are_named_in_the_log_and_not_read(monkeypatch):
+    logged = []
+    monkeypatch.setattr('mmdet_detr.models.detr_head.print_log', lambda message, logger: logged.append(message))
+    written_for_retinanet = {'nms_pre': 1000, 'nms': {'type': 'nms', 'iou_threshold': 0.5}, 'score_thr': 0.05}
+    head = DETRHead(num_classes=4, embed_dims=8, test_cfg=written_for_retinanet)
+    assert logged == ['DETRHead needs no NMS and does not read these of test_cfg: nms, nms_pre']
+    boxes = torch.tensor([[0.5, 0.5, 0.2, 0.2]]).repeat(2, 1)
+    head = head_with_outputs(LOGITS[:1].repeat(2, 1), boxes, test_cfg=written_for_retinanet)
+    assert len(head.predict(HIDDEN[:, :, :2], [make_sample((100, 200))])[0]) == 2  # which NMS would make one
+    DETRHead(num_classes=4, embed_dims=8, test_cfg={'score_thr': 0.05, 'max_per_img': 4})
+    assert len(logged) == 2
+
+
+def test_width_of_head_and_transformer_must_be_the_same():
+    with pytest.raises(ConfigError, match=r'DETRHead\(embed_dims=256\) has a transformer with embed_dims=32'):
+        MODELS.build({name: value for name, value in CONFIG.items() if name != 'embed_dims'})
+
+
+@pytest.mark.parametrize(
+    ('x', 'got'),
+    [
+        ((torch.zeros(1, 8, 4, 5), torch.zeros(1, 8, 2, 3)), '2 feature maps'),
+        (torch.zeros(9, 256, 7, 7), r'\(9, 256, 7, 7\)'),  # as a RoI head would ask
+    ],
+)
+def test_feature_maps_without_a_transformer(x, got):
+    with pytest.raises(ConfigError, match=rf'hidden states \(L, B, Q, 8\), got {got}: .*transformer=dict'):
+        DETRHead(num_classes=4, embed_dims=8)(x)
+
+
+BACKBONE = {'type': 'ResNet', 'depth': 18, 'base_channels': 2, 'out_indices': (3,)}
+
+
+def test_cannot_be_the_rpn_head_of_two_stages():
+    rpn = {'rpn': {'nms_pre': 100, 'max_per_img': 10}}
+    parts = {'backbone': BACKBONE, 'rpn_head': CONFIG, 'train_cfg': {**rpn, 'rpn_proposal': rpn['rpn']}, 'test_cfg': rpn}
+    detector = MODELS.build(ConfigDict(type='TwoStageDetector', **parts))
+    with pytest.raises(ConfigError, match='DETRHead cannot be a rpn_head'):
+        detector(torch.randn(1, 3, 96, 128), [random_sample((96, 128), None, 2, num_classes=1)], mode='loss')
+
+
+def test_cannot_feed_a_mask_head():
+    model = get_config('mmdet::yolact/yolact_r50_1xb8-55e_coco.py').model
+    model.backbone, model.neck, model.bbox_head = BACKBONE, None, ConfigDict(CONFIG)
+    model.mask_head.in_channels = 16
+    detector = MODELS.build(model)
+    with pytest.raises(ConfigError, match='DETRHead cannot feed a mask_head'):
+        detector(torch.randn(1, 3, 96, 128), [random_sample((96, 128), None, 2, num_classes=4)], mode='loss')
 
 
 def test_building_twice_leaves_the_config_alone():

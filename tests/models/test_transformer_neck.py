@@ -5,6 +5,7 @@ import torch
 from helpers import make_sample
 from torch import nn
 
+from mmdet_detr.errors import ConfigError
 from mmdet_detr.models import TransformerNeck
 
 SMALL = {
@@ -29,14 +30,110 @@ def test_reads_the_last_level():
     assert torch.equal(neck([torch.randn(1, 9, 6, 10), level]), neck([level]))
 
 
+@pytest.mark.parametrize('level', [0, 1, -1, -2])
+def test_reads_one_level_by_index(level):
+    neck = TransformerNeck(**SMALL, levels=level).eval()
+    levels = [torch.randn(1, 24, 6, 10), torch.randn(1, 24, 3, 5)]
+    alone = TransformerNeck(**SMALL).eval()
+    alone.load_state_dict(neck.state_dict())  # the names of published weights
+    assert torch.equal(neck(levels), alone([levels[level]]))
+
+
+LEVELS = {**SMALL, 'in_channels': (24, 16)}
+
+
+def test_order_of_levels_does_not_matter():
+    """Cells are told apart by their position and level only, so levels can change places with their weights."""
+    neck = TransformerNeck(**LEVELS, levels=(0, 2)).eval()
+    swapped = TransformerNeck(**{**LEVELS, 'in_channels': (16, 24)}, levels=(2, 0)).eval()
+    weights = neck.state_dict()
+    for name in ('weight', 'bias'):
+        weights[f'input_proj.0.{name}'], weights[f'input_proj.1.{name}'] = (
+            weights[f'input_proj.1.{name}'],
+            weights[f'input_proj.0.{name}'],
+        )
+    weights['level_embed.weight'] = weights['level_embed.weight'].flip(0)
+    swapped.load_state_dict(weights)
+    feats = [torch.randn(2, 24, 6, 10), torch.randn(2, 9, 1, 1), torch.randn(2, 16, 3, 5)]
+    samples = [make_sample((96, 160)), make_sample((64, 96), (96, 160))]
+    hidden = neck(feats, samples)
+    assert hidden.shape == (3, 2, 7, 32)
+    torch.testing.assert_close(swapped(feats, samples), hidden)
+
+
+def test_every_level_and_its_embedding_matter():
+    neck = TransformerNeck(**LEVELS, levels=(0, 1)).eval()
+    feats = [torch.randn(1, 24, 6, 10), torch.randn(1, 16, 3, 5)]
+    hidden = neck(feats)
+    for level in (0, 1):
+        changed = list(feats)
+        changed[level] = feats[level] + 1
+        assert not torch.allclose(neck(changed), hidden)
+    neck.level_embed.weight.data[1] += 1
+    assert not torch.allclose(neck(feats), hidden)
+
+
+def test_padded_cells_of_several_levels_have_no_influence():
+    """Of the image of 80 x 160 pixels, only the finer level shows padding."""
+    neck = TransformerNeck(**LEVELS, levels=(0, 1)).eval()
+    samples = [make_sample((96, 160)), make_sample((80, 160), (96, 160))]
+    feats = [torch.randn(2, 24, 6, 10), torch.randn(2, 16, 3, 5)]
+    fine = feats[0].clone()
+    fine[1, :, 5:] = 1e3
+    torch.testing.assert_close(neck([fine, feats[1]], samples), neck(feats, samples), rtol=0, atol=0)
+    coarse = feats[1].clone()
+    coarse[1, :, 2:] = 1e3
+    assert not torch.allclose(neck([feats[0], coarse], samples), neck(feats, samples))
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        ({'in_channels': (24, 16)}, r'in_channels of every level'),
+        ({'in_channels': (24, 16), 'levels': (0, 1, 2)}, r'in_channels=\(24, 16\) and levels=\(0, 1, 2\)'),
+        ({'levels': ()}, r'in_channels of every level'),
+    ],
+)
+def test_levels_and_channels_must_belong_together(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        TransformerNeck(**{**SMALL, **settings})
+
+
+@pytest.mark.parametrize('level', [2, -3])
+def test_level_that_does_not_exist(level):
+    with pytest.raises(ConfigError, match=rf'TransformerNeck\(levels={level}\): there are 2 feature maps, from 0 on'):
+        TransformerNeck(**SMALL, levels=level)([torch.randn(1, 24, 6, 10), torch.randn(1, 24, 3, 5)])
+
+
+def test_wrong_channels():
+    with pytest.raises(ConfigError, match=r'\(in_channels=24\): feature map -1 of 2 has 16 channels'):
+        TransformerNeck(**SMALL)([torch.randn(1, 24, 6, 10), torch.randn(1, 16, 3, 5)])
+
+
+def test_warns_once_of_cells_larger_than_objects(monkeypatch):
+    warnings = []
+    monkeypatch.setattr('mmdet_detr.models.transformer_neck.warn', warnings.append)
+    feats = [torch.randn(1, 24, 512 // stride, 512 // stride) for stride in (32, 64, 128)]
+    samples = [make_sample((512, 512))]
+    neck = TransformerNeck(**SMALL)
+    neck(feats, samples)
+    neck(feats, samples)
+    assert len(warnings) == 1
+    assert 'reads cells of 128 pixels' in warnings[0]
+    assert 'feature maps 0 to 2 have strides 32, 64, 128' in warnings[0]
+    TransformerNeck(**SMALL, levels=(0, 2))(feats, samples)
+    TransformerNeck(**SMALL)(feats[2:], samples)  # there is no other to read
+    assert len(warnings) == 1
+
+
 def test_width_must_divide():
-    with pytest.raises(ValueError, match='multiple of 4 and of num_heads=4, got 30'):
+    with pytest.raises(ConfigError, match='multiple of 4 and of num_heads=4, got 30'):
         TransformerNeck(**{**SMALL, 'embed_dims': 30})
 
 
 @pytest.mark.parametrize('empty', ['num_decoder_layers', 'num_queries'])
 def test_needs_a_decoder_layer_and_a_query(empty):
-    with pytest.raises(ValueError, match=f'{empty}=0'):
+    with pytest.raises(ConfigError, match=f'{empty}=0'):
         TransformerNeck(**{**SMALL, empty: 0})
 
 
