@@ -72,7 +72,8 @@ test-ops: ops  ## the tests that need compiled operators, in .venv-ops
 
 test-openmmlab: .venv-openmmlab/.ops  ## the same tests on the OpenMMLab stack, in .venv-openmmlab
 	rm -rf build
-	$(OPENMMLAB)/python -m pip install -q mmdet==3.3.0 mmengine==0.10.7 '.[openmmlab,tests]'
+	$(OPENMMLAB)/python -m pip install -q mmdet==3.3.0 mmengine==0.10.7 '.[openmmlab,tests]' \
+		mmpretrain==1.2.0 torchvision==0.16.2
 	rm -rf build
 	$(OPENMMLAB)/pytest
 

@@ -119,7 +119,8 @@ def model_of(detector: str, head: str) -> ConfigDict:
     config = Config({'model': get_config(f'mmdet::{settings["config"]}').model})
     preprocessor = {'_delete_': True, **shapes.data_preprocessor, 'pad_size_divisor': 32}
     config.merge_from_dict({'model': {'data_preprocessor': preprocessor, **settings['tiny']}})
-    transformer = {**shapes.neck, 'levels': settings['levels']}
+    behind_fpn = config.model.neck.type == 'FPN'  # which has no norm
+    transformer = {**shapes.neck, 'levels': settings['levels'], 'input_norm': behind_fpn}
     detr_head = {**shapes.bbox_head, 'transformer': transformer}
     if head == 'own head':
         return config.model
@@ -201,10 +202,11 @@ def table(results: dict) -> str:
                 f'| {rows[0]["parameters"] / 1e6:.2f} M |'
             )
     machine = results['machine']
+    seeds = len({row['seed'] for row in results['rows']})
     return '\n'.join(lines) + (
-        f'\n\n`{results["command"]}`, {machine["processor"]}, {machine["threads"]} threads, PyTorch {machine["torch"]}. '
-        f'{results["iterations"]} iterations of 32 images of 64 x 64 pixels, no pretrained weights. Mean and range over '
-        f'{len({row["seed"] for row in results["rows"]})} seeds.\n'
+        f'\n\n`{results["command"]}`, {machine["processor"]}, {machine["threads"]} thread(s), PyTorch '
+        f'{machine["torch"]}. {results["iterations"]} iterations of 32 images of 64 x 64 pixels, no pretrained '
+        f'weights; {seeds} seed(s), mean and range.\n'
     )
 
 
@@ -271,7 +273,7 @@ def main() -> None:
         before = json.loads(path.read_text()) if path.exists() else {}
         kept = before['rows'] if before.get('iterations') == arguments.iterations else []
         results = {
-            'command': 'benchmarks/mixed.py',
+            'command': 'python benchmarks/mixed.py',
             'machine': machine,
             'iterations': arguments.iterations,
             'rows': kept,

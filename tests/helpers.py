@@ -18,7 +18,7 @@ from mmdet_detr.models.targets import Targets, targets_of
 
 ROOT = Path(__file__).parents[1]
 BCCD = ROOT.parent / 'shared' / 'data' / 'bccd'  # photographs, not part of the project
-DETR_CONFIGS = sorted((ROOT / 'configs').rglob('*.py'))
+DETR_CONFIGS = sorted((ROOT / 'configs' / 'detr').glob('*.py'))
 
 
 @contextlib.contextmanager

@@ -46,16 +46,33 @@ def test_make_targets_and_tools_exist():
             assert (ROOT / 'tools' / f'{tool}.py').is_file(), tool
 
 
-def example_config(number: int, tmp_path) -> Config:
-    """One of the README's configs."""
-    blocks = re.findall(r'```python\n(_base_.*?)```', (ROOT / 'README.md').read_text(), re.DOTALL)
+def example_config(number: int, tmp_path, page: str = 'README.md') -> Config:
+    """One of the configs on a page."""
+    blocks = re.findall(r'```python\n(_base_.*?)```', (ROOT / page).read_text(), re.DOTALL)
     path = tmp_path / 'example.py'
     path.write_text(blocks[number].replace("'configs/", f"'{ROOT}/configs/"))
     return Config.fromfile(path)
 
 
-def test_config_for_another_model(tmp_path):
-    config = example_config(1, tmp_path)
+def test_head_on_another_model(tmp_path):
+    ours = Config.fromfile(ROOT / 'configs/mixed/yolof_r50-c5_detr-head_8xb8-1x_coco.py').model
+    assert example_config(1, tmp_path).model.bbox_head == ours.bbox_head
+
+
+def test_configs_of_the_page_on_mixing(tmp_path):
+    """They are those of configs/mixed, which are tested."""
+    config = example_config(0, tmp_path, 'docs/mixing.md')
+    ours = Config.fromfile(ROOT / 'configs/mixed/retinanet_r50_fpn_detr-head_1x_coco.py')
+    assert config.model == ours.model
+    assert config.optim_wrapper.clip_grad == ours.optim_wrapper.clip_grad
+    assert config.optim_wrapper.optimizer == ours.optim_wrapper.optimizer
+    config = example_config(1, tmp_path, 'docs/mixing.md')
+    ours = Config.fromfile(ROOT / 'configs/mixed/faster-rcnn_r50_fpn_aux-detr_1x_coco.py')
+    assert {**config.model, 'predict_by': 'detector'} == ours.model
+
+
+def test_assigner_in_another_model(tmp_path):
+    config = example_config(2, tmp_path)
     assert config.model.type == 'DINO'
     assert isinstance(TASK_UTILS.build(config.model.train_cfg.assigner), HungarianAssigner)
     for hook in config.custom_hooks:
@@ -73,5 +90,7 @@ def test_config_for_own_data(tmp_path):
     assert config.model.neck.type == 'mmdet_detr.TransformerNeck'
 
 
-def test_measured_differences_are_those_of_the_script():
-    assert (ROOT / 'benchmarks/results/checkpoints.md').read_text() in (ROOT / 'docs/checkpoints.md').read_text()
+@pytest.mark.parametrize('name', ['checkpoints', 'mixing'])
+def test_measured_figures_are_those_of_the_script(name):
+    results = {'checkpoints': 'checkpoints', 'mixing': 'mixed'}[name]
+    assert (ROOT / f'benchmarks/results/{results}.md').read_text() in (ROOT / f'docs/{name}.md').read_text()

@@ -102,6 +102,36 @@ def test_wrong_number_of_classes_is_said_before_training(folder, run_mim):
     assert '`num_classes` (2) in DETRHead of DETR does not matches' in done.stderr
 
 
+@pytest.mark.parametrize(
+    ('option', 'message'),
+    [
+        ('model.neck.in_channels=63', 'TransformerNeck(in_channels=63): feature map -1 of 1 has 64 channels'),
+        ('model.bbox_head.embed_dims=32', 'DETRHead reads hidden states (L, B, Q, 32), got (3, 8, 10, 64)'),
+    ],
+)
+def test_parts_that_do_not_fit_are_one_line(folder, run_mim, option, message):
+    done = train(run_mim, folder, 'train_cfg.max_iters=2', option, flags=['--work-dir', 'unfit'])
+    assert done.returncode != 0
+    assert f'train: {message}' in done.stderr
+    assert 'File "' not in done.stderr.split(f'train: {message}')[0]  # no stack trace of ours before mim's own
+
+
+def test_auxiliary_head_trains_and_both_heads_report(folder, run_mim):
+    """A dense head beside a DETR, by mim; the report of queries finds those of the DETR."""
+    config = folder / 'auxiliary.py'
+    config.write_text(
+        f'_base_ = {str(CONFIG)!r}\n'
+        "model = dict(_delete_=True, type='mmdet_detr.AuxiliaryHeadDetector', detector=_base_.model, aux_head=dict("
+        "type='FCOSHead', num_classes=3, in_channels=64, strides=[8], regress_ranges=((-1, 1e8),), feat_channels=32))\n"
+    )
+    arguments = ('--gpus', 0, '--work-dir', 'auxiliary', '--cfg-options', *OPTIONS, 'train_cfg.max_iters=2')
+    done = run_mim('train', 'mmdet_detr', config, *arguments, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    logged = sorted(folder.glob('auxiliary/*/vis_data/scalars.json'))[-1].read_text().splitlines()
+    assert {'loss_cls', 'aux.loss_cls', 'aux.loss_centerness', 'query_spread'} <= json.loads(logged[0]).keys()
+    assert 'coco/bbox_mAP' in json.loads(logged[-1])
+
+
 def test_inferencer_of_mmdet(folder, run_python):
     """In a process that never mentions mmdet_detr: the config is enough."""
     image = sorted(folder.glob('data/shapes/val/*.jpg'))[0]

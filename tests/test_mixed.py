@@ -1,4 +1,4 @@
-"""Every config that puts a DETR head on another model of mmdet."""
+"""DETR heads on other models of mmdet: every config in configs/mixed, and the override that docs/mixing.md shows."""
 
 import importlib.util
 
@@ -83,6 +83,8 @@ def test_all_kinds_are_there():
 @pytest.mark.parametrize('path', MIXED)
 def test_mixed(path, tmp_path):
     config = load(path)
+    config.dump(tmp_path / 'dumped.py')
+    assert Config.fromfile(tmp_path / 'dumped.py').to_dict() == config.to_dict()
     model = built(config).train()
     images, samples = padded_batch()
 
@@ -118,6 +120,49 @@ def test_mixed(path, tmp_path):
         assert not all(torch.equal(a, b) for a, b in zip(feats, changed, strict=True))
         for a, b in zip(detr_part(model)(feats, samples), detr_part(model)(changed, samples), strict=True):
             assert torch.equal(a, b)
+
+
+FAMILIES = {  # channels of the level that is read
+    'autoassign/autoassign_r50-caffe_fpn_1x_coco.py': 256,
+    'centernet/centernet-update_r50-caffe_fpn_ms-1x_coco.py': 256,
+    'ddod/ddod_r50_fpn_1x_coco.py': 256,
+    'efficientnet/retinanet_effb3_fpn_8xb4-crop896-1x_coco.py': 256,
+    'foveabox/fovea_r50_fpn_4xb4-1x_coco.py': 256,
+    'fsaf/fsaf_r50_fpn_1x_coco.py': 256,
+    'gfl/gfl_r50_fpn_1x_coco.py': 256,
+    'paa/paa_r50_fpn_1x_coco.py': 256,
+    'reppoints/reppoints-moment_r50_fpn_1x_coco.py': 256,
+    'ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py': 512,
+    'tood/tood_r50_fpn_1x_coco.py': 256,
+    'yolox/yolox_s_8xb8-300e_coco.py': 128,
+}
+
+
+@pytest.mark.parametrize(('family', 'channels'), FAMILIES.items(), ids=[family.split('/')[0] for family in FAMILIES])
+def test_one_override_on_any_single_stage_detector(family, channels, tmp_path):
+    """What was written for the replaced head stays in train_cfg and test_cfg."""
+    config = tmp_path / 'mine.py'
+    config.write_text(
+        f"_base_ = 'mmdet::{family}'\n"
+        f"neck = dict(type='mmdet_detr.TransformerNeck', in_channels={channels}, levels=2, num_decoder_layers=2)\n"
+        "head = dict(_delete_=True, type='mmdet_detr.DETRHead', num_classes=7, transformer=neck)\n"
+        'model = dict(bbox_head=head)\n'
+    )
+    config = load(config)
+    config.model.data_preprocessor.batch_augments = None  # sizes of one's own
+    model = built(config).train()
+    images, samples = padded_batch()
+    for sample in samples:
+        sample.gt_instances.labels %= 7
+    _, log = model.parse_losses(model(images, samples, mode='loss'))
+    assert {name for name in log if 'loss' in name} == {
+        'loss',
+        *(f'{layer}loss_{term}' for layer in ('', 'd0.') for term in ('cls', 'bbox', 'iou')),
+    }
+    assert all(value.isfinite() for value in log.values())
+    model.bbox_head.test_cfg['score_thr'] = 0
+    results = model.eval()(images, samples, mode='predict')
+    assert all(len(sample.pred_instances) == 100 for sample in results)
 
 
 def with_noise_in_padding(x: Tensor, samples: list[DetDataSample]) -> Tensor:

@@ -9,7 +9,7 @@ model = dict(
     aux_head=dict(
         type='mmdet_detr.DETRHead',
         num_classes=80,
-        transformer=dict(type='mmdet_detr.TransformerNeck', in_channels=256, levels=3),
+        transformer=dict(type='mmdet_detr.TransformerNeck', in_channels=256, levels=3, input_norm=True),
     ),
     predict_by='detector',  # or 'aux_head'
 )

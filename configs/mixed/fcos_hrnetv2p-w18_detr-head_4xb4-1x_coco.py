@@ -12,7 +12,7 @@ model = dict(
         _delete_=True,
         type='mmdet_detr.DETRHead',
         num_classes=80,
-        transformer=dict(type='mmdet_detr.TransformerNeck', in_channels=256, levels=2),
+        transformer=dict(type='mmdet_detr.TransformerNeck', in_channels=256, levels=2, input_norm=True),
     ),
     test_cfg=dict(_delete_=True, max_per_img=100),
 )

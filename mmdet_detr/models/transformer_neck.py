@@ -36,6 +36,9 @@ class TransformerNeck(BaseModule):
         feedforward_channels: hidden width of the feed-forward networks.
         dropout: applied to attention weights, inside feed-forward networks and before every residual sum.
         levels: index of the feature map to read, or indices of several; negative ones count from the last.
+        input_norm: normalise each projected cell over its channels (LayerNorm; no cell sees another, padding has no
+            influence). For feature maps that come without a norm, such as those of an FPN; the official DETR, which
+            reads a normalised backbone, has none.
         init_cfg: as in mmengine.
 
     Raises:
@@ -54,6 +57,7 @@ class TransformerNeck(BaseModule):
         feedforward_channels: int = 2048,
         dropout: float = 0.1,
         levels: int | Sequence[int] = -1,
+        input_norm: bool = False,
         init_cfg: OptMultiConfig = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
@@ -73,6 +77,7 @@ class TransformerNeck(BaseModule):
         else:
             self.input_proj = nn.ModuleList(projections)
             self.level_embed = nn.Embedding(len(self.levels), embed_dims)
+        self.input_norm = nn.ModuleList(nn.LayerNorm(embed_dims) if input_norm else nn.Identity() for _ in self.levels)
         self.query_embed = nn.Embedding(num_queries, embed_dims)
         layer_args = (embed_dims, num_heads, feedforward_channels, dropout)
         self.encoder = Encoder(num_encoder_layers, *layer_args)
@@ -149,5 +154,5 @@ class TransformerNeck(BaseModule):
         if len(maps) > 1:
             pos = [p + embedding for p, embedding in zip(pos, self.level_embed.weight, strict=True)]
         masks = [attention_mask(c, size, device) for c, size in zip(cells, sizes, strict=True) if c]
-        x = torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1)
-        return x, torch.cat(pos, dim=1), torch.cat(masks, dim=-1) if masks else None
+        x = [norm(x.flatten(2).transpose(1, 2)) for x, norm in zip(maps, self.input_norm, strict=True)]
+        return torch.cat(x, dim=1), torch.cat(pos, dim=1), torch.cat(masks, dim=-1) if masks else None

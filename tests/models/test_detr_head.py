@@ -191,9 +191,9 @@ BACKBONE = {'type': 'ResNet', 'depth': 18, 'base_channels': 2, 'out_indices': (3
 
 
 def test_cannot_be_the_rpn_head_of_two_stages():
-    rpn = {'rpn': {'nms_pre': 100, 'max_per_img': 10}}
-    parts = {'backbone': BACKBONE, 'rpn_head': CONFIG, 'train_cfg': {**rpn, 'rpn_proposal': rpn['rpn']}, 'test_cfg': rpn}
-    detector = MODELS.build(ConfigDict(type='TwoStageDetector', **parts))
+    rpn = {'nms_pre': 100, 'max_per_img': 10}
+    settings = {'train_cfg': {'rpn': rpn, 'rpn_proposal': rpn}, 'test_cfg': {'rpn': rpn}}
+    detector = MODELS.build(ConfigDict(type='TwoStageDetector', backbone=BACKBONE, rpn_head=CONFIG, **settings))
     with pytest.raises(ConfigError, match='DETRHead cannot be a rpn_head'):
         detector(torch.randn(1, 3, 96, 128), [random_sample((96, 128), None, 2, num_classes=1)], mode='loss')
 

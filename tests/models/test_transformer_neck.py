@@ -73,9 +73,10 @@ def test_every_level_and_its_embedding_matter():
     assert not torch.allclose(neck(feats), hidden)
 
 
-def test_padded_cells_of_several_levels_have_no_influence():
+@pytest.mark.parametrize('input_norm', [False, True])
+def test_padded_cells_of_several_levels_have_no_influence(input_norm):
     """Of the image of 80 x 160 pixels, only the finer level shows padding."""
-    neck = TransformerNeck(**LEVELS, levels=(0, 1)).eval()
+    neck = TransformerNeck(**LEVELS, levels=(0, 1), input_norm=input_norm).eval()
     samples = [make_sample((96, 160)), make_sample((80, 160), (96, 160))]
     feats = [torch.randn(2, 24, 6, 10), torch.randn(2, 16, 3, 5)]
     fine = feats[0].clone()
@@ -84,6 +85,17 @@ def test_padded_cells_of_several_levels_have_no_influence():
     coarse = feats[1].clone()
     coarse[1, :, 2:] = 1e3
     assert not torch.allclose(neck([feats[0], coarse], samples), neck(feats, samples))
+
+
+def test_input_norm_takes_scale_and_offset_of_a_level_away():
+    neck = TransformerNeck(**LEVELS, levels=(0, 1), input_norm=True).double().eval()
+    assert {name.split('.')[0] for name in neck.state_dict()} >= {'input_norm', 'input_proj', 'level_embed'}
+    for projection in neck.input_proj:
+        nn.init.zeros_(projection.bias)
+    feats = [torch.randn(1, 24, 6, 10).double(), torch.randn(1, 16, 3, 5).double()]
+    torch.testing.assert_close(neck([feats[0] * 50, feats[1]]), neck(feats), rtol=1e-3, atol=1e-3)
+    plain = TransformerNeck(**LEVELS, levels=(0, 1)).double().eval()
+    assert not torch.allclose(plain([feats[0] * 50, feats[1]]), plain(feats), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(
