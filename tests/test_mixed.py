@@ -1,6 +1,8 @@
 """DETR heads on other models of mmdet: every config in configs/mixed, and the override that docs/mixing.md shows."""
 
 import importlib.util
+import math
+import re
 
 import pytest
 import torch
@@ -8,13 +10,12 @@ from helpers import ROOT, random_sample
 from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.optim import build_optim_wrapper
 from mmengine.runner import load_checkpoint, save_checkpoint
 from torch import Tensor
 
 from mmdet_detr.models import AuxiliaryHeadDetector, DETRHead
-from mmdet_detr.models.padding import image_cells
 
 PADDED = (128, 160)
 SIZES = (PADDED, (70, 160), (128, 65))
@@ -23,8 +24,8 @@ SIZES = (PADDED, (70, 160), (128, 65))
 def marks(stem: str) -> list[pytest.MarkDecorator]:
     if stem.startswith('faster-rcnn'):
         return [pytest.mark.operators]
-    missing = 'convnext' in stem and importlib.util.find_spec('mmpretrain') is None
-    return [pytest.mark.skipif(missing, reason='needs mmpretrain')]
+    missing = [name for name in ('mmpretrain', 'torchvision') if importlib.util.find_spec(name) is None]
+    return [pytest.mark.skipif('convnext' in stem and bool(missing), reason=f'needs {" and ".join(missing)}')]
 
 
 MIXED = [
@@ -122,6 +123,45 @@ def test_mixed(path, tmp_path):
             assert torch.equal(a, b)
 
 
+@pytest.mark.operators
+@pytest.mark.parametrize('path', [path for path in MIXED if '_aux-' in path.id])
+def test_head_with_nms_of_an_auxiliary_config(path):
+    config = load(path)
+    model = built(config).eval()
+    model.predict_by = {'aux_head': 'detector', 'detector': 'aux_head'}[model.predict_by]
+    part = model.detector if model.predict_by == 'detector' else model
+    for head in ('bbox_head', 'aux_head', 'roi_head'):
+        if hasattr(part, head) and hasattr(getattr(part, head), 'test_cfg'):
+            getattr(part, head).test_cfg.score_thr = 0.0
+    images, samples = padded_batch()
+    results = [sample.pred_instances for sample in model(images, samples, mode='predict')]
+    assert all(len(result) > 0 and result.bboxes.isfinite().all() for result in results)
+
+
+@pytest.mark.parametrize('path', [path for path in MIXED if 'detr-head' in path.id])
+def test_both_mounts_give_identical_losses(path):
+    """The transformer in the head of mmdet's detector, and at the end of the necks of our DETR."""
+    model = load(path).model
+    head = dict(model.bbox_head)
+    necks = model.get('neck') or []
+    necks = [*(necks if isinstance(necks, list) else [necks]), head.pop('transformer')]
+    ours = {'type': 'mmdet_detr.DETR', 'backbone': model.backbone, 'neck': necks, 'bbox_head': head}
+    torch.manual_seed(0)
+    theirs, ours = MODELS.build(model), MODELS.build(ConfigDict(ours))
+    weights = {
+        re.sub(r'^bbox_head\.transformer\.', 'neck.', re.sub(r'^neck\.(?!\d)', 'feature_neck.0.', name)): value
+        for name, value in theirs.state_dict().items()
+    }
+    ours.load_state_dict({re.sub(r'^neck\.(?=\d)', 'feature_neck.', name): value for name, value in weights.items()})
+    images, samples = padded_batch()
+    losses = []
+    for detector in (theirs.train(), ours.train()):
+        torch.manual_seed(0)  # dropout
+        losses.append(detector(images, samples, mode='loss'))
+    assert losses[0].keys() == losses[1].keys()
+    assert all(torch.equal(losses[0][name], losses[1][name]) for name in losses[0])
+
+
 FAMILIES = {  # channels of the level that is read
     'autoassign/autoassign_r50-caffe_fpn_1x_coco.py': 256,
     'centernet/centernet-update_r50-caffe_fpn_ms-1x_coco.py': 256,
@@ -166,8 +206,13 @@ def test_one_override_on_any_single_stage_detector(family, channels, tmp_path):
 
 
 def with_noise_in_padding(x: Tensor, samples: list[DetDataSample]) -> Tensor:
+    """Change the cells whose top left pixel lies in the padding."""
     x = x.clone()
-    for image, (rows, columns) in zip(x, image_cells(samples, x.shape[2:]) or [], strict=False):
+    for image, sample in zip(x, samples, strict=True):
+        rows, columns = (
+            math.ceil(length * cells / padded)
+            for length, cells, padded in zip(sample.img_shape, x.shape[2:], sample.batch_input_shape, strict=True)
+        )
         image[:, rows:] = torch.randn(()) * 100
         image[:, :, columns:] = torch.randn(()) * 100
     return x

@@ -13,7 +13,7 @@ model = dict(
     ),
     test_cfg=dict(_delete_=True, max_per_img=100),
 )
-base_lr = 2e-4  # for 128 images a step
+base_lr = 2.8e-4  # for 128 images a step: 1e-4 for 16, by the square root
 optim_wrapper = dict(
     _delete_=True,
     type='OptimWrapper',
@@ -25,7 +25,7 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1e-5, by_epoch=False, begin=0, end=1000),
     dict(
         type='CosineAnnealingLR',
-        eta_min=base_lr * 0.05,
+        eta_min_ratio=0.05,
         begin=50,
         end=100,
         T_max=50,
@@ -33,3 +33,4 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
+auto_scale_lr = dict(base_batch_size=128)

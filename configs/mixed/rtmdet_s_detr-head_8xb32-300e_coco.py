@@ -12,7 +12,7 @@ model = dict(
     ),
     test_cfg=dict(_delete_=True, max_per_img=100),
 )
-base_lr = 4e-4  # for 256 images a step
+base_lr = 4e-4  # for 256 images a step: 1e-4 for 16, by the square root
 optim_wrapper = dict(
     _delete_=True,
     type='OptimWrapper',
@@ -24,7 +24,7 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1e-5, by_epoch=False, begin=0, end=1000),
     dict(
         type='CosineAnnealingLR',
-        eta_min=base_lr * 0.05,
+        eta_min_ratio=0.05,
         begin=150,
         end=300,
         T_max=150,
@@ -32,3 +32,4 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
+auto_scale_lr = dict(base_batch_size=256)

@@ -81,7 +81,7 @@ def _network(state_dict: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, s
     weights = _without_wrappers(weights)
     if any(name.startswith('detr.') for name in weights):  # panoptic models hold a detector of this name
         weights = {name.removeprefix('detr.'): value for name, value in weights.items()}
-    if any(name.startswith('detector.') for name in weights):  # AuxiliaryHeadDetector
+    while any(name.startswith('detector.') for name in weights):  # AuxiliaryHeadDetector, perhaps in another
         dropped |= {name: 'auxiliary head' for name in weights if not name.startswith('detector.')}
         weights = {name.removeprefix('detector.'): value for name, value in weights.items() if name not in dropped}
     return weights, dropped

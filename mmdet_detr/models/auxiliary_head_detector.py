@@ -15,7 +15,7 @@ from ..errors import ConfigError
 from ..registry import MODELS
 
 HEADS = ('detector', 'aux_head')
-PARTS = ('detector', 'aux_neck', 'aux_head')
+PARTS = ('detector.', 'aux_neck.', 'aux_head.')
 
 
 @MODELS.register_module()
@@ -40,7 +40,7 @@ class AuxiliaryHeadDetector(BaseDetector):
         init_cfg: as in mmengine.
 
     Raises:
-        ConfigError: ``predict_by`` names no head.
+        ConfigError: ``predict_by`` names no head, or one without the ``test_cfg`` that it needs.
     """
 
     def __init__(
@@ -60,6 +60,8 @@ class AuxiliaryHeadDetector(BaseDetector):
         self.detector = inner
         self.aux_neck = MMDET_MODELS.build(aux_neck) if aux_neck else nn.Identity()
         self.aux_head = MMDET_MODELS.build(aux_head)
+        if predict_by == 'aux_head' and getattr(self.aux_head, 'test_cfg', {}) is None:
+            raise ConfigError(f"predict_by='aux_head' needs a test_cfg in aux_head, a {type(self.aux_head).__name__}")
         self.aux_loss_weight = aux_loss_weight
         self.predict_by = predict_by
 
@@ -108,7 +110,8 @@ class AuxiliaryHeadDetector(BaseDetector):
     ) -> None:
         """Take a checkpoint of the detector alone for the detector's part."""
         names = [name for name in state_dict if name.startswith(prefix)]
-        if not any(name.removeprefix(prefix).split('.')[0] in PARTS for name in names):
+        parts = PARTS if not isinstance(self.detector, AuxiliaryHeadDetector) else ('detector.detector.',)
+        if not any(name.startswith(tuple(prefix + part for part in parts)) for name in names):
             for name in names:
                 state_dict[f'{prefix}detector.{name.removeprefix(prefix)}'] = state_dict.pop(name)
         # what a DETR wants to know of the file and of its classes

@@ -1,6 +1,7 @@
 """The detector: backbone, transformer, head."""
 
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any
 
 from mmdet.models.detectors import BaseDetector
@@ -10,6 +11,7 @@ from mmdet.utils import ConfigType, OptConfigType, OptMultiConfig
 from torch import Tensor, nn
 
 from ..checkpoints.fit import fit_to_model
+from ..errors import ConfigError
 from ..registry import MODELS
 
 
@@ -26,6 +28,9 @@ class DETR(BaseDetector):
         test_cfg: handed to the head.
         data_preprocessor: as in mmdet.
         init_cfg: as in mmengine.
+
+    Raises:
+        ConfigError: the last neck takes no data samples.
     """
 
     def __init__(
@@ -40,10 +45,15 @@ class DETR(BaseDetector):
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         self.backbone = MMDET_MODELS.build(backbone)
-        *feature_necks, transformer = neck if isinstance(neck, (list, tuple)) else [neck]
+        *feature_necks, transformer = neck if isinstance(neck, (list, tuple)) and neck else [neck]
         # named apart, so that the transformer's weights have the names of published ones
         self.feature_neck = MMDET_MODELS.build(feature_necks) if feature_necks else nn.Identity()
-        self.neck = MMDET_MODELS.build(transformer)
+        self.neck = MMDET_MODELS.build(transformer) if transformer else nn.Identity()
+        if len(signature(self.neck.forward).parameters) < 2:
+            raise ConfigError(
+                'the last neck of DETR must make hidden states of feature maps and data samples, as TransformerNeck '
+                f'does, and {type(self.neck).__name__} does not'
+            )
         given = {'train_cfg': train_cfg, 'test_cfg': test_cfg}
         self.bbox_head = MMDET_MODELS.build({**bbox_head, **{name: cfg for name, cfg in given.items() if cfg}})
 

@@ -100,11 +100,10 @@ class DETRHead(BaseModule):
         hidden = x if self.transformer is None else self.transformer(x, batch_data_samples)
         width = self.class_embed.in_features
         if not isinstance(hidden, Tensor) or hidden.dim() != 4 or hidden.shape[-1] != width:
-            got = tuple(hidden.shape) if isinstance(hidden, Tensor) else f'{len(hidden)} feature maps'
-            raise ConfigError(
-                f'DETRHead reads hidden states (L, B, Q, {width}), got {got}: feature maps need '
-                "transformer=dict(type='mmdet_detr.TransformerNeck', ...)"
-            )
+            got = f'{len(hidden)} feature maps, which need transformer=dict(...)'
+            if isinstance(hidden, Tensor):
+                got = f'a tensor {tuple(hidden.shape)}'
+            raise ConfigError(f'DETRHead reads hidden states (L, B, Q, {width}), got {got}')
         return self.class_embed(hidden), at_least_float32(self.bbox_embed(hidden)).sigmoid()
 
     def loss(self, x: Tensor | Sequence[Tensor], batch_data_samples: SampleList) -> dict[str, Tensor]:

@@ -68,6 +68,8 @@ class TransformerNeck(BaseModule):
         self.embed_dims = embed_dims
         self._looked_at_stride = False
         self.levels = (levels,) if isinstance(levels, int) else tuple(levels)
+        if not all(isinstance(level, int) for level in self.levels) or len(set(self.levels)) < len(self.levels):
+            raise ConfigError(f'levels must be different indices of feature maps, got {levels!r}')
         widths = [in_channels] * len(self.levels) if isinstance(in_channels, int) else list(in_channels)
         if not self.levels or len(widths) != len(self.levels):
             raise ConfigError(f'need in_channels of every level that is read, got {in_channels=} and {levels=}')
@@ -93,14 +95,20 @@ class TransformerNeck(BaseModule):
         Args:
             feats: feature maps (B, C', H, W) of one or several levels, of which ``levels`` are read.
             batch_data_samples: tell the padding of each image by ``img_shape`` and ``batch_input_shape``;
-                without them no image is padded.
+                without them, which is for inference only, no image is padded.
 
         Returns:
             Hidden states (L, B, Q, C) of all decoder layers.
 
         Raises:
-            ConfigError: a level does not exist or has other channels than ``in_channels`` says.
+            ConfigError: a level does not exist or has other channels than ``in_channels`` says; or there are no data
+                samples in training, as in a list of necks of mmdet's own detectors.
         """
+        if self.training and batch_data_samples is None:
+            raise ConfigError(
+                'TransformerNeck gets no data samples and cannot know the padding: give it to DETRHead as '
+                'transformer=, or put it at the end of the necks of mmdet_detr.DETR'
+            )
         maps = self._project(feats)
         if not self._looked_at_stride and len(feats) > 1 and batch_data_samples:
             self._looked_at_stride = True
@@ -110,8 +118,13 @@ class TransformerNeck(BaseModule):
         query_pos = self.query_embed.weight.expand(len(x), -1, -1)
         return self.decoder(query_pos, memory, pos, mask)
 
-    def _project(self, feats: Sequence[Tensor]) -> list[Tensor]:
+    def _project(self, feats: Sequence[Tensor] | Tensor) -> list[Tensor]:
         """Maps (B, C, H, W) of the levels that are read."""
+        if isinstance(feats, Tensor):
+            raise ConfigError(
+                f'TransformerNeck reads a sequence of feature maps, got a tensor {tuple(feats.shape)}, as from another '
+                'transformer or for a RoI head'
+            )
         projections = [self.input_proj] if len(self.levels) == 1 else self.input_proj
         maps = []
         for level, projection in zip(self.levels, projections, strict=True):  # type: ignore[arg-type]

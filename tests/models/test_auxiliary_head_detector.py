@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 from helpers import padded_batch, tiny_detr_config
+from mmdet.apis import init_detector
 from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import load_checkpoint, save_checkpoint
@@ -102,13 +103,12 @@ def test_either_head_predicts():
 
 
 @pytest.mark.operators
-@pytest.mark.parametrize('config', [with_detr, lambda: detr_with_fcos(predict_by='aux_head')])
-def test_a_head_with_nms_predicts(config):
-    config = config()
+@pytest.mark.parametrize('part', ['detector', 'aux_head'])
+def test_a_head_with_nms_predicts(part):
+    config = with_detr() if part == 'detector' else detr_with_fcos()
     nms = {'nms_pre': 100, 'score_thr': 0.0, 'nms': {'type': 'nms', 'iou_threshold': 0.5}, 'max_per_img': 9}
-    head = config.detector if config.get('predict_by') is None else config.aux_head
-    head['test_cfg'] = ConfigDict(nms)
-    model = MODELS.build(config).eval()
+    config[part]['test_cfg'] = ConfigDict(nms)
+    model = MODELS.build({**config, 'predict_by': part}).eval()
     images, samples = padded_batch(NUM_CLASSES)
     assert [len(sample.pred_instances) for sample in model(images, samples, mode='predict')] == [9, 9, 9]
 
@@ -116,6 +116,11 @@ def test_a_head_with_nms_predicts(config):
 def test_predict_by_must_name_a_head():
     with pytest.raises(ConfigError, match=r"predict_by must be one of \('detector', 'aux_head'\), got 'both'"):
         MODELS.build(with_detr(predict_by='both'))
+
+
+def test_predicting_head_needs_its_test_cfg():
+    with pytest.raises(ConfigError, match=r"predict_by='aux_head' needs a test_cfg in aux_head, a FCOSHead"):
+        MODELS.build(detr_with_fcos(predict_by='aux_head'))
 
 
 def test_detectors_preprocessor_is_used():
@@ -182,3 +187,28 @@ def test_several_auxiliary_heads():
     own = model.aux_head.loss(model.extract_feat(images), samples).keys()
     assert losses.keys() == inner_losses | {f'aux.aux.{name}' for name in own}
     assert len(losses) == len(inner_losses) + len(own)
+
+
+def test_checkpoints_of_nested_detectors(tmp_path):
+    """Of the detector alone, with one auxiliary head, and with both: each finds its place."""
+    outer = {'type': 'mmdet_detr.AuxiliaryHeadDetector', 'detector': detr_with_fcos(), 'aux_head': DETR_HEAD}
+    outer['aux_neck'] = FPN
+    whole = MODELS.build(ConfigDict(copy.deepcopy(outer)))
+    for depth, part in enumerate((whole, whole.detector, whole.detector.detector)):
+        save_checkpoint({'state_dict': part.state_dict()}, str(tmp_path / 'part.pth'))
+        again = MODELS.build(ConfigDict(copy.deepcopy(outer)))
+        load_checkpoint(again, str(tmp_path / 'part.pth'))
+        for name, value in part.state_dict().items():
+            assert torch.equal(again.state_dict()['detector.' * depth + name], value), name
+        alone = MODELS.build(tiny_detr_config())
+        load_checkpoint(alone, str(tmp_path / 'part.pth'), strict=True)
+        assert torch.equal(alone.neck.query_embed.weight, whole.detector.detector.neck.query_embed.weight)
+
+
+def test_init_detector_of_mmdet(tmp_path):
+    """It looks for model.backbone unless it is given options."""
+    loader = {'dataset': {'type': 'CocoDataset'}}
+    text = f'model = {detr_with_fcos().to_dict()!r}\ntest_dataloader = {loader!r}\n'
+    (tmp_path / 'config.py').write_text(text)
+    model = init_detector(str(tmp_path / 'config.py'), device='cpu', cfg_options={})
+    assert type(model.detector).__name__ == 'DETR'

@@ -13,6 +13,7 @@ from torch import nn
 
 from mmdet_detr.checkpoints import CheckpointError
 from mmdet_detr.checkpoints.convert import convert_checkpoint
+from mmdet_detr.errors import ConfigError
 from mmdet_detr.models import DETR
 
 GOLDEN_NAMES = Path(__file__).with_name('detr_r50_state_dict.json')
@@ -197,6 +198,12 @@ def test_both_mounts_give_identical_losses(necks):
         for model in (ours, theirs)
     ]
     assert all(torch.equal(a, b) for a, b in zip(*boxes, strict=True))
+
+
+@pytest.mark.parametrize(('necks', 'name'), [(FPN, 'FPN'), ([FPN], 'FPN'), ([], 'Identity'), (None, 'Identity')])
+def test_last_neck_must_make_hidden_states(necks, name):
+    with pytest.raises(ConfigError, match=f'the last neck of DETR must make hidden states .* and {name} does not'):
+        MODELS.build({**tiny_detr_config(), 'neck': necks})
 
 
 def test_checkpoint_of_a_model_with_feature_necks(tmp_path):

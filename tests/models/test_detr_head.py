@@ -178,12 +178,12 @@ def test_width_of_head_and_transformer_must_be_the_same():
 @pytest.mark.parametrize(
     ('x', 'got'),
     [
-        ((torch.zeros(1, 8, 4, 5), torch.zeros(1, 8, 2, 3)), '2 feature maps'),
-        (torch.zeros(9, 256, 7, 7), r'\(9, 256, 7, 7\)'),  # as a RoI head would ask
+        ((torch.zeros(1, 8, 4, 5), torch.zeros(1, 8, 2, 3)), r'2 feature maps, which need transformer=dict\(\.\.\.\)'),
+        (torch.zeros(9, 256, 7, 7), r'a tensor \(9, 256, 7, 7\)'),  # as a RoI head would ask
     ],
 )
 def test_feature_maps_without_a_transformer(x, got):
-    with pytest.raises(ConfigError, match=rf'hidden states \(L, B, Q, 8\), got {got}: .*transformer=dict'):
+    with pytest.raises(ConfigError, match=rf'hidden states \(L, B, Q, 8\), got {got}$'):
         DETRHead(num_classes=4, embed_dims=8)(x)
 
 

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 from helpers import make_sample
+from mmdet.registry import MODELS
 from torch import nn
 
 from mmdet_detr.errors import ConfigError
@@ -20,7 +21,7 @@ SMALL = {
 
 
 def test_hidden_states_of_every_layer():
-    hidden = TransformerNeck(**SMALL)([torch.randn(2, 24, 3, 5)])
+    hidden = TransformerNeck(**SMALL).eval()([torch.randn(2, 24, 3, 5)])
     assert hidden.shape == (3, 2, 7, 32)
 
 
@@ -104,6 +105,8 @@ def test_input_norm_takes_scale_and_offset_of_a_level_away():
         ({'in_channels': (24, 16)}, r'in_channels of every level'),
         ({'in_channels': (24, 16), 'levels': (0, 1, 2)}, r'in_channels=\(24, 16\) and levels=\(0, 1, 2\)'),
         ({'levels': ()}, r'in_channels of every level'),
+        ({'levels': (0, 0)}, r'levels must be different indices of feature maps, got \(0, 0\)'),
+        ({'levels': 'P5'}, r"levels must be different indices of feature maps, got 'P5'"),
     ],
 )
 def test_levels_and_channels_must_belong_together(settings, message):
@@ -114,12 +117,28 @@ def test_levels_and_channels_must_belong_together(settings, message):
 @pytest.mark.parametrize('level', [2, -3])
 def test_level_that_does_not_exist(level):
     with pytest.raises(ConfigError, match=rf'TransformerNeck\(levels={level}\): there are 2 feature maps, from 0 on'):
-        TransformerNeck(**SMALL, levels=level)([torch.randn(1, 24, 6, 10), torch.randn(1, 24, 3, 5)])
+        TransformerNeck(**SMALL, levels=level).eval()([torch.randn(1, 24, 6, 10), torch.randn(1, 24, 3, 5)])
 
 
 def test_wrong_channels():
     with pytest.raises(ConfigError, match=r'\(in_channels=24\): feature map -1 of 2 has 16 channels'):
-        TransformerNeck(**SMALL)([torch.randn(1, 24, 6, 10), torch.randn(1, 16, 3, 5)])
+        TransformerNeck(**SMALL).eval()([torch.randn(1, 24, 6, 10), torch.randn(1, 16, 3, 5)])
+
+
+def test_a_tensor_is_no_feature_maps():
+    """As a transformer behind another would get, or one in a RoI head."""
+    with pytest.raises(ConfigError, match=r'sequence of feature maps, got a tensor \(3, 2, 24, 32\)'):
+        TransformerNeck(**SMALL).eval()(torch.randn(3, 2, 24, 32))
+
+
+def test_training_needs_data_samples():
+    """In a list of necks of mmdet's own detectors there are none, and padding would be taken for image."""
+    necks = [
+        {'type': 'ChannelMapper', 'in_channels': [24], 'out_channels': 24},
+        {'type': 'mmdet_detr.TransformerNeck', **SMALL},
+    ]
+    with pytest.raises(ConfigError, match='gets no data samples and cannot know the padding'):
+        MODELS.build(necks)([torch.randn(1, 24, 3, 5)])
 
 
 def test_warns_once_of_cells_larger_than_objects(monkeypatch):
@@ -177,8 +196,8 @@ def test_batch_of_equal_sizes_equals_single_images():
 
 def test_dropout_only_in_training():
     neck = TransformerNeck(**SMALL, dropout=0.5)
-    feats = [torch.randn(1, 24, 3, 5)]
-    assert not torch.equal(neck(feats), neck(feats))
+    feats, samples = [torch.randn(1, 24, 3, 5)], [make_sample((96, 160))]
+    assert not torch.equal(neck(feats, samples), neck(feats, samples))
     neck.eval()
     assert torch.equal(neck(feats), neck(feats))
 
