@@ -3,9 +3,10 @@
     .venv-ops/bin/python benchmarks/mixed.py --out benchmarks/results
 
 Three detectors at tiny width on the generated shapes (make data/shapes/annotations/panoptic_val.json), with images,
-iterations and optimizer of configs/detr/detr_tiny_shapes.py for every head. The original heads predict by NMS and so
-need mmcv's compiled operators (make ops). Writes mixed.json, mixed.md and mixed.png; ``--draw`` makes the last two of
-the first again.
+iterations and optimizer of configs/detr/detr_tiny_shapes.py for every head. Where a detector is called pretrained, all
+its heads start from one backbone, which the original head has trained for PRETRAINING iterations before. The original
+heads predict by NMS and so need mmcv's compiled operators (make ops). Writes mixed.json, mixed.md and mixed.png, and
+keeps earlier rows of as many iterations; ``--draw`` makes the last two of the first again.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import torch
@@ -36,7 +38,13 @@ from matplotlib import pyplot as plt
 
 ROOT = Path(__file__).parents[1]
 SHAPES = ROOT / 'configs' / 'detr' / 'detr_tiny_shapes.py'
-HEADS = ('own head', 'DETR head', 'own head + auxiliary DETR head')
+OWN, DETR, NO_NORM, AUXILIARY = HEADS = (
+    'own head',
+    'DETR head',
+    'DETR head without input_norm',
+    'own head + auxiliary DETR head',
+)
+PRETRAINING = 1000
 NUM_CLASSES = 3
 RESNET = {
     '_delete_': True,
@@ -110,6 +118,7 @@ DETECTORS = {
         'levels': (0, 1),
     },
 }
+DETECTORS['RetinaNet, Swin-FPN, pretrained'] = DETECTORS['RetinaNet, Swin-FPN']
 
 
 def model_of(detector: str, head: str) -> ConfigDict:
@@ -120,11 +129,11 @@ def model_of(detector: str, head: str) -> ConfigDict:
     preprocessor = {'_delete_': True, **shapes.data_preprocessor, 'pad_size_divisor': 32}
     config.merge_from_dict({'model': {'data_preprocessor': preprocessor, **settings['tiny']}})
     behind_fpn = config.model.neck.type == 'FPN'  # which has no norm
-    transformer = {**shapes.neck, 'levels': settings['levels'], 'input_norm': behind_fpn}
+    transformer = {**shapes.neck, 'levels': settings['levels'], 'input_norm': behind_fpn and head != NO_NORM}
     detr_head = {**shapes.bbox_head, 'transformer': transformer}
-    if head == 'own head':
+    if head == OWN:
         return config.model
-    if head == 'DETR head':
+    if head != AUXILIARY:
         replaced = {'bbox_head': {'_delete_': True, **detr_head}, 'test_cfg': {'_delete_': True, 'max_per_img': 10}}
         config.merge_from_dict({'model': {**settings['for_detr'], **replaced}})
         return config.model
@@ -147,46 +156,76 @@ class ProgressHook(Hook):
 
 def train(detector: str, head: str, seed: int, arguments: argparse.Namespace, progress: Progress) -> dict:
     """Train and test one row; its log stays in the work folder."""
-    config = Config.fromfile(SHAPES)
-    config.model = model_of(detector, head)
-    name = f'{detector} {head} {seed}'.replace(', ', '_').replace(' ', '_').replace('+', 'and')
-    config.work_dir = str(arguments.work_dir / name)
-    config.randomness = {'seed': seed}
-    config.train_cfg.max_iters = config.train_cfg.val_interval = arguments.iterations
-    config.param_scheduler[0].end = config.param_scheduler[1].begin = arguments.iterations // 10
-    config.param_scheduler[1].end = arguments.iterations
-    config.default_hooks.checkpoint = {'type': 'CheckpointHook', 'interval': -1, 'save_last': False}
-    config.experiment_name = f'{name}_{time.time_ns()}'
-    for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
-        loader.dataset.data_root = str(arguments.data) + '/'
-    annotations = f'{arguments.data}/annotations/instances_val.json'
-    config.val_evaluator.ann_file = config.test_evaluator.ann_file = annotations
-    config.test_dataloader.dataset.pipeline.insert(1, {'type': 'Resize', 'scale': (64, 64)})  # for its scale_factor
-    config.val_cfg = config.val_dataloader = config.val_evaluator = None  # tested once, at the end
-    task = progress.add_task(f'{detector}, {head}, seed {seed}', total=arguments.iterations)
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        runner = Runner.from_cfg(config)
-        runner.register_hook(ProgressHook(lambda done: progress.update(task, completed=done)))
-        start = time.perf_counter()
-        model = runner.train()
-        seconds = time.perf_counter() - start
-        parts = {'own': None} if head != HEADS[2] else {'own': 'detector', 'DETR': 'aux_head'}
-        measured = {}
-        for part, predict_by in parts.items():
-            if predict_by:
-                model.predict_by = predict_by
-            measured[part] = runner.test()
-    MMLogger._instance_dict.clear()  # else the next run would write to this one's file
-    by_head = {'DETR' if head == HEADS[1] else part: metrics for part, metrics in measured.items()}
+    model = model_of(detector, head)
+    if detector.endswith('pretrained'):
+        weights = pretrain(detector, seed, arguments, progress)
+        backbone = model.detector.backbone if head == AUXILIARY else model.backbone
+        backbone.init_cfg = {'type': 'Pretrained', 'checkpoint': str(weights), 'prefix': 'backbone.'}
+    runner = runner_of(f'{detector} {head} {seed}', model, seed, arguments.iterations, arguments, progress)
+    start = time.perf_counter()
+    model = quietly(runner.train)
+    seconds = time.perf_counter() - start
+    parts = {'own': 'detector', 'DETR': 'aux_head'} if head == AUXILIARY else {'own' if head == OWN else 'DETR': None}
+    measured = {}
+    for part, predict_by in parts.items():
+        if predict_by:
+            model.predict_by = predict_by
+        measured[part] = quietly(runner.test)
     return {
         'detector': detector,
         'head': head,
         'seed': seed,
         'seconds': seconds,
         'parameters': sum(p.numel() for p in model.parameters()),
-        'AP': {part: metrics['coco/bbox_mAP'] for part, metrics in by_head.items()},
-        'AP50': {part: metrics['coco/bbox_mAP_50'] for part, metrics in by_head.items()},
+        'AP': {part: metrics['coco/bbox_mAP'] for part, metrics in measured.items()},
+        'AP50': {part: metrics['coco/bbox_mAP_50'] for part, metrics in measured.items()},
     }
+
+
+def pretrain(detector: str, seed: int, arguments: argparse.Namespace, progress: Progress) -> Path:
+    """Weights of a detector whose own head has trained its backbone for a while, in the place of those of ImageNet."""
+    path = arguments.work_dir / f'{file_name(detector)}_{seed}.pth'
+    if not path.exists():
+        model = model_of(detector, OWN)
+        runner = runner_of(f'{detector} pretraining {seed}', model, seed, PRETRAINING, arguments, progress)
+        torch.save({'state_dict': quietly(runner.train).state_dict()}, path)
+    return path
+
+
+def file_name(title: str) -> str:
+    return title.replace(', ', '_').replace(' ', '_').replace('+', 'and')
+
+
+def quietly(function: Callable, *arguments: object) -> Any:
+    """What the function returns, without what it prints."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        return function(*arguments)
+
+
+def runner_of(
+    title: str, model: ConfigDict, seed: int, iterations: int, arguments: argparse.Namespace, progress: Progress
+) -> Runner:
+    """A runner of the shapes config with this model, which logs to a folder of its own."""
+    config = Config.fromfile(SHAPES)
+    config.model = model
+    config.work_dir = str(arguments.work_dir / file_name(title))
+    config.randomness = {'seed': seed}
+    config.train_cfg.max_iters = config.train_cfg.val_interval = iterations
+    config.param_scheduler[0].end = config.param_scheduler[1].begin = iterations // 10
+    config.param_scheduler[1].end = iterations
+    config.default_hooks.checkpoint = {'type': 'CheckpointHook', 'interval': -1, 'save_last': False}
+    config.experiment_name = f'{file_name(title)}_{time.time_ns()}'
+    for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
+        loader.dataset.data_root = str(arguments.data) + '/'
+    annotations = f'{arguments.data}/annotations/instances_val.json'
+    config.val_evaluator.ann_file = config.test_evaluator.ann_file = annotations
+    config.test_dataloader.dataset.pipeline.insert(1, {'type': 'Resize', 'scale': (64, 64)})  # for its scale_factor
+    config.val_cfg = config.val_dataloader = config.val_evaluator = None  # tested once, at the end
+    MMLogger._instance_dict.clear()  # else this run would write to the file of the one before
+    task = progress.add_task(title, total=iterations)
+    runner = quietly(Runner.from_cfg, config)
+    runner.register_hook(ProgressHook(lambda done: progress.update(task, completed=done)))
+    return runner
 
 
 def table(results: dict) -> str:
@@ -205,14 +244,17 @@ def table(results: dict) -> str:
     seeds = len({row['seed'] for row in results['rows']})
     return '\n'.join(lines) + (
         f'\n\n`{results["command"]}`, {machine["processor"]}, {machine["threads"]} thread(s), PyTorch '
-        f'{machine["torch"]}. {results["iterations"]} iterations of 32 images of 64 x 64 pixels, no pretrained '
-        f'weights; {seeds} seed(s), mean and range.\n'
+        f'{machine["torch"]}. {results["iterations"]} iterations of 32 images of 64 x 64 pixels, from '
+        f'random weights; where a row says pretrained, from a backbone that the original head has trained for '
+        f'{PRETRAINING} iterations; {seeds} seed(s), mean and range.\n'
     )
 
 
 def grouped(results: dict) -> dict[tuple[str, str], list[dict]]:
     rows: dict[tuple[str, str], list[dict]] = {}
-    for row in results['rows']:
+    for row in sorted(
+        results['rows'], key=lambda row: (list(DETECTORS).index(row['detector']), HEADS.index(row['head']))
+    ):
         rows.setdefault((row['detector'], row['head']), []).append(row)
     return rows
 
@@ -252,7 +294,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument('--iterations', type=int, default=3800, help='training steps of every row')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0], help='one run each')
     parser.add_argument('--detectors', nargs='+', choices=DETECTORS, default=list(DETECTORS), help='only these')
-    parser.add_argument('--heads', nargs='+', choices=HEADS, default=list(HEADS), help='only these')
+    parser.add_argument('--heads', nargs='+', choices=HEADS, default=[OWN, DETR], help='only these')
     parser.add_argument('--draw', action='store_true', help='only make table and picture of mixed.json again')
     return parser.parse_args()
 
@@ -261,7 +303,7 @@ def main() -> None:
     arguments = parse_arguments()
     path = arguments.out / 'mixed.json'
     if not arguments.draw:
-        if importlib.util.find_spec('mmcv._ext') is None and set(arguments.heads) != {'DETR head'}:
+        if importlib.util.find_spec('mmcv._ext') is None and set(arguments.heads) - {DETR, NO_NORM}:
             sys.exit("mixed.py: the original heads need mmcv's compiled operators: make ops, then .venv-ops/bin/python")
         if not (arguments.data / 'annotations').is_dir():
             sys.exit(f'mixed.py: no shapes in {arguments.data}: mim run mmdet_detr make_shapes {arguments.data}')

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from inspect import signature
 from typing import Any
 
+from mmdet.models.backbones import ResNet
 from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmdet.structures import OptSampleList, SampleList
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from ..checkpoints.fit import fit_to_model
 from ..errors import ConfigError
 from ..registry import MODELS
+from .frozen_norm import fold_frozen_norms
+from .memory_format import fastest_memory_format
 
 
 @MODELS.register_module()
@@ -45,6 +48,10 @@ class DETR(BaseDetector):
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         self.backbone = MMDET_MODELS.build(backbone)
+        self.memory_format = fastest_memory_format(self.backbone)
+        self.backbone.to(memory_format=self.memory_format)
+        if isinstance(self.backbone, ResNet):
+            fold_frozen_norms(self.backbone)
         *feature_necks, transformer = neck if isinstance(neck, (list, tuple)) and neck else [neck]
         # named apart, so that the transformer's weights have the names of published ones
         self.feature_neck = MMDET_MODELS.build(feature_necks) if feature_necks else nn.Identity()
@@ -59,7 +66,7 @@ class DETR(BaseDetector):
 
     def extract_feat(self, batch_inputs: Tensor) -> tuple[Tensor, ...]:
         """Feature maps of backbone and feature necks for images (B, 3, H, W)."""
-        return self.feature_neck(self.backbone(batch_inputs))
+        return self.feature_neck(self.backbone(batch_inputs.contiguous(memory_format=self.memory_format)))
 
     def hidden_states(self, batch_inputs: Tensor, batch_data_samples: OptSampleList) -> Tensor:
         """Hidden states (L, B, Q, C) of all decoder layers for images (B, 3, H, W)."""

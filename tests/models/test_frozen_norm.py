@@ -1,0 +1,177 @@
+import copy
+
+import pytest
+import torch
+from mmcv.cnn import fuse_conv_bn
+from mmdet.registry import MODELS
+from mmengine.model import revert_sync_batchnorm
+from torch import Tensor, nn
+
+from mmdet_detr.models.frozen_norm import FoldedBatchNorm2d, FoldingConv2d, fold_frozen_norms
+from mmdet_detr.models.memory_format import fastest_memory_format
+
+FROZEN = {'norm_cfg': {'type': 'BN', 'requires_grad': False}, 'norm_eval': True}
+SMALL = {'base_channels': 16, **FROZEN}
+BACKBONES = {
+    'ResNet-18': {'type': 'ResNet', 'depth': 18, **SMALL},
+    'ResNet-50': {'type': 'ResNet', 'depth': 50, 'frozen_stages': 1, **SMALL},
+    'ResNet-50, caffe': {'type': 'ResNet', 'depth': 50, 'style': 'caffe', **SMALL},
+    'ResNet-50, deep stem': {'type': 'ResNetV1d', 'depth': 50, **SMALL},
+    'ResNet-50, checkpointing': {'type': 'ResNet', 'depth': 50, 'with_cp': True, **SMALL},
+    'DC5': {'type': 'mmdet_detr.ResNetDC5', 'depth': 50, **SMALL},
+    'ResNeXt': {'type': 'ResNeXt', 'depth': 50, 'groups': 4, 'base_width': 4, **SMALL},
+    'RegNetX': {'type': 'RegNet', 'arch': 'regnetx_400mf', **FROZEN},
+    'Res2Net': {'type': 'Res2Net', 'depth': 50, 'scales': 4, 'base_width': 6, 'base_channels': 16, **FROZEN},
+    'trained scale and shift': {
+        'type': 'ResNet',
+        'depth': 18,
+        'base_channels': 16,
+        'norm_cfg': {'type': 'BN'},
+        'norm_eval': True,
+    },
+}
+
+
+def built(config: dict) -> nn.Module:
+    """A backbone whose batch norms have something to do."""
+    torch.manual_seed(0)
+    backbone = MODELS.build(config)
+    for norm in (module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)):
+        for values in (norm.weight.data, norm.running_var):
+            values.uniform_(0.5, 1.5)
+        for values in (norm.bias.data, norm.running_mean):
+            values.normal_(0, 0.3)
+    backbone.train()  # which returns nothing, in mmdet
+    return backbone
+
+
+def evaluated(backbone: nn.Module) -> nn.Module:
+    backbone.eval()
+    return backbone
+
+
+def folded(backbone: nn.Module) -> nn.Module:
+    backbone = copy.deepcopy(backbone)
+    fold_frozen_norms(backbone)
+    return backbone.to(memory_format=fastest_memory_format(backbone))
+
+
+def assert_equal(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...], tolerance: float = 1e-5) -> None:
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * b.abs().max().item())
+
+
+@pytest.mark.parametrize('name', BACKBONES)
+def test_values_and_gradients_stay(name):
+    theirs = built(BACKBONES[name])
+    ours = folded(theirs)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    images = torch.randn(2, 3, 64, 96)
+    outputs = [model(images.clone().requires_grad_()) for model in (ours, theirs)]
+    assert_equal(*outputs)
+    for output in outputs:
+        sum((x * torch.linspace(0, 1, x.shape[-1])).mean() for x in output).backward()
+    gradients = {name: p.grad for name, p in theirs.named_parameters()}
+    for name, parameter in ours.named_parameters():
+        assert (parameter.grad is None) == (gradients[name] is None), name
+        if parameter.grad is not None:
+            assert_equal((parameter.grad,), (gradients[name],), 1e-4)
+    ran = [module for module in ours.modules() if isinstance(module, FoldedBatchNorm2d) and module.done]
+    assert len(ran) > 0.4 * sum(isinstance(module, nn.BatchNorm2d) for module in ours.modules())
+    with torch.no_grad():
+        assert_equal(evaluated(ours)(images), evaluated(theirs)(images))
+
+
+@pytest.fixture
+def pair() -> tuple[nn.Module, nn.Module, Tensor]:
+    theirs = built(BACKBONES['ResNet-18'])
+    return evaluated(folded(theirs)), evaluated(theirs), torch.randn(1, 3, 64, 64)
+
+
+def test_norms_that_learn_are_left_alone():
+    theirs = built({'type': 'ResNet', 'depth': 18, 'base_channels': 16, 'norm_cfg': {'type': 'BN'}, 'norm_eval': False})
+    ours, images = folded(theirs), torch.randn(2, 3, 64, 64)
+    assert_equal(ours(images), theirs(images))
+    assert_equal((ours.bn1.running_mean,), (theirs.bn1.running_mean,))
+    assert not ours.bn1.done
+    with torch.no_grad():
+        assert_equal(evaluated(ours)(images), evaluated(theirs)(images))
+    assert ours.bn1.done
+    ours.train()
+    theirs.train()
+    assert_equal(ours(images), theirs(images))
+    assert not ours.bn1.done
+
+
+@torch.no_grad()
+def test_kept_weights_follow_every_change(pair):
+    ours, theirs, images = pair
+    before = ours(images)
+    kept = ours.conv1.cache[1]
+    ours(images)
+    assert ours.conv1.cache[1] is kept
+    for model in (ours, theirs):
+        model.bn1.running_mean.add_(1.0)  # in place
+        model.layer1[0].conv1.weight.mul_(2.0)
+    assert_equal(ours(images), theirs(images))
+    assert not torch.allclose(ours(images)[0], before[0])
+    other = built({**BACKBONES['ResNet-18'], 'init_cfg': None})
+    other.load_state_dict({name: value * 1.1 for name, value in other.state_dict().items()})
+    for model in (ours, theirs):
+        model.load_state_dict(other.state_dict())
+    assert_equal(ours(images), theirs(images))
+    for model in (ours, theirs):
+        for parameter in model.parameters():
+            parameter.data.copy_(parameter.data * 0.9)  # leaves no trace, as in mmengine's EMAHook
+        model.eval()
+    assert_equal(ours(images), theirs(images))
+    double = images.double()
+    assert_equal(ours.double()(double), theirs.double()(double), 1e-10)
+
+
+@torch.no_grad()
+def test_parts_may_be_replaced(pair):
+    ours, theirs, images = pair
+    expected = theirs(images)
+    assert_equal(copy.deepcopy(ours)(images), expected)
+    fused = fuse_conv_bn(copy.deepcopy(ours))
+    assert isinstance(fused.bn1, nn.Identity)
+    assert_equal(fused(images), expected)
+    replaced = copy.deepcopy(ours)
+    replaced.conv1 = copy.deepcopy(theirs.conv1)
+    assert_equal(replaced(images), expected)
+    replaced.bn1 = copy.deepcopy(theirs.bn1)
+    assert_equal(replaced(images), expected)
+    synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(ours))
+    assert not any(isinstance(module, FoldedBatchNorm2d) for module in synchronised.modules())
+    assert_equal(evaluated(revert_sync_batchnorm(synchronised))(images), expected)
+
+
+@torch.no_grad()
+def test_bfloat16_is_closer_folded_than_not(pair):
+    ours, theirs, images = pair
+    exact = theirs(images)[-1]
+    with torch.autocast('cpu', torch.bfloat16):
+        errors = [(model(images)[-1].float() - exact).norm() / exact.norm() for model in (ours, theirs)]
+    assert ours.layer1[0].conv1.cache[1][0].dtype == torch.bfloat16
+    assert errors[0] < max(1.2 * errors[1], 0.01)
+
+
+def test_only_resnets_of_our_detr_are_changed():
+    detr = {
+        'type': 'mmdet_detr.DETR',
+        'neck': {'type': 'mmdet_detr.TransformerNeck', 'in_channels': 64, 'embed_dims': 16, 'num_heads': 2},
+        'bbox_head': {'type': 'mmdet_detr.DETRHead', 'num_classes': 2, 'embed_dims': 16},
+    }
+    mobile = {'type': 'MobileNetV2', 'out_indices': (2,)}
+    for backbone, folds in ((mobile, False), (BACKBONES['ResNet-18'], True)):
+        model = MODELS.build({**detr, 'backbone': backbone})
+        assert any(isinstance(module, FoldingConv2d) for module in model.modules()) == folds
+
+
+def test_toy_widths_stay_contiguous():
+    """In channels last, the backward pass of their strided 1x1 convolutions breaks the process."""
+    for channels, expected in ((8, torch.contiguous_format), (16, torch.channels_last)):
+        backbone = MODELS.build({'type': 'ResNet', 'depth': 18, 'base_channels': channels})
+        assert fastest_memory_format(backbone) == expected
+    assert fastest_memory_format(MODELS.build({'type': 'MobileNetV2'})) == torch.channels_last
