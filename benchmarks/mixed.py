@@ -315,7 +315,7 @@ def main() -> None:
         before = json.loads(path.read_text()) if path.exists() else {}
         kept = before['rows'] if before.get('iterations') == arguments.iterations else []
         results = {
-            'command': 'python benchmarks/mixed.py',
+            'command': '.venv-ops/bin/python benchmarks/mixed.py',
             'machine': machine,
             'iterations': arguments.iterations,
             'rows': kept,

@@ -39,26 +39,31 @@ class FoldingConv2d(nn.Conv2d):
         norm.done = not norm.training
         return self._conv_forward(x, *self._folded(norm, x.dtype)) if norm.done else super().forward(x)
 
-    def train(self, mode: bool = True) -> nn.Module:
+    def train(self, mode: bool = True) -> 'FoldingConv2d':
         self.cache = None  # averaged weights are swapped in between, in ways that leave no trace in the version
         return super().train(mode)
 
     def _folded(self, norm: nn.BatchNorm2d, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Weight and bias in the input's type; kept from call to call where they need no gradient."""
-        sources = (self.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        sources: tuple[Tensor, ...] = (self.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var)  # type: ignore[assignment]
         needs_grad = torch.is_grad_enabled() and any(source.requires_grad for source in sources)
         if needs_grad or is_compiling():
-            return fold(*sources, norm.eps, dtype)
+            return fold(sources, norm.eps, dtype)
         key = (dtype, *(value for source in sources for value in (source.data_ptr(), source._version)))
         if self.cache is None or self.cache[0] != key:
-            self.cache = key, fold(*sources, norm.eps, dtype)
+            self.cache = key, fold(sources, norm.eps, dtype)
         return self.cache[1]
 
 
-def fold(
-    weight: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, var: Tensor, eps: float, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution that does the norm's work too."""
+def fold(sources: tuple[Tensor, ...], eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a convolution that does the norm's work too.
+
+    Args:
+        sources: the convolution's weight; scale, shift, mean and variance of the norm.
+        eps: of the norm.
+        dtype: of the result.
+    """
+    weight, gamma, beta, mean, var = sources
     scale = at_least_float32(gamma) * (at_least_float32(var) + eps).rsqrt()
     return (weight * scale[:, None, None, None]).to(dtype), (beta - mean * scale).to(dtype)
 
@@ -75,4 +80,4 @@ def fold_frozen_norms(backbone: nn.Module) -> None:
                 continue
             if norm.affine and norm.track_running_stats and conv.out_channels == norm.num_features:
                 conv.__class__, norm.__class__ = FoldingConv2d, FoldedBatchNorm2d
-                conv.block, conv.norm_name = (block,), name
+                vars(conv).update(block=(block,), norm_name=name)

@@ -13,7 +13,8 @@ def fastest_memory_format(backbone: nn.Module) -> torch.memory_format:
     in channels last their backward pass on several threads writes beyond its memory (oneDNN in PyTorch 2.1 to 2.13).
     """
     for conv in backbone.modules():
-        strided = isinstance(conv, nn.Conv2d) and conv.kernel_size == (1, 1) and max(conv.stride) > 1
-        if strided and conv.in_channels // conv.groups < NARROW:
+        if not isinstance(conv, nn.Conv2d) or conv.kernel_size != (1, 1) or max(conv.stride) == 1:
+            continue
+        if conv.in_channels // conv.groups < NARROW:
             return torch.contiguous_format
     return torch.channels_last

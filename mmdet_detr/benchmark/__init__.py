@@ -1,0 +1,1 @@
+"""What ``mim run mmdet_detr benchmark`` measures, and how."""

@@ -1,0 +1,32 @@
+"""COCO's AP of a detector with a checkpoint, where its test data are there."""
+
+import contextlib
+import io
+import tempfile
+from pathlib import Path
+
+from mmengine.logging import MMLogger
+from mmengine.runner import Runner
+
+from .candidates import forget_pretrained, read_config
+
+METRICS = {'AP': 'mAP', 'AP50': 'mAP_50', 'AP75': 'mAP_75', 'AP_S': 'mAP_s', 'AP_M': 'mAP_m', 'AP_L': 'mAP_l'}
+
+
+def average_precision(path: str, checkpoint: str) -> dict[str, float] | None:
+    """AP, AP50, AP75 and AP of small, medium and large objects on the test data of the config; None without them."""
+    config = read_config(path)
+    evaluator = config.get('test_evaluator')
+    evaluator = evaluator[0] if isinstance(evaluator, list) else evaluator
+    if not evaluator or not Path(evaluator.get('ann_file') or '').is_file():
+        return None
+    forget_pretrained(config.model)
+    config.load_from = checkpoint
+    config.visualizer = None
+    MMLogger._instance_dict.clear()  # a logger of this name may write to the folder of an earlier run
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        config.work_dir = folder
+        config.experiment_name = f'benchmark_{Path(folder).name}'
+        with contextlib.redirect_stderr(io.StringIO()):
+            metrics = Runner.from_cfg(config).test()
+    return {name: metrics[f'coco/bbox_{key}'] for name, key in METRICS.items() if f'coco/bbox_{key}' in metrics}

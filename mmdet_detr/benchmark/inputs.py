@@ -1,0 +1,86 @@
+"""Images and objects to measure with: the same for every detector."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dataset import Compose, pseudo_collate
+from PIL import Image
+
+from ..errors import ConfigError
+
+SUFFIXES = ('.jpg', '.jpeg', '.png')
+
+
+class Inputs:
+    """Batches of images of one size, read from files, with boxes drawn at random.
+
+    Args:
+        size: (height, width) in pixels of the network's input; images of other sizes are resized to it.
+        batch: images in a batch.
+        objects: boxes an image.
+        num_classes: their classes.
+        images: folder of images, read in alphabetical order; without it, generated ones.
+
+    Raises:
+        ConfigError: the folder has no images.
+    """
+
+    def __init__(
+        self, size: tuple[int, int], batch: int, objects: int, num_classes: int, images: Path | None = None
+    ) -> None:
+        self.size = size
+        self.batch = batch
+        if images is None:
+            self._folder = tempfile.TemporaryDirectory(prefix='mmdet_detr_benchmark_')
+            paths = [_generate(Path(self._folder.name), size, i) for i in range(batch)]
+        else:
+            paths = sorted(path for path in images.glob('*') if path.suffix.lower() in SUFFIXES)
+            if not paths:
+                raise ConfigError(f'no images in {images}')
+        random = np.random.default_rng(0)
+        self._infos = []
+        for i in range(batch):
+            path = paths[i % len(paths)]
+            width, height = Image.open(path).size
+            boxes = _boxes(random, objects, height, width)
+            labels = random.integers(num_classes, size=objects)
+            instances = [
+                {'bbox': box, 'bbox_label': int(label), 'ignore_flag': 0}
+                for box, label in zip(boxes.tolist(), labels, strict=True)
+            ]
+            self._infos.append({'img_path': str(path), 'img_id': i, 'instances': instances})
+        keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
+        self._pipeline = Compose(
+            [
+                {'type': 'LoadImageFromFile'},
+                {'type': 'LoadAnnotations', 'with_bbox': True},
+                {'type': 'Resize', 'scale': size[::-1], 'keep_ratio': False},
+                {'type': 'PackDetInputs', 'meta_keys': keys},
+            ]
+        )
+
+    def read(self) -> dict[str, Any]:
+        """Decode, resize and collate a batch, as a data loader does."""
+        with torch.no_grad():
+            return pseudo_collate([self._pipeline(dict(info)) for info in self._infos])
+
+
+def _generate(folder: Path, size: tuple[int, int], seed: int) -> Path:
+    """A JPEG of smooth noise, about as costly to decode as a photograph."""
+    random = np.random.default_rng(seed)
+    coarse = random.integers(0, 256, (size[0] // 16 + 1, size[1] // 16 + 1, 3), dtype=np.uint8)
+    image = np.asarray(Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC), dtype=np.int16)
+    noisy = np.clip(image + random.integers(-12, 13, image.shape), 0, 255).astype(np.uint8)
+    path = folder / f'{seed}.jpg'
+    Image.fromarray(noisy).save(path, quality=90)
+    return path
+
+
+def _boxes(random: np.random.Generator, number: int, height: int, width: int) -> np.ndarray:
+    """Boxes (number, 4) in xyxy pixels, inside the image."""
+    top_left = random.uniform(0, 0.6, (number, 2))
+    bottom_right = top_left + random.uniform(0.05, 0.4, (number, 2))
+    return np.concatenate((top_left, bottom_right), axis=1) * [width, height, width, height]

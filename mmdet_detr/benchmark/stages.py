@@ -1,0 +1,127 @@
+"""One step of inference or training, timed by stages."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.optim import OptimWrapper, build_optim_wrapper
+from torch import nn
+
+from ..errors import ConfigError
+from .candidates import Candidate
+from .inputs import Inputs
+
+INFER_STAGES = ('preprocessing', 'model', 'postprocessing')
+TRAIN_STAGES = ('data', 'forward', 'loss', 'backward', 'optimizer')
+# where detectors match predictions with objects and compute losses from them
+LOSS_METHODS = ('loss_by_feat', 'loss_and_target', 'get_targets', 'match_loss')
+LOSS_PARTS = (('bbox_assigner', 'assign'), ('bbox_sampler', 'sample'))
+Stages = dict[str, float]  # seconds
+
+
+class StopWatch:
+    """Seconds since the last look, with the device's work done."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.lap()
+
+    def lap(self) -> float:
+        if self.device.type == 'cuda':
+            torch.cuda.synchronize(self.device)
+        now = time.perf_counter()
+        passed = now - getattr(self, 'before', now)
+        self.before = now
+        return passed
+
+
+def infer(candidate: Candidate, inputs: Inputs) -> Stages:
+    """Seconds of one inference: from files to batch, from batch to detections, and from there to arrays."""
+    candidate.model.eval()
+    watch = StopWatch(candidate.device)
+    with torch.no_grad():
+        batch = candidate.model.data_preprocessor(inputs.read(), training=False)
+        preprocessing = watch.lap()
+        with candidate.precision:
+            samples = candidate.model(batch['inputs'], batch['data_samples'], mode='predict')
+        model = watch.lap()
+        arrays = [to_arrays(sample) for sample in samples]
+        postprocessing = watch.lap()
+    if not all(len(boxes) == len(scores) for boxes, scores in arrays):
+        raise ConfigError('gives boxes without scores')
+    return {'preprocessing': preprocessing, 'model': model, 'postprocessing': postprocessing}
+
+
+def to_arrays(sample: DetDataSample) -> tuple[Any, Any]:
+    found = sample.pred_instances.cpu()
+    return found.bboxes.float().numpy(), found.scores.float().numpy()
+
+
+class Trainer:
+    """Training steps of a candidate with the optimizer of its config."""
+
+    def __init__(self, candidate: Candidate) -> None:
+        settings = candidate.config.get('optim_wrapper')
+        if settings is None:
+            raise ConfigError('has no optim_wrapper, which training needs')
+        plain = {key: value for key, value in settings.items() if key not in ('type', 'dtype', 'loss_scale')}
+        self.candidate = candidate
+        self.wrapper: OptimWrapper = build_optim_wrapper(candidate.model, {'type': 'OptimWrapper', **plain})
+
+    def step(self, inputs: Inputs) -> Stages:
+        """Seconds of one training step."""
+        candidate, model = self.candidate, self.candidate.model
+        model.train()
+        watch = StopWatch(candidate.device)
+        batch = model.data_preprocessor(inputs.read(), training=True)
+        stages = {'data': watch.lap()}
+        with candidate.precision, loss_clock(model, candidate.device) as loss_seconds:
+            total, _ = model.parse_losses(model(batch['inputs'], batch['data_samples'], mode='loss'))
+        stages['forward'] = watch.lap() - loss_seconds()
+        stages['loss'] = loss_seconds()
+        self.wrapper.backward(total)
+        stages['backward'] = watch.lap()
+        self.wrapper.step()
+        self.wrapper.zero_grad()
+        stages['optimizer'] = watch.lap()
+        return stages
+
+
+@contextlib.contextmanager
+def loss_clock(model: nn.Module, device: torch.device) -> Iterator[Callable[[], float]]:
+    """Adds up the seconds that the model spends in matching and losses."""
+    passed, depth = 0.0, 0
+
+    def timed(function: Callable) -> Callable:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal passed, depth
+            if depth:
+                return function(*args, **kwargs)
+            watch, depth = StopWatch(device), depth + 1
+            try:
+                return function(*args, **kwargs)
+            finally:
+                depth -= 1
+                passed += watch.lap()
+
+        return call
+
+    replaced = []
+    for module in model.modules():
+        owners: list[tuple[Any, str]] = [(module, name) for name in LOSS_METHODS]
+        owners += [(getattr(module, part, None), name) for part, name in LOSS_PARTS]
+        for owner, name in owners:
+            method = getattr(owner, name, None)
+            if isinstance(method, nn.Module):  # our loss is one
+                owner, name, method = method, 'forward', method.forward
+            if callable(method) and name not in vars(owner):
+                vars(owner)[name] = timed(method)
+                replaced.append((owner, name))
+    try:
+        yield lambda: passed
+    finally:
+        for owner, name in replaced:
+            del vars(owner)[name]
