@@ -99,7 +99,9 @@ def main() -> None:
         """One line for every way in which a detector fails; the stack traces are in a file."""
         if reason(error) != failed.get(name):
             failed[name] = reason(error)
-            progress.console.print(f'benchmark: {name}: {failed[name]}', style='red', markup=False, highlight=False)
+            progress.console.print(
+                f'benchmark: {name}: {failed[name]}', style='red', markup=False, highlight=False, soft_wrap=True
+            )
             with (args.out / 'errors.log').open('a') as file:
                 traceback.print_exception(error, file=file)
 

@@ -2,64 +2,62 @@
 
 import contextlib
 import io
-import logging
+import math
 from typing import Any
 
 import torch
 from mmengine.analysis import FlopAnalyzer
-from torch import nn
+from torch import Tensor, nn
 
 from .candidates import Candidate
 from .inputs import Inputs
 
 
 def gflops(candidate: Candidate, inputs: Inputs) -> float:
-    """Billions of multiply-adds of one forward pass of one image, counted by mmengine's analyzer.
-
-    As in the paper and in most tables, a multiplication with its addition is one operation. The analyzer does not know
-    the two operators in which implementations of attention compute its products; they are added here.
-    """
+    """Billions of multiply-adds of the network for the first image of a batch, without losses or post-processing."""
     model = candidate.model.eval()
     batch = model.data_preprocessor(inputs.read(), training=False)
+    return multiply_adds(_Network(model, batch['data_samples'][:1]), batch['inputs'][:1]) / 1e9
+
+
+def multiply_adds(module: nn.Module, *inputs: Tensor) -> int:
+    """Multiplications with their additions, counted by mmengine's analyzer.
+
+    As in the paper and in most tables, the two are one operation. The analyzer does not know the operators in which
+    implementations of attention compute its products; they are added here.
+    """
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # one operator for a whole layer, which no counter opens
-    level = logging.getLogger('mmengine').level
     try:
         with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):
-            analyzer = FlopAnalyzer(_Forward(model, batch['data_samples'][:1]), batch['inputs'][:1])
+            analyzer = FlopAnalyzer(module, inputs)
             analyzer.set_op_handle('aten::scaled_dot_product_attention', _attention)
             analyzer.set_op_handle('aten::baddbmm', _baddbmm)
             analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings('none')
-            return analyzer.total() / 1e9
+            return int(analyzer.total())
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-        logging.getLogger('mmengine').setLevel(level)
 
 
-class _Forward(nn.Module):
-    """The network without its losses or its post-processing, as a module of one tensor."""
+class _Network(nn.Module):
+    """A detector as a module of one tensor."""
 
     def __init__(self, model: nn.Module, samples: list) -> None:
         super().__init__()
         self.model = model
         self.samples = samples
 
-    def forward(self, images: torch.Tensor) -> Any:
+    def forward(self, images: Tensor) -> Any:
         return self.model(images, self.samples, mode='tensor')
 
 
 def _attention(inputs: list[Any], outputs: list[Any]) -> int:
-    """Products of queries (..., Q, C) with keys (..., S, C), and of the weights with values."""
+    """Products of queries (..., Q, C) with keys (..., S, C), and of the weights with values (..., S, C')."""
     *batch, num_queries, channels = inputs[0].type().sizes()
-    num_keys = inputs[1].type().sizes()[-2]
-    value_channels = inputs[2].type().sizes()[-1]
-    number = num_queries * num_keys * (channels + value_channels)
-    for size in batch:
-        number *= size
-    return number
+    *_, num_keys, value_channels = inputs[2].type().sizes()
+    return math.prod(batch) * num_queries * num_keys * (channels + value_channels)
 
 
 def _baddbmm(inputs: list[Any], outputs: list[Any]) -> int:
-    """A sum plus (B, N, C) x (B, C, M)."""
-    batch, rows, channels = inputs[1].type().sizes()
-    return batch * rows * channels * inputs[2].type().sizes()[-1]
+    """A sum plus the products of (B, N, C) and (B, C, M)."""
+    return math.prod(inputs[1].type().sizes()) * inputs[2].type().sizes()[-1]

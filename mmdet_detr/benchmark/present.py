@@ -61,7 +61,7 @@ def cells(row: Row) -> list[str]:
     if row['mode'] == 'train':
         return [*name, milliseconds(row['total']), speed, ratio, *stages.values(), memory, parameters]
     in_all = spread(row['images_a_second_in_all'], 2)
-    gflops = number(row.get('gflops'), 1)
+    gflops = '' if row.get('gflops') is None else f'{row["gflops"]:.3g}'
     return [*name, stages['model'], speed, ratio, milliseconds(row['total']), in_all, memory, gflops, parameters]
 
 

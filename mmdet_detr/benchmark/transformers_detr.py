@@ -31,9 +31,7 @@ class TransformersDETR(BaseDetector):
         ConfigError: transformers is not installed.
     """
 
-    def __init__(
-        self, num_classes: int = 80, num_queries: int = 100, data_preprocessor: OptConfigType = None
-    ) -> None:
+    def __init__(self, num_classes: int = 80, num_queries: int = 100, data_preprocessor: OptConfigType = None) -> None:
         super().__init__(data_preprocessor=data_preprocessor)
         try:
             from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig

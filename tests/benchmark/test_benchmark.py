@@ -1,0 +1,216 @@
+import json
+import re
+
+import pytest
+import torch
+from helpers import ROOT
+from torch import nn
+
+from mmdet_detr.benchmark.candidates import build, forget_pretrained, num_classes, read_config
+from mmdet_detr.benchmark.flops import gflops, multiply_adds
+from mmdet_detr.benchmark.inputs import Inputs
+from mmdet_detr.benchmark.run import Settings, run, spread, summary
+from mmdet_detr.benchmark.stages import INFER_STAGES, TRAIN_STAGES, Trainer, infer, loss_clock
+from mmdet_detr.errors import ConfigError
+from mmdet_detr.models.transformer import Attention
+
+TINY = str(ROOT / 'configs' / 'detr' / 'detr_tiny_shapes.py')
+TOOL = ROOT / 'tools' / 'benchmark.py'
+CPU = ('cpu', torch.float32)
+
+
+@pytest.fixture
+def inputs() -> Inputs:
+    return Inputs((64, 96), batch=2, objects=3, num_classes=3)
+
+
+class Products(nn.Module):
+    """An attention, given the same queries, keys and values."""
+
+    def __init__(self, attention: nn.Module) -> None:
+        super().__init__()
+        self.attention = attention
+
+    def forward(self, query: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
+        out = self.attention(query, memory, memory)
+        return out[0] if isinstance(out, tuple) else out
+
+
+@pytest.mark.parametrize('attention', [Attention(32, 4, 0.0), nn.MultiheadAttention(32, 4, batch_first=True)])
+def test_multiply_adds_of_attention_by_hand(attention):
+    batch, queries, keys, channels = 2, 5, 11, 32
+    projections = batch * (2 * queries + 2 * keys) * channels**2  # query and output, key and value
+    products = batch * 2 * queries * keys * channels  # weights, and weighted values
+    counted = multiply_adds(
+        Products(attention), torch.randn(batch, queries, channels), torch.randn(batch, keys, channels)
+    )
+    assert counted == projections + products
+
+
+def test_multiply_adds_of_a_detector_by_hand():
+    """Transformer and head of the tiny DETR; its backbone is counted alone."""
+    candidate = build(TINY, None, *CPU)
+    one = Inputs((64, 96), batch=1, objects=3, num_classes=3)
+    c, hidden, queries, cells, classes = 64, 256, 10, 8 * 12, 4
+    attention = lambda q, s: (2 * q + 2 * s) * c**2 + 2 * q * s * c  # noqa: E731
+    mlp = lambda n: 2 * n * c * hidden  # noqa: E731
+    norm = 5 * c  # the analyzer's count for a normalised position
+    encoder = attention(cells, cells) + mlp(cells) + 2 * cells * norm
+    decoder = attention(queries, queries) + attention(queries, cells) + mlp(queries) + 4 * queries * norm
+    head = queries * (c * classes + 2 * c**2 + c * 4)
+    candidate.model.eval()
+    backbone = multiply_adds(candidate.model.backbone, torch.zeros(1, 3, 64, 96))
+    by_hand = backbone + cells * 64 * c + encoder + 3 * (decoder + head)
+    assert gflops(candidate, one) * 1e9 == pytest.approx(by_hand, rel=1e-3)
+
+
+def test_stages_of_training_and_inference(inputs):
+    candidate = build(TINY, None, *CPU)
+    before = [parameter.clone() for parameter in candidate.model.parameters()]
+    assert tuple(infer(candidate, inputs)) == INFER_STAGES
+    assert all(torch.equal(a, b) for a, b in zip(before, candidate.model.parameters(), strict=True))
+    stages = Trainer(candidate).step(inputs)
+    assert tuple(stages) == TRAIN_STAGES
+    assert min(stages.values()) > 0
+    changed = [not torch.equal(a, b) for a, b in zip(before, candidate.model.parameters(), strict=True)]
+    assert sum(changed) > 0.9 * len(changed)
+
+
+def test_clock_of_losses_counts_nested_methods_once_and_leaves_no_trace():
+    class Head(nn.Module):
+        def loss_by_feat(self) -> None:
+            self.get_targets()
+
+        def get_targets(self) -> None:
+            torch.randn(200, 200) @ torch.randn(200, 200)
+
+    head = Head()
+    with loss_clock(head, torch.device('cpu')) as seconds:
+        head.loss_by_feat()
+        once = seconds()
+        head.get_targets()
+        twice = seconds()
+    assert 0 < once < twice
+    assert 'loss_by_feat' not in vars(head)
+    with pytest.raises(ZeroDivisionError), loss_clock(head, torch.device('cpu')):
+        raise ZeroDivisionError
+    assert 'get_targets' not in vars(head)
+
+
+def test_every_detector_gets_the_same_images(inputs, tmp_path):
+    first, second = inputs.read(), inputs.read()
+    assert [tuple(image.shape) for image in first['inputs']] == [(3, 64, 96)] * 2
+    for a, b in zip(first['inputs'], second['inputs'], strict=True):
+        assert torch.equal(a, b)
+    boxes = first['data_samples'][1].gt_instances.bboxes
+    assert len(boxes) == 3
+    with pytest.raises(ConfigError, match='no images'):
+        Inputs((64, 96), 1, 3, 3, tmp_path)
+
+
+def test_numbers_of_a_row():
+    slow = [
+        {'preprocessing': 1.0, 'model': 2.0},
+        {'preprocessing': 1.0, 'model': 4.0},
+        {'preprocessing': 1, 'model': 6},
+    ]
+    fast = [
+        {'preprocessing': 1.0, 'model': 1.0},
+        {'preprocessing': 1.0, 'model': 1.0},
+        {'preprocessing': 1, 'model': 2},
+    ]
+    row = summary(fast, slow, batch=2, only='model')
+    assert row['times_first'] == [3.0, 2.5, 3.5]  # of 2, 4 and 3
+    assert row['images_a_second'] == [2.0, 1.5, 2.0]
+    assert row['total'] == [2.0, 2.0, 2.5]
+    assert spread([5.0]) == [5.0, 5.0, 5.0]
+
+
+def test_others_are_measured_where_one_fails():
+    failed = []
+    steps = []
+    settings = Settings(['nowhere.py', TINY], [None, None], sizes=[(64, 64)], rounds=1, warmup=0, memory=False)
+    rows = run(
+        settings, lambda text, number: steps.append(number), lambda name, error: failed.append((name, str(error)))
+    )
+    assert failed == [('nowhere.py', 'no such file: nowhere.py')]
+    assert [(row['detector'], row['mode']) for row in rows] == [
+        ('detr_tiny_shapes', mode) for mode in ('infer', 'train')
+    ]
+    assert sum(steps) <= settings.steps
+
+
+def test_config_of_a_package_and_what_is_none(tmp_path):
+    assert read_config('mmdet::detr/detr_r50_8xb2-150e_coco.py').model.type == 'DETR'
+    with pytest.raises(ConfigError, match=r'no such config: mmdet::detr/nowhere\.py'):
+        read_config('mmdet::detr/nowhere.py')
+    empty = tmp_path / 'empty.py'
+    empty.write_text('a = 1\n')
+    with pytest.raises(ConfigError, match='it has no model'):
+        read_config(str(empty))
+    with pytest.raises(ConfigError, match=r'no such file: weights\.pth'):
+        build(TINY, 'weights.pth', *CPU)
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match='no CUDA device'):
+            build(TINY, None, 'cuda', torch.float32)
+
+
+def test_nothing_is_fetched_and_classes_are_found():
+    config = read_config('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py')
+    forget_pretrained(config.model)
+    assert 'Pretrained' not in str(config.model)
+    assert num_classes(config.model) == 80
+    assert num_classes({'type': 'X'}) == 80
+    assert num_classes(read_config(TINY).model) == 3
+
+
+def test_peer_of_transformers(inputs):
+    pytest.importorskip('transformers', minversion='5', reason='needs transformers 5')
+    candidate = build(str(ROOT / 'configs' / 'peers' / 'detr_r50_transformers.py'), None, *CPU)
+    trained = {name for name, p in candidate.model.named_parameters() if p.requires_grad and 'backbone' in name}
+    assert {re.search(r'stages\.(\d)', name)[1] for name in trained} == {'1', '2', '3'}
+    stages = Trainer(candidate).step(inputs)
+    assert stages['loss'] > 0
+    infer(candidate, inputs)
+    ours = build(str(ROOT / 'configs' / 'detr' / 'detr_r50_8x2_150e_coco.py'), None, *CPU)
+    sizes = [sum(p.numel() for p in model.parameters() if p.requires_grad) for model in (candidate.model, ours.model)]
+    assert sizes[0] == sizes[1]
+
+
+def test_command(run_python, tmp_path):
+    command = ['--size', '64x64', '--rounds', '2', '--warmup', '0', '--threads', '1', '--out', tmp_path]
+    done = run_python(TOOL, TINY, 'nowhere.py', '--dtype', 'float32', 'bfloat16', *command)
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.count('benchmark: nowhere.py: no such file: nowhere.py') == 1
+    results = json.loads((tmp_path / 'benchmark.json').read_text())
+    assert [(row['mode'], row['dtype']) for row in results['rows']] == [
+        (mode, dtype) for mode in ('infer', 'train') for dtype in ('float32', 'bfloat16')
+    ]
+    assert all(row['memory_mib'] > 0 and row['parameters'] > 0 and row['gflops'] > 0 for row in results['rows'])
+    assert results['failed'] == {'nowhere.py': 'no such file: nowhere.py'}
+    assert (tmp_path / 'benchmark.md').read_text().count('| detr_tiny_shapes |') == 4
+    for name in ('stages.png', 'memory.png'):
+        assert (tmp_path / name).read_bytes().startswith(b'\x89PNG')
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['--size', '64'], 'invalid HEIGHTxWIDTH value'),
+        (['--rounds', '0'], 'must be at least 1'),
+        (['--checkpoint', 'a', 'b'], '1 configs, but 2 checkpoints'),
+        (['--mode', 'sleep'], 'invalid choice'),
+    ],
+)
+def test_command_on_bad_input(run_python, options, message):
+    done = run_python(TOOL, TINY, *options)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+@pytest.mark.operators
+def test_faster_rcnn_of_the_demonstration(inputs):
+    for name in ('tiny_shapes', 'r18_bccd'):
+        candidate = build(str(ROOT / 'configs' / 'faster_rcnn' / f'faster-rcnn_{name}.py'), None, *CPU)
+        infer(candidate, inputs)
+        assert Trainer(candidate).step(inputs)['loss'] > 0
