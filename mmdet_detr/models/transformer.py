@@ -5,9 +5,12 @@ attention and never to values; there is no norm after the encoder; the decoder r
 through the one shared final norm. Parameters have the official names.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 class Attention(nn.Module):
@@ -34,12 +37,16 @@ class Attention(nn.Module):
         Returns:
             Tensor (B, Q, C).
         """
-        weights = self.in_proj_weight.chunk(3)
-        biases = self.in_proj_bias.chunk(3)
-        q, k, v = (
-            F.linear(x, weight, bias).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, length, C/heads)
-            for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
-        )
+        embed_dims = self.out_proj.in_features
+        widths = [2 * embed_dims, embed_dims] if query is key else [embed_dims] * 3
+        inputs = (query, value) if query is key else (query, key, value)
+        projected = [
+            F.linear(x, weight, bias).unflatten(2, (-1, self.num_heads, embed_dims // self.num_heads))
+            for x, weight, bias in zip(
+                inputs, self.in_proj_weight.split(widths), self.in_proj_bias.split(widths), strict=True
+            )
+        ]
+        q, k, v = (x.transpose(1, 2) for parts in projected for x in parts.unbind(2))  # (B, heads, length, C/heads)
         dropout = self.dropout if self.training else 0.0
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         return self.out_proj(out.transpose(1, 2).flatten(2))
@@ -88,13 +95,27 @@ class DecoderLayer(nn.Module):
         return self.norm3(x + self.dropout(ffn))
 
 
+def run_layer(layer: nn.Module, with_cp: bool, *inputs: Any) -> Tensor:
+    """Run a layer; with ``with_cp`` it keeps nothing for the backward pass, which computes it again."""
+    if with_cp and torch.is_grad_enabled():
+        return checkpoint(layer, *inputs, use_reentrant=False)
+    return layer(*inputs)
+
+
 class Encoder(nn.Module):
     """A stack of encoder layers, without a final norm."""
 
     def __init__(
-        self, num_layers: int, embed_dims: int, num_heads: int, feedforward_channels: int, dropout: float
+        self,
+        num_layers: int,
+        embed_dims: int,
+        num_heads: int,
+        feedforward_channels: int,
+        dropout: float,
+        with_cp: bool = False,
     ) -> None:
         super().__init__()
+        self.with_cp = with_cp
         self.layers = nn.ModuleList(
             EncoderLayer(embed_dims, num_heads, feedforward_channels, dropout) for _ in range(num_layers)
         )
@@ -102,7 +123,7 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor, pos: Tensor, mask: Tensor | None) -> Tensor:
         """Encode (B, S, C) features with (1 or B, S, C) positions; ``mask`` as in :class:`Attention`."""
         for layer in self.layers:
-            x = layer(x, pos, mask)
+            x = run_layer(layer, self.with_cp, x, pos, mask)
         return x
 
 
@@ -110,9 +131,16 @@ class Decoder(nn.Module):
     """A stack of decoder layers; every layer's output goes through the one final norm."""
 
     def __init__(
-        self, num_layers: int, embed_dims: int, num_heads: int, feedforward_channels: int, dropout: float
+        self,
+        num_layers: int,
+        embed_dims: int,
+        num_heads: int,
+        feedforward_channels: int,
+        dropout: float,
+        with_cp: bool = False,
     ) -> None:
         super().__init__()
+        self.with_cp = with_cp
         self.layers = nn.ModuleList(
             DecoderLayer(embed_dims, num_heads, feedforward_channels, dropout) for _ in range(num_layers)
         )
@@ -134,6 +162,6 @@ class Decoder(nn.Module):
         x = torch.zeros_like(query_pos)
         hidden = []
         for layer in self.layers:
-            x = layer(x, query_pos, memory_key, memory, memory_mask)
+            x = run_layer(layer, self.with_cp, x, query_pos, memory_key, memory, memory_mask)
             hidden.append(self.norm(x))
         return torch.stack(hidden)

@@ -39,6 +39,10 @@ class TransformerNeck(BaseModule):
         input_norm: normalise each projected cell over its channels (LayerNorm; no cell sees another, padding has no
             influence). For feature maps that come without a norm, such as those of an FPN; the official DETR, which
             reads a normalised backbone, has none.
+        with_cp: keep only the inputs of every layer for the backward pass, which then computes the layers again: less
+            memory, more time. The backbone has an option of this name too.
+        compile: run encoder and decoder as graphs of ``torch.compile``, True or a dict of its arguments. Image sizes
+            and batch sizes are dynamic, and each is compiled for batches with and without padding.
         init_cfg: as in mmengine.
 
     Raises:
@@ -58,6 +62,8 @@ class TransformerNeck(BaseModule):
         dropout: float = 0.1,
         levels: int | Sequence[int] = -1,
         input_norm: bool = False,
+        with_cp: bool = False,
+        compile: bool | dict = False,
         init_cfg: OptMultiConfig = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
@@ -81,9 +87,13 @@ class TransformerNeck(BaseModule):
             self.level_embed = nn.Embedding(len(self.levels), embed_dims)
         self.input_norm = nn.ModuleList(nn.LayerNorm(embed_dims) if input_norm else nn.Identity() for _ in self.levels)
         self.query_embed = nn.Embedding(num_queries, embed_dims)
-        layer_args = (embed_dims, num_heads, feedforward_channels, dropout)
+        layer_args = (embed_dims, num_heads, feedforward_channels, dropout, with_cp)
         self.encoder = Encoder(num_encoder_layers, *layer_args)
         self.decoder = Decoder(num_decoder_layers, *layer_args)
+        self.encode, self.decode = encode, decode
+        if compile:  # functions, since a copy of a module must not run the compiled method of the original
+            options = {'dynamic': True, **(compile if isinstance(compile, dict) else {})}
+            self.encode, self.decode = torch.compile(encode, **options), torch.compile(decode, **options)
         for transformer in (self.encoder, self.decoder):
             for parameter in transformer.parameters():
                 if parameter.dim() > 1:
@@ -114,9 +124,9 @@ class TransformerNeck(BaseModule):
             self._looked_at_stride = True
             self._warn_of_coarse_cells(feats, batch_data_samples[0].batch_input_shape)
         x, pos, mask = self._cells(maps, batch_data_samples)
-        memory = self.encoder(x, pos, mask)
+        memory = self.encode(self.encoder, x, pos, mask)
         query_pos = self.query_embed.weight.expand(len(x), -1, -1)
-        return self.decoder(query_pos, memory, pos, mask)
+        return self.decode(self.decoder, query_pos, memory, pos, mask)
 
     def _project(self, feats: Sequence[Tensor] | Tensor) -> list[Tensor]:
         """Maps (B, C, H, W) of the levels that are read."""
@@ -169,3 +179,11 @@ class TransformerNeck(BaseModule):
         masks = [attention_mask(c, size, device) for c, size in zip(cells, sizes, strict=True) if c]
         x = [norm(x.flatten(2).transpose(1, 2)) for x, norm in zip(maps, self.input_norm, strict=True)]
         return torch.cat(x, dim=1), torch.cat(pos, dim=1), torch.cat(masks, dim=-1) if masks else None
+
+
+def encode(encoder: Encoder, *inputs: Tensor | None) -> Tensor:
+    return encoder(*inputs)
+
+
+def decode(decoder: Decoder, *inputs: Tensor | None) -> Tensor:
+    return decoder(*inputs)

@@ -1,4 +1,6 @@
+import copy
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -232,3 +234,62 @@ def test_initialisation():
     bound = 1 / math.sqrt(512)  # PyTorch's default for convolutions
     assert neck.input_proj.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
     assert neck.encoder.layers[0].linear1.bias.std().item() == pytest.approx(1 / math.sqrt(256 * 3), rel=0.1)
+
+
+def padded_or_not(batch: int, size: tuple[int, int], padded: bool) -> list:
+    height, width = size[0] * 8, size[1] * 8
+    return [make_sample((height // 2 if padded and i == 0 else height, width), (height, width)) for i in range(batch)]
+
+
+BATCHES = [(2, (4, 6), False), (1, (5, 6), False), (3, (8, 7), True), (2, (9, 3), True), (1, (1, 6), False)]
+
+
+def test_checkpointing_changes_no_gradient():
+    torch.manual_seed(0)
+    plain = TransformerNeck(**SMALL, dropout=0.0)
+    saving = TransformerNeck(**SMALL, dropout=0.0, with_cp=True)
+    saving.load_state_dict(plain.state_dict())
+    feats, samples = [torch.randn(2, 24, 4, 6)], padded_or_not(2, (4, 6), True)
+    for neck in (plain, saving):
+        neck(feats, samples).square().sum().backward()
+    for a, b in zip(plain.parameters(), saving.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+    kept = []
+    for neck in (plain, saving):
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, s=sizes: s.append(x.numel()) or x, lambda x: x):
+            neck(feats, samples)
+        kept.append(sum(sizes))
+    assert kept[1] < kept[0] / 2
+
+
+def test_compiled_for_few_kinds_of_batches_and_no_size():
+    """Training and inference, padded and not, one image and several: no graph of its own for any size."""
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list) -> Callable:
+        graphs.append(graph)
+        return graph.forward
+
+    plain = TransformerNeck(**SMALL, dropout=0.0)
+    compiled = TransformerNeck(**SMALL, dropout=0.0, compile={'backend': backend})
+    compiled.load_state_dict(plain.state_dict())
+    numbers = []
+    for _ in range(2):
+        for training in (True, False):
+            for batch, size, padded in BATCHES:
+                feats, samples = [torch.randn(batch, 24, *size)], padded_or_not(batch, size, padded)
+                with torch.set_grad_enabled(training):
+                    outputs = [neck.train(training)(feats, samples) for neck in (plain, compiled)]
+                torch.testing.assert_close(outputs[0], outputs[1])
+        numbers.append(len(graphs))
+    assert 0 < numbers[0] <= 16  # of encoder and decoder
+    assert numbers[1] == numbers[0]
+    other = copy.deepcopy(compiled)
+    for parameter in other.parameters():
+        nn.init.zeros_(parameter)
+    assert not other(feats, samples).any()
+    assert compiled(feats, samples).any()
+    torch._dynamo.reset()

@@ -1,0 +1,162 @@
+"""What each means of speed gains: our DETR R50 as it is, and with one thing changed at a time.
+
+    python benchmarks/means.py [--device cpu] [--size 480x640] [--rounds 15] [--out benchmarks/results]
+
+All variants take turns in one process. Writes means_DEVICE.json and means_DEVICE.md.
+"""
+
+import argparse
+import json
+import logging
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from mmengine.config import ConfigDict
+from rich.progress import Progress
+from torch import nn
+
+from mmdet_detr.benchmark.candidates import Candidate, build, read_config
+from mmdet_detr.benchmark.inputs import Inputs
+from mmdet_detr.benchmark.present import milliseconds, number, spread, table
+from mmdet_detr.benchmark.run import summary
+from mmdet_detr.benchmark.stages import Stages, Trainer, infer
+from mmdet_detr.models.frozen_norm import FoldedBatchNorm2d, FoldingConv2d
+
+ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / 'configs' / 'detr' / 'detr_r50_8x2_150e_coco.py'
+CASES = (('infer', 1), ('train', 2))
+
+
+def contiguous(candidate: Candidate) -> None:
+    candidate.model.memory_format = torch.contiguous_format
+    for parameter in candidate.model.backbone.parameters():
+        parameter.data = parameter.data.contiguous()
+
+
+def not_folded(candidate: Candidate) -> None:
+    for module in candidate.model.modules():
+        if isinstance(module, FoldingConv2d):
+            module.__class__ = nn.Conv2d
+        elif isinstance(module, FoldedBatchNorm2d):
+            module.__class__ = nn.BatchNorm2d
+
+
+def compiled(config: ConfigDict) -> None:
+    config.model.neck.compile = True
+
+
+def checkpointing(config: ConfigDict) -> None:
+    config.model.neck.with_cp = config.model.backbone.with_cp = True
+
+
+def fused(config: ConfigDict) -> None:
+    config.optim_wrapper.optimizer.fused = True
+
+
+def foreach(config: ConfigDict) -> None:
+    config.optim_wrapper.optimizer.foreach = True
+    config.optim_wrapper.clip_grad.foreach = True
+
+
+Change = Callable[[ConfigDict], None] | None
+VARIANTS: dict[str, tuple[str, Change, Callable[[Candidate], None] | None]] = {
+    'as it is': ('float32', None, None),
+    'backbone in contiguous format': ('float32', None, contiguous),
+    'batch norms not folded': ('float32', None, not_folded),
+    'neither': ('float32', None, lambda candidate: (contiguous(candidate), not_folded(candidate))[0]),
+    'AdamW fused': ('float32', fused, None),
+    'AdamW and clipping foreach': ('float32', foreach, None),
+    'transformer compiled': ('float32', compiled, None),
+    'gradient checkpointing': ('float32', checkpointing, None),
+    'bfloat16': ('bfloat16', None, None),
+    'bfloat16, transformer compiled': ('bfloat16', compiled, None),
+    'bfloat16, neither channels last nor folded': (
+        'bfloat16',
+        None,
+        lambda candidate: (contiguous(candidate), not_folded(candidate))[0],
+    ),
+}
+
+
+def variant(name: str, device: str, folder: Path) -> Candidate:
+    dtype, change_config, change_model = VARIANTS[name]
+    config = read_config(str(CONFIG))
+    if change_config:
+        change_config(config)
+    path = folder / f'{list(VARIANTS).index(name)}.py'
+    config.dump(path)
+    candidate = build(str(path), None, device, getattr(torch, dtype))
+    if change_model:
+        change_model(candidate)
+    return candidate
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--device', default='cpu', help='cpu or cuda')
+    parser.add_argument('--size', default='480x640', help='HEIGHTxWIDTH of the input')
+    parser.add_argument('--rounds', type=int, default=15, help='timed rounds')
+    parser.add_argument('--only', nargs='+', choices=VARIANTS, default=list(VARIANTS), help='only these')
+    parser.add_argument('--out', type=Path, default=ROOT / 'benchmarks' / 'results', help='folder of the results')
+    args = parser.parse_args()
+    logging.disable(logging.WARNING)
+    folder = ROOT / 'work_dirs' / 'means'
+    folder.mkdir(parents=True, exist_ok=True)
+    args.out.mkdir(parents=True, exist_ok=True)
+    height, width = (int(number) for number in args.size.split('x'))
+    rows = []
+    with Progress() as progress:
+        task = progress.add_task('building', total=len(CASES) * len(args.only) * (args.rounds + 3))
+        candidates = {name: variant(name, args.device, folder) for name in args.only}
+        for mode, batch in CASES:
+            inputs = Inputs((height, width), batch, 8, 80)
+            trainers = {name: Trainer(candidate) for name, candidate in candidates.items() if mode == 'train'}
+            times: dict[str, list[Stages]] = {name: [] for name in candidates}
+            for number_of_round in range(args.rounds + 3):
+                for name, candidate in candidates.items():
+                    progress.update(task, description=f'{mode}: {name}', advance=1)
+                    stages = trainers[name].step(inputs) if trainers else infer(candidate, inputs)
+                    if number_of_round >= 3:
+                        times[name].append(stages)
+            first = times[args.only[0]]
+            rows += [
+                {'mode': mode, 'batch': batch, 'variant': name}
+                | summary(times[name], first, batch, 'model' if mode == 'infer' else None)
+                for name in candidates
+            ]
+    results = {
+        'size': [height, width],
+        'rounds': args.rounds,
+        'device': torch.cuda.get_device_name() if args.device == 'cuda' else platform.machine(),
+        'threads': torch.get_num_threads(),
+        'torch': torch.__version__,
+        'rows': rows,
+    }
+    (args.out / f'means_{args.device}.json').write_text(json.dumps(results, indent=1) + '\n')
+    (args.out / f'means_{args.device}.md').write_text(markdown(results))
+    print(markdown(results))
+
+
+def markdown(results: dict) -> str:
+    text = []
+    for mode, batch in CASES:
+        lines = []
+        for row in results['rows']:
+            if row['mode'] == mode:
+                stages = [milliseconds(values) for values in row['stages'].values()]
+                ratio = spread([1 / row['times_first'][i] for i in (0, 2, 1)], 2)
+                lines.append([row['variant'], *stages, ratio])
+                head = ('variant', *(f'{stage} ms' for stage in row['stages']), 'time over that as it is')
+        title = {'infer': 'Inference', 'train': 'Training'}[mode]
+        text.append(f'**{title}, {results["size"][0]} x {results["size"][1]}, batch {batch}**\n\n{table(head, lines)}')
+    text.append(
+        f'`python benchmarks/means.py`, {results["device"]}, {results["threads"]} thread(s), PyTorch {results["torch"]}; '
+        f'{number(results["rounds"], 0)} rounds in turns, median (quartiles).\n'
+    )
+    return '\n'.join(text)
+
+
+if __name__ == '__main__':
+    main()
