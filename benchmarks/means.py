@@ -19,7 +19,7 @@ from torch import nn
 
 from mmdet_detr.benchmark.candidates import Candidate, build, read_config
 from mmdet_detr.benchmark.inputs import Inputs
-from mmdet_detr.benchmark.present import milliseconds, number, spread, table
+from mmdet_detr.benchmark.present import milliseconds, spread, table
 from mmdet_detr.benchmark.run import summary
 from mmdet_detr.benchmark.stages import Stages, Trainer, infer
 from mmdet_detr.models.frozen_norm import FoldedBatchNorm2d, FoldingConv2d
@@ -51,12 +51,11 @@ def checkpointing(config: ConfigDict) -> None:
     config.model.neck.with_cp = config.model.backbone.with_cp = True
 
 
-def fused(config: ConfigDict) -> None:
-    config.optim_wrapper.optimizer.fused = True
+def not_fused(config: ConfigDict) -> None:
+    config.optim_wrapper.optimizer.type = 'AdamW'
 
 
 def foreach(config: ConfigDict) -> None:
-    config.optim_wrapper.optimizer.foreach = True
     config.optim_wrapper.clip_grad.foreach = True
 
 
@@ -66,8 +65,8 @@ VARIANTS: dict[str, tuple[str, Change, Callable[[Candidate], None] | None]] = {
     'backbone in contiguous format': ('float32', None, contiguous),
     'batch norms not folded': ('float32', None, not_folded),
     'neither': ('float32', None, lambda candidate: (contiguous(candidate), not_folded(candidate))[0]),
-    'AdamW fused': ('float32', fused, None),
-    'AdamW and clipping foreach': ('float32', foreach, None),
+    'AdamW not fused': ('float32', not_fused, None),
+    'gradient clipping foreach': ('float32', foreach, None),
     'transformer compiled': ('float32', compiled, None),
     'gradient checkpointing': ('float32', checkpointing, None),
     'bfloat16': ('bfloat16', None, None),
@@ -105,7 +104,7 @@ def main() -> None:
     folder = ROOT / 'work_dirs' / 'means'
     folder.mkdir(parents=True, exist_ok=True)
     args.out.mkdir(parents=True, exist_ok=True)
-    height, width = (int(number) for number in args.size.split('x'))
+    height, width = (int(side) for side in args.size.split('x'))
     rows = []
     with Progress() as progress:
         task = progress.add_task('building', total=len(CASES) * len(args.only) * (args.rounds + 3))
@@ -152,8 +151,8 @@ def markdown(results: dict) -> str:
         title = {'infer': 'Inference', 'train': 'Training'}[mode]
         text.append(f'**{title}, {results["size"][0]} x {results["size"][1]}, batch {batch}**\n\n{table(head, lines)}')
     text.append(
-        f'`python benchmarks/means.py`, {results["device"]}, {results["threads"]} thread(s), PyTorch {results["torch"]}; '
-        f'{number(results["rounds"], 0)} rounds in turns, median (quartiles).\n'
+        f'`python benchmarks/means.py`, {results["device"]}, {results["threads"]} thread(s), PyTorch '
+        f'{results["torch"]}; {results["rounds"]} rounds in turns, median (quartiles).\n'
     )
     return '\n'.join(text)
 

@@ -19,8 +19,9 @@ TRAINED_STAGES = ('stages.1', 'stages.2', 'stages.3')  # of the ResNet; the offi
 class TransformersDETR(BaseDetector):
     """``transformers.DetrForObjectDetection`` with random weights, its own ResNet of 50 layers and auxiliary losses.
 
-    Its training freezes the whole backbone, since it looks for other names than its ResNet has; here the last three
-    stages are trained, as in the official recipe.
+    As in the official recipe, there is a dropout of 0.1 in attention and feed-forward networks, where transformers has
+    none by default, and the last three stages of the backbone are trained; transformers freezes all of it, since it
+    looks for other names than its ResNet has.
 
     Args:
         num_classes: K.
@@ -45,6 +46,8 @@ class TransformersDETR(BaseDetector):
             num_labels=num_classes,
             num_queries=num_queries,
             auxiliary_loss=True,
+            attention_dropout=0.1,
+            activation_dropout=0.1,
         )
         self.model = DetrForObjectDetection(config)
         for name, parameter in self.model.model.backbone.named_parameters():

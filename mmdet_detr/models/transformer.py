@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .dropout import Dropout, dropout
+
 
 class Attention(nn.Module):
     """Multi-head attention on the fused kernel, with the parameters of ``torch.nn.MultiheadAttention``."""
@@ -47,8 +49,13 @@ class Attention(nn.Module):
             )
         ]
         q, k, v = (x.transpose(1, 2) for parts in projected for x in parts.unbind(2))  # (B, heads, length, C/heads)
-        dropout = self.dropout if self.training else 0.0
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        if self.training and self.dropout and q.device.type == 'cpu':  # where no fused kernel has a dropout
+            weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+            if mask is not None:
+                weights = weights.masked_fill(~mask, -torch.inf)
+            out = dropout(weights.softmax(-1), self.dropout, training=True) @ v
+        else:
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=self.dropout * self.training)
         return self.out_proj(out.transpose(1, 2).flatten(2))
 
 
@@ -62,12 +69,12 @@ class EncoderLayer(nn.Module):
         self.linear2 = nn.Linear(feedforward_channels, embed_dims)
         self.norm1 = nn.LayerNorm(embed_dims)
         self.norm2 = nn.LayerNorm(embed_dims)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, pos: Tensor, mask: Tensor | None) -> Tensor:
         q = k = x + pos
         x = self.norm1(x + self.dropout(self.self_attn(q, k, x, mask)))
-        ffn = self.linear2(self.dropout(F.relu(self.linear1(x))))
+        ffn = self.linear2(self.dropout(F.relu(self.linear1(x), inplace=True)))
         return self.norm2(x + self.dropout(ffn))
 
 
@@ -83,7 +90,7 @@ class DecoderLayer(nn.Module):
         self.norm1 = nn.LayerNorm(embed_dims)
         self.norm2 = nn.LayerNorm(embed_dims)
         self.norm3 = nn.LayerNorm(embed_dims)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self, x: Tensor, query_pos: Tensor, memory_key: Tensor, memory: Tensor, memory_mask: Tensor | None
@@ -91,7 +98,7 @@ class DecoderLayer(nn.Module):
         q = k = x + query_pos
         x = self.norm1(x + self.dropout(self.self_attn(q, k, x)))
         x = self.norm2(x + self.dropout(self.multihead_attn(x + query_pos, memory_key, memory, memory_mask)))
-        ffn = self.linear2(self.dropout(F.relu(self.linear1(x))))
+        ffn = self.linear2(self.dropout(F.relu(self.linear1(x), inplace=True)))
         return self.norm3(x + self.dropout(ffn))
 
 
