@@ -279,10 +279,10 @@ def draw(results: dict, path: Path) -> None:
         heights = [sum(aps) / len(aps) for aps in values.values()]
         low = [mean - min(aps) for mean, aps in zip(heights, values.values(), strict=True)]
         high = [max(aps) - mean for mean, aps in zip(heights, values.values(), strict=True)]
-        axes.bar(places, heights, width, yerr=(low, high), capsize=3, label=label)
-    axes.set_xticks(range(len(detectors)), detectors)
+        axes.bar(places, heights, width, yerr=(low, high) if any(low + high) else None, capsize=3, label=label)
+    axes.set_xticks(range(len(detectors)), [name.replace(', ', '\n', 1) for name in detectors])
     axes.set_ylabel('AP on shapes')
-    axes.legend(loc='lower right')
+    figure.legend(loc='outside lower center', ncols=3, fontsize='small')
     figure.savefig(path, dpi=120)
 
 
