@@ -54,7 +54,7 @@ format: setup  ## let ruff rewrite what it can
 	$(OPS)/python -m pip install -q -c constraints.txt torch ninja psutil
 	MMCV_WITH_OPS=1 MAX_JOBS=2 $(OPS)/python -m pip install -q -c constraints.txt --no-build-isolation --no-deps \
 		--no-cache-dir onedl-mmcv
-	$(OPS)/python -m pip install -q -c constraints.txt -e '.[onedl,tests]'
+	$(OPS)/python -m pip install -q -c constraints.txt -e '.[onedl,tests,peers]'
 	touch $@
 
 ops: .venv-ops/.ops  ## make .venv-ops: as .venv, with mmcv's compiled operators

@@ -159,3 +159,49 @@ def test_finetuning_with_a_frozen_backbone(own_data):
     config = load(ROOT / 'configs/detr/detr_r50_finetune_frozen-backbone.py')
     trained = {name.split('.')[0] for name, p in MODELS.build(config.model).named_parameters() if p.requires_grad}
     assert trained == {'neck', 'bbox_head'}
+
+
+FASTER_RCNN = sorted((ROOT / 'configs' / 'faster_rcnn').glob('*.py'))
+
+
+@pytest.mark.parametrize('path', FASTER_RCNN, ids=lambda path: path.stem)
+def test_baselines_of_table_1(path):
+    config = Config.fromfile(path)
+    assert config.model.type == 'FasterRCNN'
+    assert '_delete_' not in config.model
+    dataset = config.train_dataloader.dataset
+    epochs = config.train_cfg.get('max_epochs', 0) * dataset.get('times', 1)
+    schedule = config.param_scheduler[-1]
+    augmentation = str(dataset.get('dataset', dataset).pipeline)
+    if 'plus' in path.stem:
+        assert epochs == 109
+        assert config.model.roi_head.bbox_head.loss_bbox.type == 'GIoULoss'
+        assert config.model.roi_head.bbox_head.reg_decoded_bbox
+        ours = Config.fromfile(ROOT / 'configs' / 'detr' / 'detr_r50_8x2_150e_coco.py').train_pipeline
+        assert dataset.pipeline[2:] == ours[2:]  # after what loads
+    elif 'coco' in path.stem:
+        assert epochs == 36
+        assert 'RandomResize' in augmentation or 'RandomChoiceResize' in augmentation
+    if 'coco' in path.stem:
+        assert schedule.end == config.train_cfg.max_epochs  # else the learning rate would never drop
+        assert max(schedule.milestones) < schedule.end
+
+
+@pytest.mark.parametrize(
+    ('name', 'detr'), [('faster-rcnn_tiny_shapes', 'detr_tiny_shapes'), ('faster-rcnn_r18_bccd', 'detr_r18_bccd')]
+)
+def test_small_baselines_have_backbone_data_and_budget_of_ours(name, detr):
+    theirs = Config.fromfile(ROOT / 'configs' / 'faster_rcnn' / f'{name}.py')
+    ours = Config.fromfile(ROOT / 'configs' / 'detr' / f'{detr}.py')
+    for config in (theirs, ours):
+        config.model.backbone.pop('out_indices')
+    assert theirs.model.backbone == ours.model.backbone
+    for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler', 'val_evaluator'):
+        assert theirs[key] == ours[key], key
+
+
+@pytest.mark.operators
+@pytest.mark.parametrize('path', FASTER_RCNN, ids=lambda path: path.stem)
+def test_baselines_build(path):
+    model = MODELS.build(load(path).model)
+    assert sum(p.numel() for p in model.parameters()) > 1e6
