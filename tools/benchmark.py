@@ -19,7 +19,7 @@ from mmengine.logging import MMLogger
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mmdet_detr.benchmark.accuracy import average_precision
-from mmdet_detr.benchmark.candidates import reason
+from mmdet_detr.benchmark.candidates import name_of, reason
 from mmdet_detr.benchmark.present import draw, markdown
 from mmdet_detr.benchmark.run import MODES, Settings, run
 
@@ -124,7 +124,7 @@ def main() -> None:
                     fail(config, error)
                     continue
                 if found:
-                    ap[Path(config).stem] = found
+                    ap[name_of(config)] = found
         progress.update(task, completed=settings.steps, description='measured')
     if not rows:
         sys.exit('benchmark: nothing could be measured')

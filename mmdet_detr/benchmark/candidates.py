@@ -32,6 +32,12 @@ class Candidate:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
 
+def name_of(path: str) -> str:
+    """What tables call a config: its file's name, with the package that brings it along."""
+    package = path.split('::')[0] + '::' if '::' in path else ''
+    return package + Path(path).stem
+
+
 def read_config(path: str) -> Config:
     """A config by its path, or one that a package of OpenMMLab's brings along, as ``mmdet::detr/NAME.py``.
 
@@ -71,7 +77,7 @@ def build(path: str, checkpoint: str | None, device: str, dtype: torch.dtype) ->
         load_checkpoint(model, checkpoint, map_location='cpu')
     elif hasattr(model, 'init_weights'):
         model.init_weights()
-    return Candidate(Path(path).stem, config, model.to(device), torch.device(device), dtype)
+    return Candidate(name_of(path), config, model.to(device), torch.device(device), dtype)
 
 
 def parts(node: Any) -> Iterator[dict]:

@@ -116,7 +116,7 @@ def _draw_stages(rows: list[Row], path: Path) -> None:
             left = [a + b for a, b in zip(left, widths, strict=True)]
         axis.set(title=title, xlabel='ms')
         axis.invert_yaxis()
-        axis.legend(fontsize='small', ncols=5, loc='lower right')
+        axis.legend(fontsize='small', loc='center left', bbox_to_anchor=(1.01, 0.5))
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
