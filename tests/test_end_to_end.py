@@ -273,3 +273,21 @@ def test_help(tool, run_python):
     assert done.returncode == 0
     assert 'usage:' in done.stdout
     assert '--gpus' not in done.stdout  # mim would then pass flags that mmdet's script lacks
+
+
+def test_mim_runs_the_benchmark_with_ap(folder, run_mim):
+    """The AP of a checkpoint is that of mim test; a detector without a checkpoint has none."""
+    done = run_mim(
+        *('run', 'mmdet_detr', 'benchmark', CONFIG, CONFIG, '--checkpoint', 'work/iter_2.pth', '-'),
+        *('--mode', 'infer', '--size', '64x64', '--rounds', 2, '--no-memory', '--out', 'speed'),
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = json.loads((folder / 'speed' / 'benchmark.json').read_text())
+    assert len(results['rows']) == 2
+    assert list(results['ap']) == ['detr_tiny_shapes']
+    done = run_mim('test', 'mmdet_detr', CONFIG, '--checkpoint', 'work/iter_2.pth', '--gpus', 0, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    figure = re.search(r'coco/bbox_mAP: (\S+)', done.stdout + done.stderr)[1]
+    assert results['ap']['detr_tiny_shapes']['AP'] == float(figure)
+    assert (folder / 'speed' / 'speed.png').exists()
