@@ -2,13 +2,11 @@
 
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
-from mmengine.registry import OPTIMIZERS as MMENGINE_OPTIMIZERS
 from mmengine.registry import TASK_UTILS as MMENGINE_TASK_UTILS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmdet_detr', locations=['mmdet_detr.engine'])
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmdet_detr', locations=['mmdet_detr.models'])
-OPTIMIZERS = Registry('optimizer', parent=MMENGINE_OPTIMIZERS, scope='mmdet_detr', locations=['mmdet_detr.engine'])
 TASK_UTILS = Registry('task util', parent=MMENGINE_TASK_UTILS, scope='mmdet_detr', locations=['mmdet_detr.models'])
 TRANSFORMS = Registry('transform', parent=MMENGINE_TRANSFORMS, scope='mmdet_detr', locations=['mmdet_detr.datasets'])

@@ -285,9 +285,9 @@ def test_mim_runs_the_benchmark_with_ap(folder, run_mim):
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads((folder / 'speed' / 'benchmark.json').read_text())
     assert len(results['rows']) == 2
-    assert list(results['ap']) == ['detr_tiny_shapes']
+    assert list(results['ap']) == ['detr_tiny_shapes (1)']
     done = run_mim('test', 'mmdet_detr', CONFIG, '--checkpoint', 'work/iter_2.pth', '--gpus', 0, cwd=folder)
     assert done.returncode == 0, done.stderr
     figure = re.search(r'coco/bbox_mAP: (\S+)', done.stdout + done.stderr)[1]
-    assert results['ap']['detr_tiny_shapes']['AP'] == float(figure)
+    assert results['ap']['detr_tiny_shapes (1)']['AP'] == float(figure)
     assert (folder / 'speed' / 'speed.png').exists()

@@ -19,7 +19,7 @@ from mmengine.logging import MMLogger
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mmdet_detr.benchmark.accuracy import average_precision
-from mmdet_detr.benchmark.candidates import name_of, reason
+from mmdet_detr.benchmark.candidates import reason
 from mmdet_detr.benchmark.present import draw, markdown
 from mmdet_detr.benchmark.run import MODES, Settings, run
 
@@ -115,7 +115,7 @@ def main() -> None:
         task = progress.add_task('', total=settings.steps)
         rows = run(settings, lambda text, steps: progress.update(task, description=text, advance=steps), fail)
         ap = {}
-        for config, checkpoint in zip(args.configs, checkpoints, strict=True):
+        for config, checkpoint, name in zip(args.configs, checkpoints, settings.names, strict=True):
             if checkpoint and config not in failed:
                 progress.update(task, description=f'AP of {config}')
                 try:
@@ -124,7 +124,7 @@ def main() -> None:
                     fail(config, error)
                     continue
                 if found:
-                    ap[name_of(config)] = found
+                    ap[name] = found
         progress.update(task, completed=settings.steps, description='measured')
     if not rows:
         sys.exit('benchmark: nothing could be measured')

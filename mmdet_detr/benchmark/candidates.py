@@ -32,10 +32,10 @@ class Candidate:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
 
-def name_of(path: str) -> str:
-    """What tables call a config: its file's name, with the package that brings it along."""
-    package = path.split('::')[0] + '::' if '::' in path else ''
-    return package + Path(path).stem
+def names_of(paths: list[str]) -> list[str]:
+    """What tables call configs: their files' names, with the package that brings one along, numbered where equal."""
+    names = [f'{path.split("::")[0]}::{Path(path).stem}' if '::' in path else Path(path).stem for path in paths]
+    return [f'{name} ({names[: i + 1].count(name)})' if names.count(name) > 1 else name for i, name in enumerate(names)]
 
 
 def read_config(path: str) -> Config:
@@ -58,12 +58,14 @@ def read_config(path: str) -> Config:
     return config
 
 
-def build(path: str, checkpoint: str | None, device: str, dtype: torch.dtype) -> Candidate:
+def build(path: str, checkpoint: str | None, device: str, dtype: torch.dtype, name: str = '') -> Candidate:
     """Build a detector; without a checkpoint its weights are random and nothing is fetched.
 
     Raises:
         ConfigError: the device or a file is missing, or the model cannot be built here.
     """
+    if torch.device(device).type not in ('cpu', 'cuda'):
+        raise ConfigError(f'--device {device} is neither cpu nor cuda')
     if device.startswith('cuda') and not torch.cuda.is_available():
         raise ConfigError(f'no CUDA device, which --device {device} asks for')
     if checkpoint and '://' not in checkpoint and not Path(checkpoint).is_file():
@@ -77,7 +79,7 @@ def build(path: str, checkpoint: str | None, device: str, dtype: torch.dtype) ->
         load_checkpoint(model, checkpoint, map_location='cpu')
     elif hasattr(model, 'init_weights'):
         model.init_weights()
-    return Candidate(name_of(path), config, model.to(device), torch.device(device), dtype)
+    return Candidate(name or names_of([path])[0], config, model.to(device), torch.device(device), dtype)
 
 
 def parts(node: Any) -> Iterator[dict]:

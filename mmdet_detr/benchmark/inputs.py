@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.dataset import Compose, pseudo_collate
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ..errors import ConfigError
 
@@ -22,7 +22,7 @@ class Inputs:
         batch: images in a batch.
         objects: boxes an image.
         num_classes: their classes.
-        images: folder of images, read in alphabetical order; without it, generated ones.
+        images: folder of which the first ``batch`` images are read, in alphabetical order; without it, generated ones.
 
     Raises:
         ConfigError: the folder has no images.
@@ -44,9 +44,9 @@ class Inputs:
         self._infos = []
         for i in range(batch):
             path = paths[i % len(paths)]
-            width, height = Image.open(path).size
+            width, height = ImageOps.exif_transpose(Image.open(path)).size  # as mmcv reads it
             boxes = _boxes(random, objects, height, width)
-            labels = random.integers(num_classes, size=objects)
+            labels = (random.uniform(0, num_classes, objects)).astype(int)
             instances = [
                 {'bbox': box, 'bbox_label': int(label), 'ignore_flag': 0}
                 for box, label in zip(boxes.tolist(), labels, strict=True)

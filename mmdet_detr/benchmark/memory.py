@@ -8,8 +8,6 @@ built.
 
 import contextlib
 import json
-import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 import torch
 from mmdet.utils import register_all_modules
 
+from ..errors import ConfigError
 from .candidates import build
 from .inputs import Inputs
 from .stages import Trainer, infer
@@ -52,7 +51,7 @@ def measure(
     """MiB at the peak of a few steps of ``mode``, 'train' or 'infer'."""
     torch.set_num_threads(threads)
     warm_up(device)
-    before = resident_mib()
+    before = 0.0 if device.startswith('cuda') else reset_peak()
     candidate = build(path, None, device, getattr(torch, dtype))
     inputs = Inputs((size[0], size[1]), batch, objects, 1)
     trainer = Trainer(candidate) if mode == 'train' else None
@@ -63,7 +62,7 @@ def measure(
             infer(candidate, inputs)
     if device.startswith('cuda'):
         return torch.cuda.max_memory_allocated(device) / MIB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
+    return status_mib('VmHWM') - before
 
 
 def warm_up(device: str) -> None:
@@ -74,9 +73,23 @@ def warm_up(device: str) -> None:
     torch.optim.AdamW(layer.parameters()).step()
 
 
-def resident_mib() -> float:
-    pages = int(Path('/proc/self/statm').read_text().split()[1])
-    return pages * os.sysconf('SC_PAGE_SIZE') / MIB
+def reset_peak() -> float:
+    """Forget the peak of the resident set, which a process inherits from the one that starts it; MiB held now.
+
+    Raises:
+        ConfigError: this system is no Linux.
+    """
+    try:
+        Path('/proc/self/clear_refs').write_text('5')
+    except OSError as error:
+        raise ConfigError('memory on a CPU is measured on Linux only') from error
+    return status_mib('VmRSS')
+
+
+def status_mib(name: str) -> float:
+    """A line of Linux's account of this process, such as VmRSS, the resident set, or VmHWM, its peak."""
+    lines = Path('/proc/self/status').read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(f'{name}:')).split()[1]) / 1024
 
 
 if __name__ == '__main__':

@@ -29,7 +29,7 @@ def markdown(results: dict[str, Any]) -> str:
         text.append(f'\n{NOTES[mode]}\n')
     if results.get('ap'):
         names = list(next(iter(results['ap'].values())))
-        lines = [[detector, *(f'{ap[name]:.3f}' for name in names)] for detector, ap in results['ap'].items()]
+        lines = [[detector, *(number(ap.get(name), 3) for name in names)] for detector, ap in results['ap'].items()]
         text.append('**Accuracy**\n\n' + table(('detector', *names), lines) + '\n')
     machine = results['machine']
     text.append(
@@ -56,7 +56,8 @@ def cells(row: Row) -> list[str]:
     stages = {name: milliseconds(values) for name, values in row['stages'].items()}
     memory = number(row.get('memory_mib'), 0)
     parameters = f'{row["parameters"] / 1e6:.1f}'
-    speed, ratio = (spread(row[key], 2) for key in ('images_a_second', 'times_first'))
+    speed = spread(row['images_a_second'], 2)
+    ratio = spread(row['times_first'], 2) if row['times_first'] else ''
     name = [row['detector'], row['dtype']]
     if row['mode'] == 'train':
         return [*name, milliseconds(row['total']), speed, ratio, *stages.values(), memory, parameters]
@@ -138,7 +139,7 @@ def _draw_speed(results: dict[str, Any], path: Path) -> None:
     size, batch = next((row['size'], row['batch']) for row in results['rows'] if row['mode'] == 'infer')
     for row in results['rows']:
         if row['mode'] == 'infer' and row['detector'] in results['ap'] and (row['size'], row['batch']) == (size, batch):
-            x, y = row['images_a_second'][0], results['ap'][row['detector']]['AP']
+            x, y = row['images_a_second'][0], results['ap'][row['detector']].get('AP', 0.0)
             axis.scatter(x, y)
             axis.annotate(_label(row), (x, y), xytext=(5, 5), textcoords='offset points', fontsize='small')
     axis.set(xlabel=f'images a second, {size[0]} x {size[1]}, batch {batch}', ylabel='AP')

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .candidates import Candidate, build, num_classes
+from .candidates import Candidate, build, names_of, num_classes
 from .flops import gflops
 from .inputs import Inputs
 from .memory import peak_mib
@@ -37,9 +37,15 @@ class Settings:
     memory: bool = True
 
     @property
+    def names(self) -> list[str]:
+        """What tables call the detectors."""
+        return names_of(self.paths)
+
+    @property
     def cases(self) -> list[tuple[tuple[int, int], int, str]]:
         """Size, batch and mode of every measurement."""
-        return list(product(self.sizes, self.batches, MODES[self.mode]))
+        modes = MODES[self.mode]  # inference first, before training changes the weights
+        return [(size, batch, mode) for mode, size, batch in product(modes, self.sizes, self.batches)]
 
     @property
     def steps(self) -> int:
@@ -67,10 +73,9 @@ def run(settings: Settings, report: Report, fail: Fail) -> list[dict[str, Any]]:
     rows = []
     for size, batch, mode in settings.cases:
         turns = _take_turns(settings, candidates, size, batch, mode, report, fail)
-        first: list[Stages] | None = None
+        first = turns.get(0) if candidates and candidates[0][1].name == settings.names[0] else None
         for key, times in turns.items():
             path, candidate = candidates[key]
-            first = first or times
             row = {
                 'detector': candidate.name,
                 'dtype': str(candidate.dtype).removeprefix('torch.'),
@@ -96,10 +101,10 @@ def run(settings: Settings, report: Report, fail: Fail) -> list[dict[str, Any]]:
 
 def _build_all(settings: Settings, report: Report, fail: Fail) -> Iterator[tuple[str, Candidate]]:
     for dtype in settings.dtypes:
-        for path, checkpoint in zip(settings.paths, settings.checkpoints, strict=True):
+        for path, checkpoint, name in zip(settings.paths, settings.checkpoints, settings.names, strict=True):
             report(f'building {path}', 1)
             try:
-                yield path, build(path, checkpoint, settings.device, getattr(torch, dtype))
+                yield path, build(path, checkpoint, settings.device, getattr(torch, dtype), name)
             except Exception as error:  # whatever a config or a model of others raises
                 fail(path, error)
 
@@ -140,12 +145,12 @@ def _take_turns(
     return times
 
 
-def summary(times: list[Stages], first: list[Stages], batch: int, only: str | None) -> dict[str, Any]:
+def summary(times: list[Stages], first: list[Stages] | None, batch: int, only: str | None) -> dict[str, Any]:
     """Medians of the stages, of their sum, and of the ratio to the first detector, round by round.
 
     Args:
         times: seconds of the stages, one dict a round.
-        first: those of the first detector.
+        first: those of the first detector; None where it could not be measured.
         batch: images of a round.
         only: the stage that is compared and that images a second are counted for; None for the sum.
 
@@ -161,7 +166,7 @@ def summary(times: list[Stages], first: list[Stages], batch: int, only: str | No
         'total': spread([sum(stages.values()) for stages in times]),
         'images_a_second': spread([batch / compared(stages) for stages in times]),
         'images_a_second_in_all': spread([batch / sum(stages.values()) for stages in times]),
-        'times_first': spread([compared(a) / compared(b) for a, b in zip(first, times, strict=True)]),
+        'times_first': first and spread([compared(a) / compared(b) for a, b in zip(first, times, strict=True)]),
     }
 
 

@@ -40,7 +40,8 @@ class StopWatch:
 
 def infer(candidate: Candidate, inputs: Inputs) -> Stages:
     """Seconds of one inference: from files to batch, from batch to detections, and from there to arrays."""
-    candidate.model.eval()
+    if candidate.model.training:
+        candidate.model.eval()
     watch = StopWatch(candidate.device)
     with torch.no_grad():
         batch = candidate.model.data_preprocessor(inputs.read(), training=False)
@@ -74,7 +75,8 @@ class Trainer:
     def step(self, inputs: Inputs) -> Stages:
         """Seconds of one training step."""
         candidate, model = self.candidate, self.candidate.model
-        model.train()
+        if not model.training:
+            model.train()
         watch = StopWatch(candidate.device)
         batch = model.data_preprocessor(inputs.read(), training=True)
         stages = {'data': watch.lap()}

@@ -6,9 +6,10 @@ import torch
 from helpers import ROOT
 from torch import nn
 
-from mmdet_detr.benchmark.candidates import build, forget_pretrained, num_classes, read_config
+from mmdet_detr.benchmark.candidates import build, forget_pretrained, names_of, num_classes, read_config
 from mmdet_detr.benchmark.flops import gflops, multiply_adds
 from mmdet_detr.benchmark.inputs import Inputs
+from mmdet_detr.benchmark.memory import peak_mib
 from mmdet_detr.benchmark.run import Settings, run, spread, summary
 from mmdet_detr.benchmark.stages import INFER_STAGES, TRAIN_STAGES, Trainer, infer, loss_clock
 from mmdet_detr.errors import ConfigError
@@ -121,6 +122,7 @@ def test_numbers_of_a_row():
     ]
     row = summary(fast, slow, batch=2, only='model')
     assert row['times_first'] == [3.0, 2.5, 3.5]  # of 2, 4 and 3
+    assert summary(fast, None, batch=2, only=None)['times_first'] is None
     assert row['images_a_second'] == [2.0, 1.5, 2.0]
     assert row['total'] == [2.0, 2.0, 2.5]
     assert spread([5.0]) == [5.0, 5.0, 5.0]
@@ -214,3 +216,28 @@ def test_faster_rcnn_of_the_demonstration(inputs):
         candidate = build(str(ROOT / 'configs' / 'faster_rcnn' / f'faster-rcnn_{name}.py'), None, *CPU)
         infer(candidate, inputs)
         assert Trainer(candidate).step(inputs)['loss'] > 0
+
+
+def test_names_tell_detectors_apart():
+    assert names_of(['a/x.py', 'b/x.py', 'mmdet::c/x.py', 'y.py']) == ['x (1)', 'x (2)', 'mmdet::x', 'y']
+
+
+def test_memory_is_that_of_the_model_and_not_of_its_measurer():
+    """A process inherits the peak of the one that starts it."""
+    held = torch.ones(400 * 2**18)  # 400 MiB
+    settings = {'path': TINY, 'mode': 'infer', 'device': 'cpu', 'dtype': 'float32', 'size': (64, 64), 'batch': 1}
+    mib = peak_mib(**settings, objects=1, threads=1)
+    assert len(held)
+    assert 1 < mib < 200
+    with pytest.raises(RuntimeError, match='no such file: nowhere'):
+        peak_mib(**{**settings, 'path': 'nowhere.py'}, objects=1, threads=1)
+
+
+def test_inference_is_measured_before_training_changes_weights():
+    modes = [mode for _, _, mode in Settings([TINY], [None], sizes=[(64, 64), (32, 32)], batches=[1, 2]).cases]
+    assert modes == ['infer'] * 4 + ['train'] * 4
+
+
+def test_devices_that_cannot_be_timed_are_refused():
+    with pytest.raises(ConfigError, match='neither cpu nor cuda'):
+        build(TINY, None, 'mps', torch.float32)

@@ -263,7 +263,8 @@ def test_checkpointing_changes_no_gradient():
     assert kept[1] < kept[0] / 2
 
 
-def test_compiled_for_few_kinds_of_batches_and_no_size():
+@pytest.mark.parametrize('dropout', [0.0, 0.1])
+def test_compiled_for_few_kinds_of_batches_and_no_size(dropout):
     """Training and inference, padded and not, one image and several: no graph of its own for any size."""
     torch._dynamo.reset()
     torch.manual_seed(0)
@@ -274,7 +275,7 @@ def test_compiled_for_few_kinds_of_batches_and_no_size():
         return graph.forward
 
     plain = TransformerNeck(**SMALL, dropout=0.0)
-    compiled = TransformerNeck(**SMALL, dropout=0.0, compile={'backend': backend})
+    compiled = TransformerNeck(**SMALL, dropout=dropout, compile={'backend': backend})
     compiled.load_state_dict(plain.state_dict())
     numbers = []
     for _ in range(2):
@@ -283,7 +284,8 @@ def test_compiled_for_few_kinds_of_batches_and_no_size():
                 feats, samples = [torch.randn(batch, 24, *size)], padded_or_not(batch, size, padded)
                 with torch.set_grad_enabled(training):
                     outputs = [neck.train(training)(feats, samples) for neck in (plain, compiled)]
-                torch.testing.assert_close(outputs[0], outputs[1])
+                if not (training and dropout):
+                    torch.testing.assert_close(outputs[0], outputs[1])
         numbers.append(len(graphs))
     assert 0 < numbers[0] <= 16  # of encoder and decoder
     assert numbers[1] == numbers[0]
