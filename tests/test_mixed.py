@@ -15,6 +15,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.runner import load_checkpoint, save_checkpoint
 from torch import Tensor
 
+from mmdet_detr.benchmark.candidates import forget_pretrained
 from mmdet_detr.models import AuxiliaryHeadDetector, DETRHead
 
 PADDED = (128, 160)
@@ -37,14 +38,6 @@ def load(path) -> Config:
     config = Config.fromfile(path)
     forget_pretrained(config.model)
     return config
-
-
-def forget_pretrained(node: object) -> None:
-    """Nothing is downloaded in tests."""
-    for value in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
-        forget_pretrained(value)
-    if isinstance(node, dict) and 'checkpoint' in (node.get('init_cfg') or {}):
-        node.init_cfg = None
 
 
 def built(config: Config, seed: int = 0) -> BaseDetector:
