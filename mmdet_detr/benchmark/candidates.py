@@ -1,7 +1,7 @@
 """Detectors that are to be compared, built from their configs."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ class Candidate:
     @property
     def precision(self) -> AbstractContextManager:
         """The context in which the model computes."""
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+        return nullcontext() if self.dtype == torch.float32 else torch.autocast(self.device.type, self.dtype)
 
 
 def names_of(paths: list[str]) -> list[str]:

@@ -26,17 +26,13 @@ def multiply_adds(module: nn.Module, *inputs: Tensor) -> int:
     As in the paper and in most tables, the two are one operation. The analyzer does not know the operators in which
     implementations of attention compute its products; they are added here.
     """
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # one operator for a whole layer, which no counter opens
-    try:
-        with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):
-            analyzer = FlopAnalyzer(module, inputs)
-            analyzer.set_op_handle('aten::scaled_dot_product_attention', _attention)
-            analyzer.set_op_handle('aten::baddbmm', _baddbmm)
-            analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings('none')
-            return int(analyzer.total())
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
+    # with gradients, lest attention takes the fast path, whose one operator for a whole layer no counter opens
+    with torch.enable_grad(), contextlib.redirect_stderr(io.StringIO()):
+        analyzer = FlopAnalyzer(module, inputs)
+        analyzer.set_op_handle('aten::scaled_dot_product_attention', _attention)
+        analyzer.set_op_handle('aten::baddbmm', _baddbmm)
+        analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings('none')
+        return int(analyzer.total())
 
 
 class _Network(nn.Module):

@@ -43,7 +43,7 @@ def test_multiply_adds_of_attention_by_hand(attention):
     projections = batch * (2 * queries + 2 * keys) * channels**2  # query and output, key and value
     products = batch * 2 * queries * keys * channels  # weights, and weighted values
     counted = multiply_adds(
-        Products(attention), torch.randn(batch, queries, channels), torch.randn(batch, keys, channels)
+        Products(attention).eval(), torch.randn(batch, queries, channels), torch.randn(batch, keys, channels)
     )
     assert counted == projections + products
 
