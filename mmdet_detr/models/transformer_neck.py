@@ -42,12 +42,13 @@ class TransformerNeck(BaseModule):
         with_cp: keep only the inputs of every layer for the backward pass, which then computes the layers again: less
             memory, more time. The backbone has an option of this name too.
         compile: run encoder and decoder as graphs of ``torch.compile``, True or a dict of its arguments. Image sizes
-            and batch sizes are dynamic, and each is compiled for batches with and without padding.
+            and batch sizes are dynamic, and each is compiled for batches with and without padding. Not in
+            PyTorch 2.1, which takes it all apart.
         init_cfg: as in mmengine.
 
     Raises:
         ConfigError: ``embed_dims`` does not divide as said above, there is no decoder layer, query or level, or
-            ``in_channels`` and ``levels`` do not belong together.
+            ``in_channels`` and ``levels`` do not belong together, or this PyTorch is too old for ``compile``.
     """
 
     def __init__(
@@ -91,6 +92,8 @@ class TransformerNeck(BaseModule):
         self.encoder = Encoder(num_encoder_layers, *layer_args)
         self.decoder = Decoder(num_decoder_layers, *layer_args)
         self.encode, self.decode = encode, decode
+        if compile and not hasattr(torch.compiler, 'is_compiling'):
+            raise ConfigError(f'TransformerNeck(compile=...) needs PyTorch 2.4 or newer, this is {torch.__version__}')
         if compile:  # functions, since a copy of a module must not run the compiled method of the original
             options = {'dynamic': True, **(compile if isinstance(compile, dict) else {})}
             self.encode, self.decode = torch.compile(encode, **options), torch.compile(decode, **options)

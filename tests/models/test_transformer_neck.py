@@ -263,6 +263,16 @@ def test_checkpointing_changes_no_gradient():
     assert kept[1] < kept[0] / 2
 
 
+COMPILES = hasattr(torch.compiler, 'is_compiling')
+
+
+@pytest.mark.skipif(COMPILES, reason='this PyTorch compiles it')
+def test_old_pytorch_does_not_compile():
+    with pytest.raises(ConfigError, match='needs PyTorch'):
+        TransformerNeck(**SMALL, compile=True)
+
+
+@pytest.mark.skipif(not COMPILES, reason='PyTorch 2.1 does not compile it')
 @pytest.mark.parametrize('dropout', [0.0, 0.1])
 def test_compiled_for_few_kinds_of_batches_and_no_size(dropout):
     """Training and inference, padded and not, one image and several: no graph of its own for any size."""
