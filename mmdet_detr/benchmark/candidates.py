@@ -95,7 +95,7 @@ def forget_pretrained(model: ConfigDict) -> None:
     """Drop the addresses of pretrained weights from the config of a model."""
     for part in parts(model):
         part.pop('pretrained', None)
-        if isinstance(part.get('init_cfg'), dict) and part['init_cfg'].get('type') == 'Pretrained':
+        if isinstance(part.get('init_cfg'), dict) and 'checkpoint' in part['init_cfg']:  # PVT names no type
             part['init_cfg'] = None
 
 
