@@ -43,6 +43,11 @@ def not_folded(candidate: Candidate) -> None:
             module.__class__ = nn.BatchNorm2d
 
 
+def neither(candidate: Candidate) -> None:
+    contiguous(candidate)
+    not_folded(candidate)
+
+
 def compiled(config: ConfigDict) -> None:
     config.model.neck.compile = True
 
@@ -64,7 +69,7 @@ VARIANTS: dict[str, tuple[str, Change, Callable[[Candidate], None] | None]] = {
     'as it is': ('float32', None, None),
     'backbone in contiguous format': ('float32', None, contiguous),
     'batch norms not folded': ('float32', None, not_folded),
-    'neither': ('float32', None, lambda candidate: (contiguous(candidate), not_folded(candidate))[0]),
+    'neither': ('float32', None, neither),
     'AdamW fused': ('float32', fused, None),
     'gradient clipping foreach': ('float32', foreach, None),
     'transformer compiled': ('float32', compiled, None),
@@ -74,7 +79,7 @@ VARIANTS: dict[str, tuple[str, Change, Callable[[Candidate], None] | None]] = {
     'bfloat16, neither channels last nor folded': (
         'bfloat16',
         None,
-        lambda candidate: (contiguous(candidate), not_folded(candidate))[0],
+        neither,
     ),
 }
 
