@@ -10,8 +10,6 @@ of medians and quartiles, with the memory that a step needs at most, and writes 
 import argparse
 import itertools
 import json
-import os
-import platform
 import statistics
 import sys
 import time
@@ -29,6 +27,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 import mmdet_detr  # noqa: F401  (before mmdet.models)
+from mmdet_detr.benchmark.machine import machine
 from mmdet_detr.models import BipartiteMatchLoss
 from mmdet_detr.models.targets import Targets, targets_of
 
@@ -220,9 +219,6 @@ def main() -> None:
             print(LINE.format(**row))
     result = {
         'machine': machine(args.device),
-        'threads': args.threads,
-        'python': platform.python_version(),
-        'torch': torch.__version__,
         'command': ' '.join(['python', *sys.argv]),
         'turns': args.turns,
         'rows': rows,
@@ -237,7 +233,7 @@ def main() -> None:
 def page(result: dict[str, Any]) -> str:
     """The result as Markdown."""
     about = (
-        f'{result["machine"]}, PyTorch {result["torch"]}, {result["threads"]} thread(s), `{result["command"]}`. '
+        f'{result["machine"]}, `{result["command"]}`. '
         f'All implementations take turns, {result["turns"]} each, and agree on the loss to 1e-5. A turn is a first '
         'step, for which the processor has to fetch its code anew, and five more, of which the median counts. The '
         'table has medians over the turns, with quartiles, and medians of ratios. MiB is what PyTorch allocates in '
@@ -258,14 +254,6 @@ def page(result: dict[str, Any]) -> str:
             f'{row["next_times_ours"]} | {row["first_ms"]} | {row["first_times_ours"]} | {row["peak_mib"]} |'
         )
     return '\n'.join(lines) + '\n'
-
-
-def machine(device: str) -> str:
-    if device == 'cuda':
-        return torch.cuda.get_device_name()
-    lines = Path('/proc/cpuinfo').read_text().splitlines() if Path('/proc/cpuinfo').exists() else []
-    names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
-    return f'{os.cpu_count()} cores of {names[0] if names else platform.machine()}'
 
 
 if __name__ == '__main__':

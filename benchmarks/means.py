@@ -8,7 +8,6 @@ All variants take turns in one process. Writes means_DEVICE.json and means_DEVIC
 import argparse
 import json
 import logging
-import platform
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from torch import nn
 
 from mmdet_detr.benchmark.candidates import Candidate, build, read_config
 from mmdet_detr.benchmark.inputs import Inputs
+from mmdet_detr.benchmark.machine import machine
 from mmdet_detr.benchmark.present import milliseconds, spread, table
 from mmdet_detr.benchmark.run import summary
 from mmdet_detr.benchmark.stages import Stages, Trainer, infer
@@ -133,9 +133,7 @@ def main() -> None:
     results = {
         'size': [height, width],
         'rounds': args.rounds,
-        'device': torch.cuda.get_device_name() if args.device == 'cuda' else platform.machine(),
-        'threads': torch.get_num_threads(),
-        'torch': torch.__version__,
+        'machine': machine(args.device),
         'rows': rows,
     }
     (args.out / f'means_{args.device}.json').write_text(json.dumps(results, indent=1) + '\n')
@@ -156,8 +154,8 @@ def markdown(results: dict) -> str:
         title = {'infer': 'Inference', 'train': 'Training'}[mode]
         text.append(f'**{title}, {results["size"][0]} x {results["size"][1]}, batch {batch}**\n\n{table(head, lines)}')
     text.append(
-        f'`python benchmarks/means.py`, {results["device"]}, {results["threads"]} thread(s), PyTorch '
-        f'{results["torch"]}; {results["rounds"]} rounds in turns, median (quartiles).\n'
+        f'`python benchmarks/means.py`, {results["machine"]}; {results["rounds"]} rounds in turns, '
+        'median (quartiles).\n'
     )
     return '\n'.join(text)
 

@@ -10,26 +10,21 @@ keeps earlier rows of as many iterations; ``--draw`` makes the last two of the f
 """
 
 import argparse
-import contextlib
 import copy
 import importlib.util
-import io
 import json
 import platform
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.hooks import Hook
 from mmengine.hub import get_config
-from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from rich.progress import Progress
+from training import file_name, quietly, runner_of, spread
 
 import mmdet_detr  # noqa: F401  (stands in for missing operators)
 
@@ -144,16 +139,6 @@ def model_of(detector: str, head: str) -> ConfigDict:
     return ConfigDict(type='mmdet_detr.AuxiliaryHeadDetector', detector=config.model, aux_head=aux_head)
 
 
-class ProgressHook(Hook):
-    """Shows how far the training is."""
-
-    def __init__(self, show: Callable[[int], None]) -> None:
-        self.show = show
-
-    def after_train_iter(self, runner: Runner, *args: object, **kwargs: object) -> None:
-        self.show(runner.iter + 1)
-
-
 def train(detector: str, head: str, seed: int, arguments: argparse.Namespace, progress: Progress) -> dict:
     """Train and test one row; its log stays in the work folder."""
     model = model_of(detector, head)
@@ -161,7 +146,7 @@ def train(detector: str, head: str, seed: int, arguments: argparse.Namespace, pr
         weights = pretrain(detector, seed, arguments, progress)
         backbone = model.detector.backbone if head == AUXILIARY else model.backbone
         backbone.init_cfg = {'type': 'Pretrained', 'checkpoint': str(weights), 'prefix': 'backbone.'}
-    runner = runner_of(f'{detector} {head} {seed}', model, seed, arguments.iterations, arguments, progress)
+    runner = shapes_runner(f'{detector} {head} {seed}', model, seed, arguments.iterations, arguments, progress)
     start = time.perf_counter()
     model = quietly(runner.train)
     seconds = time.perf_counter() - start
@@ -187,45 +172,26 @@ def pretrain(detector: str, seed: int, arguments: argparse.Namespace, progress: 
     path = arguments.work_dir / f'{file_name(detector)}_{seed}.pth'
     if not path.exists():
         model = model_of(detector, OWN)
-        runner = runner_of(f'{detector} pretraining {seed}', model, seed, PRETRAINING, arguments, progress)
+        runner = shapes_runner(f'{detector} pretraining {seed}', model, seed, PRETRAINING, arguments, progress)
         torch.save({'state_dict': quietly(runner.train).state_dict()}, path)
     return path
 
 
-def file_name(title: str) -> str:
-    return title.replace(', ', '_').replace(' ', '_').replace('+', 'and')
-
-
-def quietly(function: Callable, *arguments: object) -> Any:
-    """What the function returns, without what it prints."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        return function(*arguments)
-
-
-def runner_of(
+def shapes_runner(
     title: str, model: ConfigDict, seed: int, iterations: int, arguments: argparse.Namespace, progress: Progress
 ) -> Runner:
-    """A runner of the shapes config with this model, which logs to a folder of its own."""
+    """A runner of the shapes config with this model, tested once, at the end."""
     config = Config.fromfile(SHAPES)
     config.model = model
-    config.work_dir = str(arguments.work_dir / file_name(title))
-    config.randomness = {'seed': seed}
-    config.train_cfg.max_iters = config.train_cfg.val_interval = iterations
-    config.param_scheduler[0].end = config.param_scheduler[1].begin = iterations // 10
-    config.param_scheduler[1].end = iterations
-    config.default_hooks.checkpoint = {'type': 'CheckpointHook', 'interval': -1, 'save_last': False}
-    config.experiment_name = f'{file_name(title)}_{time.time_ns()}'
-    for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
+    for loader in (config.train_dataloader, config.test_dataloader):
         loader.dataset.data_root = str(arguments.data) + '/'
-    annotations = f'{arguments.data}/annotations/instances_val.json'
-    config.val_evaluator.ann_file = config.test_evaluator.ann_file = annotations
+    config.test_evaluator.ann_file = f'{arguments.data}/annotations/instances_val.json'
     config.test_dataloader.dataset.pipeline.insert(1, {'type': 'Resize', 'scale': (64, 64)})  # for its scale_factor
-    config.val_cfg = config.val_dataloader = config.val_evaluator = None  # tested once, at the end
-    MMLogger._instance_dict.clear()  # else this run would write to the file of the one before
+    config.val_cfg = config.val_dataloader = config.val_evaluator = None
     task = progress.add_task(title, total=iterations)
-    runner = quietly(Runner.from_cfg, config)
-    runner.register_hook(ProgressHook(lambda done: progress.update(task, completed=done)))
-    return runner
+    return runner_of(
+        title, config, seed, iterations, arguments.work_dir, lambda done: progress.update(task, completed=done)
+    )
 
 
 def table(results: dict) -> str:
@@ -257,11 +223,6 @@ def grouped(results: dict) -> dict[tuple[str, str], list[dict]]:
     ):
         rows.setdefault((row['detector'], row['head']), []).append(row)
     return rows
-
-
-def spread(values: list[float], digits: int) -> str:
-    mean = f'{sum(values) / len(values):.{digits}f}'
-    return mean if len(values) == 1 else f'{mean} ({min(values):.{digits}f} to {max(values):.{digits}f})'
 
 
 def draw(results: dict, path: Path) -> None:

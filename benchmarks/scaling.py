@@ -10,7 +10,6 @@ Writes scaling_DEVICE.json, .md and .png.
 import argparse
 import json
 import logging
-import platform
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from rich.progress import track
 from torch import Tensor
 
 import mmdet_detr  # noqa: F401  (before mmdet.models)
+from mmdet_detr.benchmark.machine import machine
 from mmdet_detr.benchmark.present import table
 from mmdet_detr.benchmark.stages import StopWatch
 from mmdet_detr.models import BipartiteMatchLoss
@@ -140,8 +140,8 @@ def markdown(results: dict) -> str:
         for row in results['rows']
     ]
     return (
-        f'{table(head, lines)}\n`python benchmarks/scaling.py --device {results["device"]}`, {results["machine"]}, '
-        f'{results["threads"]} thread(s), PyTorch {results["torch"]}; medians of {results["rounds"]} rounds in turns. '
+        f'{table(head, lines)}\n`python benchmarks/scaling.py --device {results["device"]}`, {results["machine"]}; '
+        f'medians of {results["rounds"]} rounds in turns. '
         f'What does not grow: {TOKENS} tokens, {QUERIES} queries, {OBJECTS} objects an image, {IMAGES} images. '
         'Exponents are those between the two largest sizes.\n'
     )
@@ -168,9 +168,7 @@ def main() -> None:
     torch.manual_seed(0)
     results = {
         'device': args.device,
-        'machine': torch.cuda.get_device_name() if args.device == 'cuda' else platform.machine(),
-        'threads': torch.get_num_threads(),
-        'torch': torch.__version__,
+        'machine': machine(args.device),
         'rounds': args.rounds,
         'rows': measure(args.device, args.rounds),
     }

@@ -7,7 +7,6 @@ All detectors take turns in one process, so that what else the machine does hits
 import argparse
 import json
 import logging
-import platform
 import shlex
 import sys
 import traceback
@@ -20,6 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mmdet_detr.benchmark.accuracy import average_precision
 from mmdet_detr.benchmark.candidates import reason
+from mmdet_detr.benchmark.machine import machine
 from mmdet_detr.benchmark.present import draw, markdown
 from mmdet_detr.benchmark.run import MODES, Settings, run
 
@@ -130,12 +130,7 @@ def main() -> None:
         sys.exit('benchmark: nothing could be measured')
     results = {
         'command': f'mim run mmdet_detr benchmark {shlex.join(sys.argv[1:])}',
-        'machine': {
-            'processor': platform.machine(),
-            'device': torch.cuda.get_device_name(args.device) if args.device.startswith('cuda') else 'cpu',
-            'threads': torch.get_num_threads(),
-            'torch': torch.__version__,
-        },
+        'machine': machine(args.device),
         'rounds': args.rounds,
         'rows': rows,
         'ap': ap,

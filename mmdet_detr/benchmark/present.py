@@ -31,11 +31,10 @@ def markdown(results: dict[str, Any]) -> str:
         names = list(next(iter(results['ap'].values())))
         lines = [[detector, *(number(ap.get(name), 3) for name in names)] for detector, ap in results['ap'].items()]
         text.append('**Accuracy**\n\n' + table(('detector', *names), lines) + '\n')
-    machine = results['machine']
     text.append(
-        f'`{results["command"]}`, {machine["processor"]}, {machine["device"]}, {machine["threads"]} thread(s), PyTorch '
-        f'{machine["torch"]}; {results["rounds"]} rounds in turns, median (quartiles); x first: images/s over those of '
-        'the first detector, round by round. GFLOPs: multiply-adds, in billions; M: parameters, in millions.\n'
+        f'`{results["command"]}`, {results["machine"]}; {results["rounds"]} rounds in turns, median (quartiles); x '
+        'first: images/s over those of the first detector, round by round. GFLOPs: multiply-adds, in billions; M: '
+        'parameters, in millions.\n'
     )
     return '\n'.join(text)
 

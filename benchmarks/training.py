@@ -1,0 +1,56 @@
+"""What the scripts that train share: quiet runners of shortened schedules, and how means are written."""
+
+import contextlib
+import io
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
+from mmengine.runner import Runner
+
+
+class ProgressHook(Hook):
+    """Tells a function how many iterations are done."""
+
+    def __init__(self, show: Callable[[int], None]) -> None:
+        self.show = show
+
+    def after_train_iter(self, runner: Runner, *args: object, **kwargs: object) -> None:
+        self.show(runner.iter + 1)
+
+
+def quietly(function: Callable, *arguments: object) -> Any:
+    """What the function returns, without what it prints."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        return function(*arguments)
+
+
+def file_name(title: str) -> str:
+    return title.replace(', ', '_').replace(' ', '_').replace('+', 'and').replace("'", '')
+
+
+def runner_of(
+    title: str, config: Config, seed: int, iterations: int, work_dir: Path, show: Callable[[int], None]
+) -> Runner:
+    """A runner whose schedule is shortened to so many iterations, and which logs to a folder of its own."""
+    config.work_dir = str(work_dir / file_name(title))
+    config.randomness = {'seed': seed}
+    config.train_cfg.max_iters = iterations
+    config.param_scheduler[0].end = config.param_scheduler[1].begin = iterations // 10
+    config.param_scheduler[1].end = iterations
+    config.default_hooks.checkpoint = {'type': 'CheckpointHook', 'interval': -1, 'save_last': False}
+    config.experiment_name = f'{file_name(title)}_{time.time_ns()}'
+    MMLogger._instance_dict.clear()  # else this run would write to the file of the one before
+    runner = quietly(Runner.from_cfg, config)
+    runner.register_hook(ProgressHook(show))
+    return runner
+
+
+def spread(values: list[float], digits: int) -> str:
+    """Mean and range."""
+    mean = f'{sum(values) / len(values):.{digits}f}'
+    return mean if len(values) == 1 else f'{mean} ({min(values):.{digits}f} to {max(values):.{digits}f})'
