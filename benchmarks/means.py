@@ -9,7 +9,10 @@ import argparse
 import json
 import logging
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from mmengine.config import ConfigDict
@@ -64,36 +67,57 @@ def foreach(config: ConfigDict) -> None:
     config.optim_wrapper.clip_grad.foreach = True
 
 
-Change = Callable[[ConfigDict], None] | None
-VARIANTS: dict[str, tuple[str, Change, Callable[[Candidate], None] | None]] = {
-    'as it is': ('float32', None, None),
-    'backbone in contiguous format': ('float32', None, contiguous),
-    'batch norms not folded': ('float32', None, not_folded),
-    'neither': ('float32', None, neither),
-    'AdamW fused': ('float32', fused, None),
-    'gradient clipping foreach': ('float32', foreach, None),
-    'transformer compiled': ('float32', compiled, None),
-    'gradient checkpointing': ('float32', checkpointing, None),
-    'bfloat16': ('bfloat16', None, None),
-    'bfloat16, transformer compiled': ('bfloat16', compiled, None),
-    'bfloat16, neither channels last nor folded': (
-        'bfloat16',
-        None,
-        neither,
-    ),
+def dropout_of_pytorch() -> ExitStack:
+    stack = ExitStack()
+    for place in ('dropout', 'transformer'):
+        stack.enter_context(patch(f'mmdet_detr.models.{place}.draws_itself', lambda x: False))
+    return stack
+
+
+def always_masked() -> ExitStack:
+    stack = ExitStack()
+    place = 'mmdet_detr.models.transformer_neck.image_cells'
+    stack.enter_context(patch(place, lambda samples, feature_size: [tuple(feature_size)] * len(samples)))
+    return stack
+
+
+@dataclass
+class Variant:
+    """One change of the config, of the built model, or of a function while the model runs."""
+
+    dtype: str = 'float32'
+    config: Callable[[ConfigDict], None] | None = None
+    model: Callable[[Candidate], None] | None = None
+    running: Callable[[], ExitStack] = ExitStack
+
+
+VARIANTS = {
+    'as it is': Variant(),
+    'backbone in contiguous format': Variant(model=contiguous),
+    'batch norms not folded': Variant(model=not_folded),
+    'neither': Variant(model=neither),
+    'attention masks without padding too': Variant(running=always_masked),
+    'dropout of PyTorch': Variant(running=dropout_of_pytorch),
+    'AdamW fused': Variant(config=fused),
+    'gradient clipping foreach': Variant(config=foreach),
+    'transformer compiled': Variant(config=compiled),
+    'gradient checkpointing': Variant(config=checkpointing),
+    'bfloat16': Variant('bfloat16'),
+    'bfloat16, transformer compiled': Variant('bfloat16', config=compiled),
+    'bfloat16, neither channels last nor folded': Variant('bfloat16', model=neither),
 }
 
 
 def variant(name: str, device: str, folder: Path) -> Candidate:
-    dtype, change_config, change_model = VARIANTS[name]
+    settings = VARIANTS[name]
     config = read_config(str(CONFIG))
-    if change_config:
-        change_config(config)
+    if settings.config:
+        settings.config(config)
     path = folder / f'{list(VARIANTS).index(name)}.py'
     config.dump(path)
-    candidate = build(str(path), None, device, getattr(torch, dtype))
-    if change_model:
-        change_model(candidate)
+    candidate = build(str(path), None, device, getattr(torch, settings.dtype))
+    if settings.model:
+        settings.model(candidate)
     return candidate
 
 
@@ -121,7 +145,8 @@ def main() -> None:
             for number_of_round in range(args.rounds + 3):
                 for name, candidate in candidates.items():
                     progress.update(task, description=f'{mode}: {name}', advance=1)
-                    stages = trainers[name].step(inputs) if trainers else infer(candidate, inputs)
+                    with VARIANTS[name].running():
+                        stages = trainers[name].step(inputs) if trainers else infer(candidate, inputs)
                     if number_of_round >= 3:
                         times[name].append(stages)
             first = times[args.only[0]]
@@ -130,12 +155,7 @@ def main() -> None:
                 | summary(times[name], first, batch, 'model' if mode == 'infer' else None)
                 for name in candidates
             ]
-    results = {
-        'size': [height, width],
-        'rounds': args.rounds,
-        'machine': machine(args.device),
-        'rows': rows,
-    }
+    results = {'size': [height, width], 'rounds': args.rounds, 'machine': machine(args.device), 'rows': rows}
     (args.out / f'means_{args.device}.json').write_text(json.dumps(results, indent=1) + '\n')
     (args.out / f'means_{args.device}.md').write_text(markdown(results))
     print(markdown(results))
