@@ -1,0 +1,67 @@
+"""Whether an image file can be trained on, from its first and its last bytes."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+MAX_PIXELS = 178_956_970  # where PIL warns of a decompression bomb: 0.5 GB of RGB
+TURNED = {5, 6, 7, 8}  # values of EXIF's orientation that swap width and height
+ENDS = {'JPEG': b'\xff\xd9', 'PNG': b'IEND\xaeB`\x82', 'GIF': b';'}
+TAIL = 4096
+
+
+class BrokenImageError(ValueError):
+    """An image that cannot be used; the message says why, without the file."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the head of an image file says: format, size in pixels as stored, and whether EXIF swaps its sides."""
+
+    format: str
+    width: int
+    height: int
+    turned: bool
+
+    def size(self, ignore_orientation: bool = False) -> tuple[int, int]:
+        """(width, height) as decoders return it."""
+        swapped = self.turned and not ignore_orientation
+        return (self.height, self.width) if swapped else (self.width, self.height)
+
+
+def inspect_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> Header:
+    """Read an image's head and look at its end, without decoding it.
+
+    Raises:
+        BrokenImageError: the file is missing, empty, no image, cut off, or larger than ``max_pixels``.
+    """
+    try:
+        with Path(path).open('rb') as file, warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # the limit of pixels is ours
+            with Image.open(file) as image:
+                header = Header(image.format or '', *image.size, _turned(image))
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - TAIL))
+            tail = file.read()
+    except FileNotFoundError:
+        raise BrokenImageError('there is no such file') from None
+    except UnidentifiedImageError:
+        raise BrokenImageError('empty' if Path(path).stat().st_size == 0 else 'no image') from None
+    except OSError as error:
+        raise BrokenImageError(error.strerror or str(error)) from None
+    except Image.DecompressionBombError as error:
+        raise BrokenImageError(str(error)) from None
+    except Exception as error:  # a decoder of PIL on bytes that nobody foresaw
+        raise BrokenImageError(f'{type(error).__name__}: {error}') from None
+    if header.width * header.height > max_pixels:
+        raise BrokenImageError(f'{header.width} x {header.height} pixels are more than max_pixels={max_pixels}')
+    end = ENDS.get(header.format)
+    if end and end not in tail:
+        raise BrokenImageError(f'cut off: a {header.format} without its end')
+    return header
+
+
+def _turned(image: Image.Image) -> bool:
+    return image.getexif().get(ExifTags.Base.Orientation) in TURNED

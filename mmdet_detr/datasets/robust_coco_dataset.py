@@ -1,0 +1,148 @@
+"""A COCO data set that trains on what is sound, and says what is not."""
+
+from typing import Any
+
+import numpy as np
+from mmcv.transforms import LoadImageFromFile
+from mmdet.datasets import CocoDataset
+from mmdet.datasets.api_wrappers import COCO
+
+from ..errors import ConfigError
+from ..log import warn
+from ..randomness import seed_all
+from ..registry import DATASETS
+from .annotations import Document, Problem, check_annotations, read_annotations, summary
+from .images import MAX_PIXELS, BrokenImageError, inspect_image
+from .seeded_sampler import SeededIndex
+
+SHOWN = 20  # problems in the log; all of them are in the report of check_data
+
+
+class BrokenDataError(ConfigError):
+    """More of the data is broken than the config allows."""
+
+
+@DATASETS.register_module()
+class RobustCocoDataset(CocoDataset):
+    """mmdet's ``CocoDataset``, for data that nobody has checked.
+
+    Entries of the annotation file that cannot be used are left out and counted in the log. An image that cannot be
+    read, or has another size than the annotations say, is named in the log with its reason, and another one takes its
+    place; in validation it ends the run at its start. Samples are augmented by the seed of their draw where the sampler
+    is a :class:`~mmdet_detr.datasets.SeededSampler`.
+
+    Args:
+        max_broken: share of annotations, of images in the file, and of images drawn in training, from which on the run
+            ends with a BrokenDataError.
+        max_pixels: an image of more pixels counts as broken, before it is decoded.
+        allow_outside: whether file names may be absolute or lead out of the image folder.
+        kwargs: arguments of ``CocoDataset``.
+
+    Raises:
+        AnnotationError: the annotation file has not the structure of one.
+        BrokenDataError: too much is broken.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        max_broken: float = 0.1,
+        max_pixels: int = MAX_PIXELS,
+        allow_outside: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.max_broken = max_broken
+        self.max_pixels = max_pixels
+        self.allow_outside = allow_outside
+        self.problems: list[Problem] = []
+        self._broken: set[int] = set()  # indices, in this process
+        self._drawn = 0
+        super().__init__(*args, **kwargs)
+
+    # the name that CocoDataset calls with a path
+    def COCOAPI(self, path: str) -> COCO:
+        """The index of the sound entries of a file."""
+        document, self.problems = check_annotations(read_annotations(path), self.allow_outside)
+        self._report(document)
+        coco = COCO()
+        coco.dataset = document
+        coco.createIndex()
+        coco.img_ann_map, coco.cat_img_map = coco.imgToAnns, coco.catToImgs
+        return coco
+
+    def _report(self, document: Document) -> None:
+        if not self.problems:
+            return
+        warn(f'{self.ann_file}: {summary(self.problems)}')
+        for problem in self.problems[:SHOWN]:
+            warn(f'{self.ann_file}: {problem}')
+        left_out = [problem.where for problem in self.problems if problem.fatal]
+        for name in ('images', 'annotations'):
+            lost = len({where.split(']')[0] for where in left_out if where.startswith(name)})
+            share = lost / max(1, lost + len(document[name]))
+            if share > self.max_broken:
+                raise BrokenDataError(
+                    f'{self.ann_file}: {lost} of the {name}, {share:.0%}, cannot be used, more than '
+                    f'max_broken={self.max_broken:g}: {summary(self.problems)}'
+                )
+
+    def full_init(self) -> None:
+        super().full_init()
+        if self.test_mode:
+            self._check_all()
+
+    def _check_all(self) -> None:
+        """Look at all images before the first is needed, since validation can leave none out."""
+        broken = []
+        for index in range(len(self)):
+            info = self.get_data_info(index)
+            try:
+                self._inspect(info)
+            except BrokenImageError as error:
+                broken.append(f'{info["img_path"]}: {error}')
+        if broken:
+            more = f', and {len(broken) - 3} more' if len(broken) > 3 else ''
+            raise BrokenDataError(f'{self.ann_file}: validation needs all its images: {"; ".join(broken[:3])}{more}')
+
+    def prepare_data(self, idx: int) -> Any:
+        """The sample of an index after the pipeline; None in training, where it cannot be read."""
+        if isinstance(idx, SeededIndex):
+            seed_all(idx.seed)
+        if self.test_mode:
+            return super().prepare_data(idx)
+        self._drawn += 1
+        if int(idx) in self._broken:
+            return None
+        info = self.get_data_info(idx)
+        try:
+            self._inspect(info)
+            return self.pipeline(info)
+        except Exception as error:  # whatever decoders and transforms raise on files that nobody has checked
+            self._skip(int(idx), info['img_path'], error)
+            return None
+
+    def _inspect(self, info: dict[str, Any]) -> None:
+        path = info['img_path']
+        if '://' in path:  # on another storage, where a head costs as much as the file
+            return
+        header = inspect_image(path, self.max_pixels)
+        loader = next((t for t in self.pipeline.transforms if isinstance(t, LoadImageFromFile)), None)
+        size = header.size('ignore_orientation' in getattr(loader, 'color_type', ''))
+        if size != (info['width'], info['height']):
+            turned = ', turned by EXIF' if header.turned else ''
+            raise BrokenImageError(
+                f'{size[0]} x {size[1]} pixels{turned}, but {info["width"]} x {info["height"]} in the annotations'
+            )
+
+    def _skip(self, index: int, path: str, error: Exception) -> None:
+        reason = str(error) if isinstance(error, BrokenImageError) else f'{type(error).__name__}: {error}'
+        self._broken.add(index)
+        warn(f'{path} is left out: {reason} ({len(self._broken)} of {len(self)} images so far in this process)')
+        if len(self._broken) > max(1, self.max_broken * len(self)):
+            raise BrokenDataError(
+                f'{len(self._broken)} of {len(self)} images cannot be used, more than max_broken={self.max_broken:g}; '
+                f'the last: {path}: {reason}'
+            ) from error
+
+    def _rand_another(self) -> int:
+        return int(np.random.randint(len(self)))

@@ -1,0 +1,64 @@
+"""A sampler whose samples bring the seed of their augmentation along."""
+
+from collections.abc import Iterator, Sized
+from itertools import islice
+from typing import Any
+
+from mmengine.dist import get_rank, sync_random_seed
+from torch.utils.data import Sampler
+
+from ..registry import DATA_SAMPLERS
+
+
+class SeededIndex(int):
+    """The index of a sample, with the seed of what is drawn for it."""
+
+    seed: tuple[int, ...]
+
+
+@DATA_SAMPLERS.register_module()
+class SeededSampler(Sampler):
+    """Numbers the draws of another sampler, so that each has a seed of its own, in whichever process it is read.
+
+    A data set that knows of it (:class:`~mmdet_detr.datasets.RobustCocoDataset`) augments by that seed. A run that
+    goes on from a checkpoint thus reads what the uninterrupted one would have read.
+
+    Args:
+        dataset: what to draw from.
+        sampler: config of the sampler, such as ``dict(type='DefaultSampler', shuffle=True)``.
+        seed: of the order and of the augmentation; drawn at random without one. The runner passes its own.
+    """
+
+    def __init__(self, dataset: Sized, sampler: dict[str, Any], seed: int | None = None) -> None:
+        self.dataset = dataset
+        self._config = sampler
+        self._skipped = 0
+        self.seed = sync_random_seed() if seed is None else seed
+
+    @property
+    def seed(self) -> int:
+        """Setting it starts the order anew."""
+        return self._seed
+
+    @seed.setter
+    def seed(self, seed: int) -> None:
+        self._seed = seed
+        self.sampler = DATA_SAMPLERS.build(self._config, default_args={'dataset': self.dataset, 'seed': seed})
+
+    def set_epoch(self, epoch: int) -> None:
+        self.sampler.set_epoch(epoch)
+
+    def skip(self, num_samples: int) -> None:
+        """Leave so many samples out, once, when this is iterated next."""
+        self._skipped = num_samples
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[SeededIndex]:
+        first, self._skipped = self._skipped, 0
+        where = (self.seed, get_rank(), getattr(self.sampler, 'epoch', 0))
+        for draw, index in enumerate(islice(self.sampler, first, None), first):
+            seeded = SeededIndex(index)
+            seeded.seed = (*where, draw)
+            yield seeded

@@ -1,0 +1,170 @@
+"""Checkpoints that are there as a whole or not at all."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import barrier, is_main_process
+from mmengine.fileio import LocalBackend
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
+
+from ..checkpoints import CheckpointError
+from ..log import warn
+from ..registry import HOOKS
+
+PART = '.part'  # what is being written; never read, and gone after the next start
+
+
+class CheckpointWriteError(CheckpointError):
+    """A checkpoint could not be written; those before it are as they were."""
+
+
+@HOOKS.register_module()
+class AtomicCheckpointHook(CheckpointHook):
+    """mmengine's ``CheckpointHook``, whose files survive a crash at any moment.
+
+    A checkpoint is written under another name, brought to the disk, and only then gets its own; after that
+    ``last_checkpoint`` names it, and only then those before it that are one too many are deleted. mmengine deletes
+    first, and then writes in place. Takes the arguments of ``CheckpointHook``, and covers the best checkpoints and all
+    else that calls ``runner.save_checkpoint``. Where checkpoints go to another storage (``out_dir`` with ``://``),
+    they are written as that storage writes.
+
+    Raises:
+        CheckpointWriteError: from training, where a checkpoint cannot be written: disk full, no permission.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        super().before_train(runner)
+        self._outdated: list[str] = []
+        if not isinstance(self.file_backend, LocalBackend):
+            return
+        if is_main_process():
+            for part in Path(self.out_dir).glob(f'*{PART}'):
+                warn(f'{part} was left half-written by an earlier run and is deleted')
+                _delete(part)
+        self.file_backend = _DeletesLater(self._outdated)
+        runner.save_checkpoint = _atomically(runner.save_checkpoint)
+
+    def after_train(self, runner: Runner) -> None:
+        vars(runner).pop('save_checkpoint', None)
+        super().after_train(runner)
+
+    def save_now(self, runner: Runner, epoch: int, iteration: int) -> Path:
+        """Save a checkpoint outside of the schedule, which the next one of the schedule replaces.
+
+        Args:
+            runner: the runner.
+            epoch: epochs that are done.
+            iteration: iterations that are done.
+
+        Returns:
+            The file.
+        """
+        name = f'interrupted_iter_{iteration}.pth'
+        self._save(runner, name, {'epoch': epoch, 'iter': iteration})
+        return Path(self.out_dir) / name
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
+        if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:
+            if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
+                self._outdated.append(self._path(self.filename_tmpl.format(self.keep_ckpt_ids[0])))
+            self.keep_ckpt_ids.append(step)  # a deque, which drops its first
+            runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+        self._save(runner, self.filename_tmpl.format(step), meta)
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, Any]) -> None:
+        super()._save_best_checkpoint(runner, metrics)
+        self._delete_outdated()
+
+    def _save(self, runner: Runner, name: str, meta: dict[str, Any]) -> None:
+        self.last_ckpt = self._path(name)
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        runner.save_checkpoint(
+            self.out_dir,
+            name,
+            self.file_client_args,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
+        if is_main_process():
+            with _written(Path(runner.work_dir) / 'last_checkpoint') as part:
+                part.write_text(self.last_ckpt)
+            if isinstance(self.file_backend, _DeletesLater):
+                self._outdated += [str(path) for path in Path(self.out_dir).glob('interrupted_iter_*.pth')]
+        self._delete_outdated()
+
+    def _delete_outdated(self) -> None:
+        if is_main_process():
+            for path in self._outdated:
+                if path != self.last_ckpt:
+                    _delete(Path(path))
+        self._outdated.clear()
+
+    def _path(self, name: str) -> str:
+        return self.file_backend.join_path(self.out_dir, name)
+
+
+class _DeletesLater(LocalBackend):
+    """A local backend that only notes what it is to delete."""
+
+    def __init__(self, outdated: list[str]) -> None:
+        super().__init__()
+        self.outdated = outdated
+
+    def remove(self, filepath: str | Path) -> None:
+        self.outdated.append(str(filepath))
+
+    rmtree = remove
+
+
+def _atomically(save: Callable) -> Callable:
+    """``runner.save_checkpoint``, which gives files their names when they are complete."""
+
+    def save_atomically(out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
+        with _written(Path(out_dir) / filename) as part:
+            save(out_dir, part.name, *args, **kwargs)
+            barrier()  # some training strategies write from every process
+
+    return save_atomically
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[Path]:
+    """Give another path to write to, and move what is there to the path when it is on the disk."""
+    part = path.with_name(path.name + PART)
+    try:
+        yield part
+        if is_main_process():
+            _to_disk(part)
+            if path.is_dir():  # which cannot be replaced
+                _delete(path)
+            part.replace(path)
+            _to_disk(path.parent)
+    except OSError as error:
+        _delete(part)
+        raise CheckpointWriteError(f'cannot write {path}: {error.strerror}; earlier ones are whole') from error
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until files, or a folder's entries, are on the disk."""
+    for file in [path, *path.rglob('*')] if path.suffix == PART else [path]:
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

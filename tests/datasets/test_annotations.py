@@ -1,0 +1,215 @@
+import copy
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools.coco import COCO
+
+from mmdet_detr.datasets.annotations import (
+    AnnotationError,
+    check_annotations,
+    leads_outside,
+    read_annotations,
+    summary,
+)
+
+SOUND = {
+    'images': [{'id': 1, 'file_name': 'a.jpg', 'height': 40, 'width': 60}],
+    'categories': [{'id': 7, 'name': 'dog'}],
+    'annotations': [
+        {'id': 1, 'image_id': 1, 'category_id': 7, 'bbox': [1, 2, 10, 12], 'area': 120, 'iscrowd': 0},
+        {'id': 2, 'image_id': 1, 'category_id': 7, 'bbox': [5, 5, 6.5, 4], 'area': 26, 'iscrowd': 1},
+    ],
+}
+
+
+def changed(path: tuple, value: object) -> dict:
+    document = copy.deepcopy(SOUND)
+    entry = document
+    for key in path[:-1]:
+        entry = entry[key]
+    if value is KeyError:
+        del entry[path[-1]]
+    else:
+        entry[path[-1]] = value
+    return document
+
+
+def test_nothing_wrong():
+    clean, problems = check_annotations(SOUND)
+    assert problems == []
+    assert clean['images'] == SOUND['images']
+    assert [{k: v for k, v in a.items() if k != 'segmentation'} for a in clean['annotations']] == SOUND['annotations']
+
+
+@pytest.mark.parametrize(
+    ('path', 'value', 'kind', 'where'),
+    [
+        (('annotations', 0), 'text', 'no object', 'annotations[0]'),
+        (('annotations', 0, 'bbox'), KeyError, 'missing key', 'annotations[0]'),
+        (('annotations', 0, 'image_id'), 99, 'unknown image', 'annotations[0]'),
+        (('annotations', 0, 'image_id'), [1], 'unknown image', 'annotations[0]'),
+        (('annotations', 0, 'category_id'), 8, 'unknown category', 'annotations[0], image 1'),
+        (('annotations', 0, 'category_id'), True, 'unknown category', 'annotations[0], image 1'),
+        (('annotations', 0, 'bbox'), [1, 2, 3], 'no box', 'annotations[0], image 1'),
+        (('annotations', 0, 'bbox'), [1, 2, float('nan'), 4], 'no box', 'annotations[0], image 1'),
+        (('annotations', 0, 'bbox'), [1, 2, 10**400, 4], 'no box', 'annotations[0], image 1'),
+        (('annotations', 0, 'bbox'), ['1', 2, 3, 4], 'no box', 'annotations[0], image 1'),
+        (('annotations', 0, 'bbox'), [1, 2, 0, 4], 'degenerate box', 'annotations[0], image 1'),
+        (('annotations', 0, 'bbox'), [1, 2, -3, 4], 'degenerate box', 'annotations[0], image 1'),
+        (('annotations', 0, 'bbox'), [60, 2, 3, 4], 'box outside its image', 'annotations[0], image 1'),
+        (('annotations', 0, 'area'), float('inf'), 'wrong type', 'annotations[0], image 1'),
+        (('annotations', 0, 'id'), 1.5, 'wrong type', 'annotations[0]'),
+        (('images', 0, 'id'), None, 'wrong type', 'images[0]'),
+        (('images', 0, 'width'), '60', 'wrong type', 'images[0]'),
+        (('images', 0, 'width'), 0, 'wrong type', 'images[0]'),
+        (('images', 0, 'height'), KeyError, 'missing key', 'images[0]'),
+        (('images', 0, 'file_name'), '../../etc/passwd', 'outside the data', 'images[0]'),
+        (('images', 0, 'file_name'), 'a\0.jpg', 'wrong type', 'images[0]'),
+        (('categories', 0, 'name'), 3, 'wrong type', 'categories[0]'),
+    ],
+)
+def test_left_out(path, value, kind, where):
+    document = changed(path, value)
+    before = copy.deepcopy(document)
+    clean, problems = check_annotations(document)
+    assert (problems[0].kind, problems[0].where, problems[0].fatal) == (kind, where, True)
+    assert repr(document) == repr(before)  # NaN is not equal to itself
+    assert len(clean[path[0]]) == len(SOUND[path[0]]) - 1
+    index(clean)
+
+
+@pytest.mark.parametrize(
+    ('path', 'value', 'kind'),
+    [
+        (('annotations', 1, 'id'), 1, 'duplicate annotation id'),
+        (('annotations', 0, 'bbox'), [50, 2, 20, 4], 'box reaches out of its image'),
+        (('annotations', 0, 'segmentation'), [[1, 2, 3, 4]], 'no polygon'),
+        (('annotations', 0, 'segmentation'), 'x', 'no segmentation'),
+    ],
+)
+def test_used_all_the_same(path, value, kind):
+    clean, problems = check_annotations(changed(path, value))
+    assert [(p.kind, p.fatal) for p in problems] == [(kind, False)]
+    coco = index(clean)
+    assert len(coco.getAnnIds(imgIds=[1])) == 2
+    assert [a['segmentation'] for a in clean['annotations']] == [[], []]
+
+
+def test_what_a_lost_image_takes_along():
+    clean, problems = check_annotations(changed(('images', 0, 'id'), None))
+    assert clean['annotations'] == []
+    assert summary(problems) == '2 x unknown image, 1 x wrong type'
+
+
+def test_duplicates_of_images_and_categories():
+    document = changed(('images',), [*SOUND['images'], {**SOUND['images'][0]}])
+    document['categories'] += [{'id': 8, 'name': 'dog'}]
+    clean, problems = check_annotations(document)
+    kinds = [problem.kind for problem in problems]
+    assert kinds == ['duplicate category', 'duplicate image id', 'file listed twice']
+    assert (len(clean['images']), len(clean['categories'])) == (1, 1)
+
+
+def test_what_is_missing_is_filled_in():
+    document = changed(('annotations', 0), {'image_id': 1, 'category_id': 7, 'bbox': [1, 2, 10, 12]})
+    clean, problems = check_annotations(document)
+    assert problems == []
+    assert {k: clean['annotations'][0][k] for k in ('id', 'area', 'iscrowd')} == {'id': 1, 'area': 120, 'iscrowd': 0}
+
+
+@pytest.mark.parametrize(
+    ('name', 'outside'),
+    [
+        ('a.jpg', False),
+        ('train/a.jpg', False),
+        ('train/../a.jpg', False),
+        ('..a.jpg', False),
+        ('../a.jpg', True),
+        ('train/../../a.jpg', True),
+        ('..\\a.jpg', True),
+        ('/etc/passwd', True),
+        ('C:\\a.jpg', True),
+        ('s3://bucket/a.jpg', True),
+    ],
+)
+def test_names_that_lead_outside(name, outside):
+    assert leads_outside(name) is outside
+    _, problems = check_annotations(changed(('images', 0, 'file_name'), name), allow_outside=True)
+    assert problems == []
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (b'', 'is no JSON'),
+        (b'\xff\xfe\x00', 'is no JSON'),
+        (b'[' * 100_000, 'is no JSON'),
+        (b'1' * 5000, 'is no JSON'),
+        (b'[]', 'holds a list'),
+        (b'{"images": [], "annotations": {}, "categories": []}', 'has no list of annotations'),
+    ],
+)
+def test_not_a_coco_file(tmp_path, content, message):
+    path = tmp_path / 'file.json'
+    path.write_bytes(content)
+    with pytest.raises(AnnotationError, match=message) as raised:
+        read_annotations(path)
+    assert str(path) in str(raised.value)
+    assert '\n' not in str(raised.value)
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(AnnotationError, match='No such file'):
+        read_annotations(tmp_path / 'none.json')
+
+
+def index(document: dict) -> COCO:
+    coco = COCO()
+    coco.dataset = document
+    coco.createIndex()
+    return coco
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+numbers = st.integers(-2, 80) | st.floats(-10, 100)
+ids = st.integers(0, 3) | values
+
+
+def entries(**fields):
+    return st.lists(st.fixed_dictionaries({}, optional=fields) | values, max_size=5)
+
+
+documents = st.fixed_dictionaries(
+    {
+        'images': entries(
+            id=ids, file_name=st.sampled_from(['a', '../b']) | values, height=numbers | values, width=numbers | values
+        ),
+        'categories': entries(id=ids, name=st.sampled_from(['x', 'y']) | values),
+        'annotations': entries(
+            id=ids,
+            image_id=ids,
+            category_id=ids,
+            bbox=st.lists(numbers, min_size=4, max_size=4) | values,
+            area=values,
+            segmentation=values | st.lists(st.lists(numbers, max_size=8), max_size=2),
+            iscrowd=values,
+        ),
+    }
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(documents)
+def test_any_document(document):
+    """Whatever the document: no exception, and what is left can be indexed and has nothing fatal."""
+    clean, problems = check_annotations(document)
+    assert all(str(problem) and '\n' not in problem.where for problem in problems)
+    assert not [problem for problem in check_annotations(clean)[1] if problem.fatal]
+    index(clean)
+    json.dumps({name: clean[name] for name in ('images', 'categories')})

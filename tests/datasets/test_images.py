@@ -1,0 +1,125 @@
+import io
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mmdet_detr.datasets.images import BrokenImageError, inspect_image
+
+RANDOM = np.random.default_rng(0)
+
+
+def encoded(kind: str, mode: str = 'RGB', size: tuple[int, int] = (40, 30), **options) -> bytes:
+    depth = len(Image.new(mode, (1, 1)).getbands())
+    pixels = RANDOM.integers(0, 256, (size[1], size[0], depth), dtype=np.uint8).squeeze(2 if depth == 1 else ())
+    stream = io.BytesIO()
+    Image.fromarray(pixels, mode).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def turned() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encoded('JPEG', exif=exif)
+
+
+def sixteen_bits() -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(RANDOM.integers(0, 2**16, (30, 40), dtype=np.uint16)).save(stream, 'PNG')
+    return stream.getvalue()
+
+
+def animated() -> bytes:
+    frames = [Image.new('P', (40, 30), colour) for colour in (1, 2, 3)]
+    stream = io.BytesIO()
+    frames[0].save(stream, 'GIF', save_all=True, append_images=frames[1:])
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ('content', 'size'),
+    [
+        (encoded('JPEG'), (40, 30)),
+        (encoded('JPEG') + b'\0' * 100, (40, 30)),
+        (encoded('JPEG', 'L'), (40, 30)),
+        (encoded('JPEG', 'CMYK'), (40, 30)),
+        (encoded('PNG'), (40, 30)),
+        (encoded('PNG', 'RGBA'), (40, 30)),
+        (encoded('BMP'), (40, 30)),
+        (encoded('WEBP'), (40, 30)),
+        (sixteen_bits(), (40, 30)),
+        (animated(), (40, 30)),
+        (turned(), (30, 40)),
+        (encoded('PNG', size=(1, 1)), (1, 1)),
+        (encoded('PNG', size=(20000, 50)), (20000, 50)),
+    ],
+    ids=lambda value: '' if isinstance(value, bytes) else str(value),
+)
+def test_sound(tmp_path, content, size):
+    path = tmp_path / 'image'
+    path.write_bytes(content)
+    assert inspect_image(path).size() == size
+
+
+def test_orientation_ignored(tmp_path):
+    (tmp_path / 'image').write_bytes(turned())
+    assert inspect_image(tmp_path / 'image').size(ignore_orientation=True) == (40, 30)
+
+
+@pytest.mark.parametrize(
+    ('content', 'reason'),
+    [
+        (b'', 'empty'),
+        (b'hello', 'no image'),
+        (encoded('JPEG')[:-200], 'cut off: a JPEG'),
+        (encoded('JPEG')[:30], 'Truncated File Read'),
+        (encoded('PNG')[:-20], 'cut off: a PNG'),
+        (encoded('PNG', size=(2000, 60)), '2000 x 60 pixels are more than max_pixels=100000'),
+    ],
+    ids=lambda value: '' if isinstance(value, bytes) else value,
+)
+def test_broken(tmp_path, content, reason):
+    path = tmp_path / 'image'
+    path.write_bytes(content)
+    with pytest.raises(BrokenImageError, match=reason) as raised:
+        inspect_image(path, max_pixels=100_000)
+    assert '\n' not in str(raised.value)
+
+
+def test_bomb(tmp_path):
+    """A head that promises more pixels than any memory holds is refused before they are decoded."""
+    content = bytearray(encoded('PNG'))
+    content[16:24] = (10**5).to_bytes(4, 'big') * 2
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, 'big')
+    (tmp_path / 'image').write_bytes(content)
+    with pytest.raises(BrokenImageError, match=r'decompression bomb|more than max_pixels'):
+        inspect_image(tmp_path / 'image')
+
+
+def test_no_file_and_no_image(tmp_path):
+    with pytest.raises(BrokenImageError, match='there is no such file'):
+        inspect_image(tmp_path / 'none.jpg')
+    with pytest.raises(BrokenImageError, match='directory'):
+        inspect_image(tmp_path)
+
+
+SEEDS = [encoded('JPEG'), encoded('PNG'), animated(), encoded('WEBP'), encoded('BMP'), encoded('TIFF')]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(SEEDS), st.lists(st.tuples(st.integers(0, 2000), st.binary(max_size=4)), max_size=4), st.data())
+def test_any_bytes(tmp_path_factory, content, edits, data):
+    """Bytes overwritten and cut off: a header, or our own error in one line."""
+    changed = bytearray(content)
+    for place, patch in edits:
+        changed[place : place + len(patch)] = patch
+    path = tmp_path_factory.getbasetemp() / 'fuzzed'
+    path.write_bytes(changed[: data.draw(st.integers(0, len(changed)))])
+    try:
+        size = inspect_image(path).size()
+    except BrokenImageError as error:
+        size = str(error)
+    assert size

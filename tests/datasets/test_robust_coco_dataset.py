@@ -1,0 +1,234 @@
+"""Training on a folder in which much is broken."""
+
+import io
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+from mmdet.registry import DATASETS
+from mmengine.dataset import pseudo_collate
+from mmengine.logging import MMLogger
+from mmengine.registry import DATA_SAMPLERS
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from mmdet_detr.datasets import BrokenDataError
+
+RANDOM = np.random.default_rng(0)
+SIZE = (64, 48)
+
+
+def picture(mode: str = 'RGB', size: tuple[int, int] = SIZE) -> Image.Image:
+    depth = len(Image.new(mode, (1, 1)).getbands())
+    pixels = RANDOM.integers(0, 256, (size[1], size[0], depth), dtype=np.uint8)
+    return Image.fromarray(pixels.squeeze(2) if depth == 1 else pixels, mode)
+
+
+def jpeg(image: Image.Image, **options) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, 'JPEG', **options)
+    return stream.getvalue()
+
+
+def exif(orientation: int) -> Image.Exif:
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags
+
+
+def sixteen_bits() -> Image.Image:
+    return Image.fromarray(RANDOM.integers(0, 2**16, SIZE[::-1], dtype=np.uint16))
+
+
+def write(root, name: str, content: bytes | Image.Image | None) -> None:
+    if isinstance(content, Image.Image):
+        frames = [picture('P'), picture('P')] if name.endswith('gif') else []
+        content.save(root / name, **({'save_all': True, 'append_images': frames} if frames else {}))
+    elif content is not None:
+        (root / name).write_bytes(content)
+
+
+SOUND = {f'{i}.jpg': (picture(), SIZE) for i in range(6)} | {
+    'cmyk.jpg': (picture('CMYK'), SIZE),
+    'gray.jpg': (picture('L'), SIZE),
+    'sixteen.png': (sixteen_bits(), SIZE),
+    'turned.jpg': (jpeg(picture(), exif=exif(6)), SIZE[::-1]),
+    'pixel.png': (picture(size=(1, 1)), (1, 1)),
+    'long.png': (picture(size=(20000, 50)), (20000, 50)),
+    'animated.gif': (picture('P'), SIZE),
+}
+BROKEN = {
+    'truncated.jpg': (jpeg(picture())[:-300], 'cut off'),
+    'empty.jpg': (b'', 'empty'),
+    'text.jpg': (b'not an image', 'no image'),
+    'missing.jpg': (None, 'there is no such file'),
+    'turned_otherwise.jpg': (jpeg(picture(), exif=exif(6)), '48 x 64 pixels, turned by EXIF, but 64 x 48'),
+    'other_size.jpg': (picture(size=(32, 32)), '32 x 32 pixels, but 64 x 48'),
+    'noise.png': (b'\x89PNG\r\n\x1a\n' + RANDOM.bytes(300), 'no image|cut off|SyntaxError|Truncated'),
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Thirteen images that can be read and seven that cannot, one box in each."""
+    sizes = {}
+    for name, (content, size) in SOUND.items():
+        write(tmp_path, name, content)
+        sizes[name] = size
+    for name, (content, _) in BROKEN.items():
+        write(tmp_path, name, content)
+        sizes[name] = SIZE
+    annotate(tmp_path, sizes)
+    return tmp_path
+
+
+def annotate(root, sizes: dict[str, tuple[int, int]]) -> dict:
+    document = {
+        'images': [
+            {'id': i, 'file_name': name, 'width': w, 'height': h} for i, (name, (w, h)) in enumerate(sizes.items())
+        ],
+        'categories': [{'id': 1, 'name': 'thing'}],
+        'annotations': [
+            {'id': i, 'image_id': i, 'category_id': 1, 'bbox': [0, 0, min(w, 20), min(h, 20)]}
+            for i, (w, h) in enumerate(sizes.values())
+        ],
+    }
+    (root / 'annotations.json').write_text(json.dumps(document))
+    return document
+
+
+@pytest.fixture
+def log():
+    """What is written to the run's log."""
+    stream = io.StringIO()
+    logger = MMLogger.get_instance('robust')
+    handler = logging.StreamHandler(stream)
+    logger.addHandler(handler)
+    yield stream.getvalue
+    logger.removeHandler(handler)
+
+
+def dataset(root, **options):
+    pipeline = [
+        {'type': 'LoadImageFromFile'},
+        {'type': 'LoadAnnotations', 'with_bbox': True},
+        {'type': 'RandomFlip', 'prob': 0.5},
+        {'type': 'RandomCrop', 'crop_size': (40, 40), 'allow_negative_crop': True},
+        {'type': 'PackDetInputs', 'meta_keys': ('img_id', 'img_path')},
+    ]
+    config = {
+        'type': 'mmdet_detr.RobustCocoDataset',
+        'data_root': f'{root}/',
+        'ann_file': 'annotations.json',
+        'data_prefix': {'img': ''},
+        'metainfo': {'classes': ('thing',)},
+        'pipeline': pipeline,
+    }
+    return DATASETS.build({**config, **options})
+
+
+def test_broken_images_are_named_and_replaced(folder, log):
+    data = dataset(folder, max_broken=0.5)
+    assert len(data) == 20
+    read = {data[i]['data_samples'].img_path.rsplit('/', 1)[1] for i in range(20) for _ in range(2)}
+    assert set(SOUND) >= read >= {'cmyk.jpg', 'gray.jpg', 'sixteen.png', 'turned.jpg', 'long.png'}
+    lines = [line for line in log().splitlines() if 'is left out' in line]
+    # each once; OpenCV may not know the animation, and mmdet cannot flip a single pixel
+    assert len(BROKEN) <= len(lines) <= len(BROKEN) + 2
+    for name, (_, reason) in BROKEN.items():
+        (line,) = (line for line in lines if f'/{name} is left out' in line)
+        assert any(part in line for part in reason.split('|')), line
+    assert f'({len(lines)} of 20 images so far' in lines[-1]
+
+
+def test_images_of_every_kind_have_three_channels(folder):
+    data = dataset(folder, max_broken=0.5)
+    for i in range(len(SOUND)):
+        image = data[i]['inputs']
+        assert image.dtype == torch.uint8
+        assert image.shape[0] == 3
+
+
+def test_ends_above_the_share(folder):
+    data = dataset(folder, max_broken=0.2)  # four of twenty
+    with pytest.raises(BrokenDataError, match=r'5 of 20 images cannot be used, more than max_broken=0.2; the last: .*'):
+        list(map(data.__getitem__, range(20)))
+
+
+def test_ends_from_a_worker_too(folder):
+    loader = DataLoader(dataset(folder, max_broken=0.1), batch_size=4, num_workers=1, collate_fn=pseudo_collate)
+    with pytest.raises(BrokenDataError, match='more than max_broken'):
+        list(loader)
+
+
+def test_ignored_orientation_is_compared_as_stored(folder, log):
+    loading = {'type': 'LoadImageFromFile', 'color_type': 'color_ignore_orientation'}
+    data = dataset(folder, max_broken=0.5, pipeline=[loading, {'type': 'PackDetInputs', 'meta_keys': ('img_path',)}])
+    for i in range(20):
+        data[i]
+    assert 'turned.jpg is left out: 64 x 48' in log()
+    assert 'turned_otherwise' not in log()
+
+
+def test_a_bomb_is_not_decoded(folder, log):
+    data = dataset(folder, max_broken=0.5, max_pixels=500_000)
+    for i in range(20):
+        data[i]
+    assert 'long.png is left out: 20000 x 50 pixels are more than max_pixels=500000' in log()
+
+
+def test_validation_ends_at_its_start(folder):
+    with pytest.raises(BrokenDataError, match=r'validation needs all its images: .*truncated.jpg: cut off.*and 4 more'):
+        dataset(folder, test_mode=True)
+
+
+def test_broken_annotations_are_left_out(folder, log):
+    document = annotate(folder, {name: size for name, (_, size) in SOUND.items()})
+    document['annotations'][0]['bbox'] = [0, 0, float('nan'), 3]
+    document['annotations'][1].pop('category_id')
+    document['annotations'][2]['segmentation'] = [[1, 2, 3, 4]]
+    document['images'][3]['width'] = 'wide'
+    (folder / 'annotations.json').write_text(json.dumps(document))
+    data = dataset(folder, max_broken=0.4)
+    assert len(data) == len(SOUND) - 1
+    assert [len(data.get_data_info(i)['instances']) for i in range(4)] == [0, 0, 1, 1]
+    assert 'annotations.json: annotations[0], image 0: no box: bbox [0, 0, nan, 3] is not four finite numbers' in log()
+    with pytest.raises(BrokenDataError, match=r'3 of the annotations, 23%, cannot be used, more than max_broken=0.1'):
+        dataset(folder)
+
+
+def test_a_path_outside_is_refused_unless_allowed(folder):
+    outside = folder.parent / 'outside.jpg'
+    picture().save(outside)
+    annotate(folder, {'0.jpg': SIZE, '1.jpg': SIZE, '../outside.jpg': SIZE})
+    assert [info['img_path'] for info in map(dataset(folder, max_broken=0.5).get_data_info, range(2))] == [
+        f'{folder}/0.jpg',
+        f'{folder}/1.jpg',
+    ]
+    assert len(dataset(folder, allow_outside=True)) == 3
+
+
+def drawn(data, workers: int, skip: int, epoch: int = 1) -> list[np.ndarray]:
+    sampler = DATA_SAMPLERS.build(
+        {'type': 'mmdet_detr.SeededSampler', 'sampler': {'type': 'DefaultSampler', 'shuffle': True}},
+        default_args={'dataset': data, 'seed': 3},
+    )
+    sampler.set_epoch(epoch)
+    sampler.skip(skip)
+    loader = DataLoader(data, batch_size=2, sampler=sampler, num_workers=workers, collate_fn=pseudo_collate)
+    return [image.numpy() for batch in loader for image in batch['inputs']]
+
+
+def test_augmentation_depends_on_the_draw_alone(folder):
+    """Not on how many workers there are, where the epoch starts, and what was drawn before."""
+    whole = drawn(dataset(folder, max_broken=0.5), 0, 0)
+    assert len(whole) == 20
+    np.random.seed(9)
+    rest = drawn(dataset(folder, max_broken=0.5), 2, 6)
+    assert len(rest) == 14
+    for one, other in zip(whole[6:], rest, strict=True):
+        np.testing.assert_array_equal(one, other)
+    another = drawn(dataset(folder, max_broken=0.5), 0, 0, epoch=2)
+    assert not all(one.shape == other.shape and (one == other).all() for one, other in zip(whole, another, strict=True))
