@@ -1,6 +1,7 @@
 """What several tests share: samples, small models, and plain slow references of matcher and loss."""
 
 import contextlib
+import copy
 import http.server
 import itertools
 import threading
@@ -34,6 +35,24 @@ def loopback_server(folder: Path) -> Iterator[str]:
         yield f'http://127.0.0.1:{server.server_port}'
     finally:
         server.shutdown()
+
+
+def shapes_config(root: Path, work_dir: Path, **options: object) -> Config:
+    """The demonstration's config on the shapes in a folder, with batches of eight and a line of log an iteration."""
+    config = Config.fromfile(ROOT / 'configs' / 'detr' / 'detr_tiny_shapes.py')
+    config.merge_from_dict(
+        {
+            'train_dataloader.batch_size': 8,
+            'default_hooks.logger.interval': 1,
+            'work_dir': str(work_dir),
+            'experiment_name': work_dir.name,
+            **copy.deepcopy(options),  # merging empties it of _delete_
+        }
+    )
+    for loader in (config.train_dataloader, config.val_dataloader):
+        loader.dataset.data_root = f'{root}/'
+    config.val_evaluator.ann_file = f'{root}/annotations/instances_val.json'
+    return config
 
 
 def make_sample(

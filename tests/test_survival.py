@@ -6,12 +6,10 @@ import re
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT
-from mmengine.config import Config
+from helpers import shapes_config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-CONFIG = ROOT / 'configs' / 'detr' / 'detr_tiny_shapes.py'
 NAN = float('nan')
 
 
@@ -41,22 +39,8 @@ def data(run_mim, tmp_path_factory):
 
 
 def runner_of(data, work_dir, max_iters: int, poisoned: set[int], **options) -> Runner:
-    config = Config.fromfile(CONFIG)
-    config.merge_from_dict(
-        {
-            'train_dataloader.batch_size': 8,
-            'train_cfg.max_iters': max_iters,
-            'train_cfg.val_interval': max_iters,
-            'default_hooks.logger.interval': 1,
-            'work_dir': str(work_dir),
-            'experiment_name': work_dir.name,
-            **options,
-        }
-    )
-    for loader in (config.train_dataloader, config.val_dataloader):
-        loader.dataset.data_root = f'{data}/data/shapes/'
-    config.val_evaluator.ann_file = f'{data}/data/shapes/annotations/instances_val.json'
-    runner = Runner.from_cfg(config)
+    lengths = {'train_cfg.max_iters': max_iters, 'train_cfg.val_interval': max_iters}
+    runner = Runner.from_cfg(shapes_config(data / 'data' / 'shapes', work_dir, **lengths, **options))
     runner.register_hook(Poison(poisoned))
     return runner
 

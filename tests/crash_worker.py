@@ -1,0 +1,43 @@
+"""One life of a training run that ``test_crash.py`` kills."""
+
+import time
+from pathlib import Path
+
+import torch
+from helpers import shapes_config
+from mmengine.fileio import LocalBackend
+from mmengine.runner import Runner
+
+OPTIONS = {
+    'train_dataloader.batch_size': 4,
+    'train_dataloader.dataset.type': 'mmdet_detr.RobustCocoDataset',
+    'train_dataloader.sampler': {
+        '_delete_': True,
+        'type': 'mmdet_detr.SeededSampler',
+        'sampler': {'type': 'InfiniteSampler', 'shuffle': True},
+    },
+    'default_hooks.checkpoint.type': 'mmdet_detr.AtomicCheckpointHook',
+    'default_hooks.checkpoint.interval': 5,
+    'default_hooks.checkpoint.max_keep_ckpts': 1,
+    'custom_hooks': [{'type': 'mmdet_detr.ReproducibleHook'}],
+    'model.neck.dropout': 0.1,
+    'train_cfg.max_iters': 120,
+    'train_cfg.val_interval': 1000,
+    'randomness': {'seed': 5},
+}
+
+
+def slow_put(self: LocalBackend, content: bytes, path: str) -> None:
+    """A disk that takes its time: room for a kill in the middle of a file."""
+    with open(path, 'wb') as file:
+        for start in range(0, len(content), 2**19):
+            file.write(content[start : start + 2**19])
+            file.flush()
+            time.sleep(0.01)
+
+
+def live(shapes: Path, work_dir: Path) -> None:
+    """Train to the end, from the last checkpoint where there is one."""
+    torch.set_num_threads(1)
+    LocalBackend.put = slow_put
+    Runner.from_cfg(shapes_config(shapes, work_dir, **OPTIONS, resume=True)).train()

@@ -1,0 +1,215 @@
+"""Runs that are interrupted and go on: to the bit as if nothing had happened."""
+
+import os
+import signal
+from collections.abc import Callable
+
+import pytest
+import torch
+from helpers import shapes_config
+from mmengine.fileio import LocalBackend
+from mmengine.hooks import Hook
+from mmengine.runner import Runner, find_latest_checkpoint
+
+from mmdet_detr.datasets.shapes import ShapesOptions, write_shapes
+from mmdet_detr.engine import CheckpointWriteError
+from mmdet_detr.engine.preemption_hook import EXIT_CODE
+from mmdet_detr.errors import ConfigError
+
+ROBUST = {
+    'train_dataloader.dataset.type': 'mmdet_detr.RobustCocoDataset',
+    'default_hooks.checkpoint.type': 'mmdet_detr.AtomicCheckpointHook',
+    'custom_hooks': [{'type': 'mmdet_detr.ReproducibleHook'}, {'type': 'mmdet_detr.PreemptionHook'}],
+    'model.neck.dropout': 0.1,
+}
+BY_ITERATION = {
+    **ROBUST,
+    'train_dataloader.sampler': {
+        '_delete_': True,
+        'type': 'mmdet_detr.SeededSampler',
+        'sampler': {'type': 'InfiniteSampler', 'shuffle': True},
+    },
+    'train_cfg.max_iters': 9,
+    'train_cfg.val_interval': 4,
+    'default_hooks.checkpoint.interval': 4,
+}
+BY_EPOCH = {
+    **ROBUST,
+    'train_dataloader.sampler': {
+        '_delete_': True,
+        'type': 'mmdet_detr.SeededSampler',
+        'sampler': {'type': 'DefaultSampler', 'shuffle': True},
+    },
+    'train_cfg': {'_delete_': True, 'type': 'EpochBasedTrainLoop', 'max_epochs': 3, 'val_interval': 1},
+    'default_hooks.checkpoint': {'_delete_': True, 'type': 'mmdet_detr.AtomicCheckpointHook', 'interval': 1},
+    'log_processor.by_epoch': True,
+}
+
+
+@pytest.fixture(scope='module')
+def shapes(tmp_path_factory):
+    root = tmp_path_factory.mktemp('shapes')
+    for split, count in (('train', 24), ('val', 4)):
+        list(write_shapes(root, split, count, ShapesOptions()))
+    return root
+
+
+class At(Hook):
+    """Does something after an iteration."""
+
+    def __init__(self, iteration: int, action: Callable[[], None]) -> None:
+        self.iteration, self.action = iteration, action
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == self.iteration:
+            self.action()
+
+
+class InValidation(Hook):
+    def __init__(self, action: Callable[[], None]) -> None:
+        self.action = action
+
+    def before_val(self, runner):
+        self.action()
+
+
+def send(number: int) -> Callable[[], None]:
+    return lambda: os.kill(os.getpid(), number)
+
+
+def train(shapes, work_dir, options, *hooks: Hook, **more) -> dict[str, torch.Tensor]:
+    runner = Runner.from_cfg(shapes_config(shapes, work_dir, **{**options, **more}))
+    for hook in hooks:
+        runner.register_hook(hook)
+    return runner.train().state_dict()
+
+
+def interrupted(shapes, work_dir, options, *hooks: Hook, **more) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        train(shapes, work_dir, options, *hooks, **more)
+    assert ended.value.code == EXIT_CODE
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    assert one.keys() == other.keys()
+    return all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+@pytest.mark.parametrize('options', [BY_ITERATION, BY_EPOCH], ids=['iterations', 'epochs'])
+@pytest.mark.parametrize('workers', [0, 2])
+def test_ends_with_the_same_weights(shapes, tmp_path, options, workers):
+    loader = {'train_dataloader.num_workers': workers, 'randomness': {'seed': 5}}
+    whole = train(shapes, tmp_path / 'whole', options, **loader)
+    interrupted(shapes, tmp_path / 'parts', options, At(2, send(signal.SIGTERM)), **loader)
+    assert find_latest_checkpoint(tmp_path / 'parts').endswith('interrupted_iter_2.pth')
+    interrupted(shapes, tmp_path / 'parts', options, At(8, send(signal.SIGTERM)), resume=True, **loader)
+    assert not (tmp_path / 'parts' / 'interrupted_iter_2.pth').exists()
+    assert equal(whole, train(shapes, tmp_path / 'parts', options, resume=True, **loader))
+    assert not equal(whole, train(shapes, tmp_path / 'other', options, **{**loader, 'randomness': {'seed': 6}}))
+
+
+def test_without_a_seed_in_the_config(shapes, tmp_path):
+    """The seed that was drawn at the start is that of the rest."""
+    seeds = []
+
+    class Drawn(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            seeds.append((runner.iter, [sample.img_id for sample in data_batch['data_samples']]))
+
+    interrupted(shapes, tmp_path / 'parts', BY_ITERATION, At(5, send(signal.SIGTERM)), Drawn())
+    train(shapes, tmp_path / 'parts', BY_ITERATION, Drawn(), resume=True)
+    assert [iteration for iteration, _ in seeds] == list(range(9))
+    for epoch in range(3):  # 24 images, three batches
+        images = [image for _, batch in seeds[3 * epoch : 3 * epoch + 3] for image in batch]
+        assert len(set(images)) == 24
+
+
+def test_signal_in_validation(shapes, tmp_path):
+    seeded = {'randomness': {'seed': 5}}
+    whole = train(shapes, tmp_path / 'whole', BY_ITERATION, **seeded)
+    interrupted(shapes, tmp_path / 'parts', BY_ITERATION, InValidation(send(signal.SIGTERM)), **seeded)
+    assert find_latest_checkpoint(tmp_path / 'parts').endswith('interrupted_iter_4.pth')
+    assert equal(whole, train(shapes, tmp_path / 'parts', BY_ITERATION, resume=True, **seeded))
+
+
+def test_usr1_saves_and_goes_on(shapes, tmp_path):
+    seen = []
+
+    class Look(Hook):
+        priority = 'LOWEST'
+
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            seen.append((tmp_path / 'run' / 'interrupted_iter_2.pth').exists())
+
+    train(shapes, tmp_path / 'run', BY_ITERATION, At(2, send(signal.SIGUSR1)), Look())
+    assert seen == [False, False, True, True, False, False, False, False, False]  # until that of iteration 4
+    assert find_latest_checkpoint(tmp_path / 'run').endswith('iter_9.pth')
+
+
+def test_keeps_as_many_as_asked_for(shapes, tmp_path):
+    """And deletes the oldest only when the newest is complete."""
+    there = []
+
+    class Look(Hook):
+        priority = 'LOWEST'
+
+        def before_save_checkpoint(self, runner, checkpoint):
+            there.append(sorted(path.name for path in (tmp_path / 'run').glob('*.pth')))
+
+    options = {'default_hooks.checkpoint.interval': 2, 'default_hooks.checkpoint.max_keep_ckpts': 1}
+    train(shapes, tmp_path / 'run', BY_ITERATION, Look(), **options)
+    assert there == [[], ['iter_2.pth'], ['iter_4.pth'], ['iter_6.pth'], ['iter_8.pth']]
+    assert [path.name for path in (tmp_path / 'run').glob('*.pth*')] == ['iter_9.pth']
+
+
+def test_best_checkpoint_is_replaced_not_lost(shapes, tmp_path):
+    options = {'default_hooks.checkpoint.save_best': 'coco/bbox_mAP', 'default_hooks.checkpoint.rule': 'greater'}
+    train(shapes, tmp_path / 'run', BY_ITERATION, **options)
+    assert len(list((tmp_path / 'run').glob('best_*.pth'))) == 1
+    assert not list((tmp_path / 'run').glob('*.part'))
+
+
+def test_disk_full(shapes, tmp_path, monkeypatch):
+    """A clear error, and the checkpoint before it is whole and the one to resume from."""
+    put = LocalBackend.put
+
+    def put_until_full(self, content, path):
+        if 'iter_8' not in str(path):
+            return put(self, content, path)
+        with open(path, 'wb') as file:
+            file.write(content[:1000])
+        raise OSError(28, os.strerror(28))
+
+    seeded = {'randomness': {'seed': 5}}
+    whole = train(shapes, tmp_path / 'whole', BY_ITERATION, **seeded)
+    monkeypatch.setattr(LocalBackend, 'put', put_until_full)
+    with pytest.raises(CheckpointWriteError, match=r'cannot write .*iter_8.pth: No space left on device') as raised:
+        train(shapes, tmp_path / 'parts', BY_ITERATION, **seeded)
+    assert '\n' not in str(raised.value)
+    assert sorted(path.name for path in (tmp_path / 'parts').glob('*.pth*')) == ['iter_4.pth']
+    assert find_latest_checkpoint(tmp_path / 'parts').endswith('iter_4.pth')
+    monkeypatch.undo()
+    assert equal(whole, train(shapes, tmp_path / 'parts', BY_ITERATION, resume=True, **seeded))
+
+
+def test_half_written_file_of_a_killed_run(shapes, tmp_path):
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'run' / 'iter_4.pth.part').write_bytes(b'half')
+    train(shapes, tmp_path / 'run', BY_ITERATION)
+    assert not list((tmp_path / 'run').glob('*.part'))
+    log = next((tmp_path / 'run').rglob('*.log')).read_text()
+    assert 'iter_4.pth.part was left half-written by an earlier run and is deleted' in log
+
+
+def test_needs_the_checkpoint_hook(shapes, tmp_path):
+    options = {**BY_ITERATION, 'default_hooks.checkpoint.type': 'CheckpointHook'}
+    with pytest.raises(ConfigError, match='AtomicCheckpointHook'):
+        train(shapes, tmp_path / 'run', options)
+
+
+def test_says_where_a_resume_is_not_exact(shapes, tmp_path):
+    sampler = {'_delete_': True, 'type': 'InfiniteSampler', 'shuffle': True}
+    train(shapes, tmp_path / 'run', {**BY_ITERATION, 'train_dataloader.sampler': sampler})
+    assert 'the data loader has no SeededSampler' in next((tmp_path / 'run').rglob('*.log')).read_text()
