@@ -31,11 +31,22 @@ class Header:
         return (self.height, self.width) if swapped else (self.width, self.height)
 
 
-def inspect_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> Header:
+def inspect_image(
+    path: Path | str,
+    max_pixels: int = MAX_PIXELS,
+    size: tuple[int, int] | None = None,
+    ignore_orientation: bool = False,
+) -> Header:
     """Read an image's head and look at its end, without decoding it.
 
+    Args:
+        path: the file.
+        max_pixels: more than that are refused.
+        size: (width, height) that annotations say.
+        ignore_orientation: whether it will be decoded as stored, and not as EXIF turns it.
+
     Raises:
-        BrokenImageError: the file is missing, empty, no image, cut off, or larger than ``max_pixels``.
+        BrokenImageError: the file is missing, empty, no image, cut off, too large, or of another size.
     """
     try:
         with Path(path).open('rb') as file, warnings.catch_warnings():
@@ -60,8 +71,14 @@ def inspect_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> Header:
     end = ENDS.get(header.format)
     if end and end not in tail:
         raise BrokenImageError(f'cut off: a {header.format} without its end')
+    found = header.size(ignore_orientation)
+    if size is not None and found != size:
+        turned = ', turned by EXIF' if header.turned and not ignore_orientation else ''
+        raise BrokenImageError(f'{found[0]} x {found[1]} pixels{turned}, but {size[0]} x {size[1]} in the annotations')
     return header
 
 
 def _turned(image: Image.Image) -> bool:
+    if image.format == 'PNG' and 'exif' not in image.info:
+        return False  # PIL would decode the image to look behind it
     return image.getexif().get(ExifTags.Base.Orientation) in TURNED

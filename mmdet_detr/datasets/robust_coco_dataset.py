@@ -125,14 +125,9 @@ class RobustCocoDataset(CocoDataset):
         path = info['img_path']
         if '://' in path:  # on another storage, where a head costs as much as the file
             return
-        header = inspect_image(path, self.max_pixels)
         loader = next((t for t in self.pipeline.transforms if isinstance(t, LoadImageFromFile)), None)
-        size = header.size('ignore_orientation' in getattr(loader, 'color_type', ''))
-        if size != (info['width'], info['height']):
-            turned = ', turned by EXIF' if header.turned else ''
-            raise BrokenImageError(
-                f'{size[0]} x {size[1]} pixels{turned}, but {info["width"]} x {info["height"]} in the annotations'
-            )
+        as_stored = 'ignore_orientation' in getattr(loader, 'color_type', '')
+        inspect_image(path, self.max_pixels, (info['width'], info['height']), as_stored)
 
     def _skip(self, index: int, path: str, error: Exception) -> None:
         reason = str(error) if isinstance(error, BrokenImageError) else f'{type(error).__name__}: {error}'

@@ -1,0 +1,182 @@
+"""Check the annotations and the images of one data set, and what two of them share."""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import mmcv
+from PIL import Image
+
+from ..datasets.annotations import Document, Problem, check_annotations, read_annotations
+from ..datasets.images import BrokenImageError, inspect_image
+from .sources import Source
+
+CHUNK = 64  # images that a worker takes at once
+
+
+@dataclass
+class SplitReport:
+    """What was found in one data set.
+
+    Attributes:
+        source: the data set.
+        clean: its annotation file without the entries that cannot be used.
+        problems: all that was found, in the order of the files; fatal ones are errors.
+        hashes: SHA-256 of the images that could be read, by file name.
+    """
+
+    source: Source
+    clean: Document
+    problems: list[Problem] = field(default_factory=list)
+    hashes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def objects(self) -> Counter:
+        """Boxes an image, by its id."""
+        counts = Counter({image['id']: 0 for image in self.clean['images']})
+        known = self._known
+        counts.update(entry['image_id'] for entry in self.clean['annotations'] if entry['category_id'] in known)
+        return counts
+
+    @property
+    def boxes(self) -> Counter:
+        """Boxes of each class of the config."""
+        counts = Counter(dict.fromkeys(self.source.classes, 0))
+        known = self._known
+        counts.update(known[a['category_id']] for a in self.clean['annotations'] if a['category_id'] in known)
+        return counts
+
+    @property
+    def _known(self) -> dict[int | str, str]:
+        return {c['id']: c['name'] for c in self.clean['categories'] if c['name'] in self.source.classes}
+
+
+def check_split(
+    source: Source,
+    num_classes: int | None,
+    num_queries: int | None,
+    decode: bool,
+    pool: Executor,
+    advance: Callable[[int, int], None],
+) -> SplitReport:
+    """Check one data set.
+
+    Args:
+        source: the data set.
+        num_classes: classes of the model; None where it does not say.
+        num_queries: queries of the model; None for no DETR.
+        decode: whether to decode the images.
+        pool: reads the images.
+        advance: called with the number of images done, and of all.
+
+    Raises:
+        AnnotationError: the annotation file has not the structure of one.
+    """
+    clean, problems = check_annotations(read_annotations(source.ann_file), source.allow_outside)
+    report = SplitReport(source, clean, problems)
+    problems += _check_classes(report, num_classes)
+    problems += _check_images(report, decode, pool, advance)
+    counts = report.objects
+    empty = sum(count == 0 for count in counts.values())
+    if empty == len(counts):
+        problems.append(Problem('no boxes', source.ann_file, 'not one image has a box of a class of the config'))
+    elif empty:
+        problems.append(Problem('images without boxes', source.ann_file, f'{empty} of {len(counts)}', fatal=False))
+    crowded = {image: count for image, count in counts.items() if num_queries and count > num_queries}
+    if crowded:
+        reason = f'{len(crowded)} images; {max(crowded.values())} at most, {num_queries} queries'
+        problems.append(Problem('more objects than queries', source.ann_file, reason, fatal=False))
+    return report
+
+
+def _check_classes(report: SplitReport, num_classes: int | None) -> Iterator[Problem]:
+    classes, where = report.source.classes, report.source.ann_file
+    names = [category['name'] for category in report.clean['categories']]
+    missing = [name for name in classes if name not in names]
+    if missing:
+        reason = f'{", ".join(missing[:8])}{", ..." if len(missing) > 8 else ""}; the file has {", ".join(names[:8])}'
+        kind = 'no class of the config' if len(missing) == len(classes) else 'class not in the file'
+        yield Problem(kind, where, reason)
+    ordered = [name for name in names if name in classes]
+    if not missing and ordered != list(classes):
+        reason = f'the file has {", ".join(ordered[:8])}, the config {", ".join(classes[:8])}: labels get other names'
+        yield Problem('order of the classes', where, reason)
+    if num_classes is not None and num_classes != len(classes):
+        yield Problem('num_classes', where, f'the model has {num_classes}, the data set {len(classes)} classes')
+    used = Counter(entry['category_id'] for entry in report.clean['annotations'])
+    for category in report.clean['categories']:
+        if category['name'] not in classes and used[category['id']]:
+            reason = f'{category["name"]}: {used[category["id"]]} boxes'
+            yield Problem('category that the config leaves out', where, reason, fatal=False)
+        elif category['name'] in classes and not used[category['id']]:
+            yield Problem('class without boxes', where, category['name'], fatal=False)
+
+
+def _check_images(
+    report: SplitReport, decode: bool, pool: Executor, advance: Callable[[int, int], None]
+) -> Iterator[Problem]:
+    source, images = report.source, report.clean['images']
+    jobs = [(image['file_name'], image['width'], image['height']) for image in images]
+    chunks = [jobs[start : start + CHUNK] for start in range(0, len(jobs), CHUNK)]
+    done = 0
+    by_hash: dict[str, list[str]] = defaultdict(list)
+    for results in pool.map(_read, chunks, [source] * len(chunks), [decode] * len(chunks)):
+        for name, digest, reason in results:
+            if reason:
+                yield Problem('broken image', str(Path(source.images) / name), reason)
+            else:
+                report.hashes[name] = digest
+                by_hash[digest].append(name)
+        done += len(results)
+        advance(done, len(jobs))
+    for names in by_hash.values():
+        if len(set(names)) > 1:
+            yield Problem('same image under several names', source.ann_file, ', '.join(names[:4]), fatal=False)
+
+
+def _read(jobs: Iterable[tuple[str, int, int]], source: Source, decode: bool) -> list[tuple[str, str, str]]:
+    """File name, SHA-256, and what is wrong with it, for each of some images."""
+    return [(name, *_read_one(Path(source.images) / name, (w, h), source, decode)) for name, w, h in jobs]
+
+
+def _read_one(path: Path, size: tuple[int, int], source: Source, decode: bool) -> tuple[str, str]:
+    try:
+        inspect_image(path, source.max_pixels, size, source.ignore_orientation)
+        content = path.read_bytes()
+        if decode:
+            with Image.open(path) as image:
+                image.load()  # raises where data is missing, which OpenCV fills with grey
+            if mmcv.imfrombytes(content) is None:
+                return '', 'OpenCV cannot decode it'
+    except BrokenImageError as error:
+        return '', str(error)
+    except Exception as error:  # whatever a decoder raises
+        return '', f'{type(error).__name__}: {error}'
+    return hashlib.sha256(content).hexdigest(), ''
+
+
+def check_overlap(reports: list[SplitReport]) -> list[Problem]:
+    """Images of training data sets that are in those of validation or test too, by file and by content."""
+    problems = []
+    training = [report for report in reports if 'train' in report.source.splits]
+    names = {digest: name for report in training for name, digest in report.hashes.items()}
+    files = {_resolved(report, name) for report in training for name in report.hashes}
+    for report in reports:
+        if report in training:
+            if len(report.source.splits) > 1:
+                problems.append(Problem('trained on', report.source.ann_file, f'it is all of {report.source.name}'))
+            continue
+        for name, digest in report.hashes.items():
+            path = _resolved(report, name)
+            if path in files:
+                problems.append(Problem('trained on', path, 'the same file'))
+            elif digest in names:
+                problems.append(Problem('trained on', path, f'the same content as {names[digest]}'))
+    return problems
+
+
+def _resolved(report: SplitReport, name: str) -> str:
+    return str(Path(report.source.images, name).resolve())

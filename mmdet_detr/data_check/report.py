@@ -1,0 +1,82 @@
+"""Tables and pictures of what was found."""
+
+from collections import Counter
+from pathlib import Path
+
+import matplotlib as mpl
+
+from ..datasets.annotations import Problem
+from .check import SplitReport
+
+mpl.use('Agg')
+from matplotlib import pyplot as plt
+
+SHOWN = 50  # problems of a kind that the page lists
+BARS = 40  # classes in the picture
+
+
+def kinds(problems: list[Problem]) -> list[tuple[str, bool, int, Problem]]:
+    """Kind, whether it is an error, number and first of it; errors first, then the most frequent."""
+    counts = Counter((problem.kind, problem.fatal) for problem in problems)
+    firsts = {(p.kind, p.fatal): p for p in reversed(problems)}
+    ordered = sorted(counts.items(), key=lambda item: (not item[0][1], -item[1]))
+    return [(kind, fatal, number, firsts[kind, fatal]) for (kind, fatal), number in ordered]
+
+
+def cell(text: str) -> str:
+    """Text that does not end a cell of a Markdown table."""
+    return text.replace('|', '\\|').replace('\n', ' ')
+
+
+def markdown(reports: list[SplitReport], overlap: list[Problem], num_queries: int | None) -> str:
+    """A page of all that was found."""
+    text = ['# Data check\n']
+    for report in reports:
+        counts = report.objects
+        most = max(counts.values(), default=0)
+        mean = sum(counts.values()) / max(1, len(counts))
+        queries = f' for {num_queries} queries' if num_queries else ''
+        text.append(f'## {report.source.name}: {report.source.ann_file}\n')
+        text.append(
+            f'{len(counts)} images, {sum(counts.values())} boxes; {mean:.1f} an image, {most} at most{queries}.\n'
+        )
+        text.append('| class | boxes | share |\n| --- | --- | --- |')
+        total = max(1, sum(report.boxes.values()))
+        text += [f'| {cell(name)} | {n} | {100 * n / total:.1f} % |' for name, n in report.boxes.most_common()]
+        text.append('')
+        text += _listed(report.problems)
+    if overlap:
+        text += ['## Training and validation\n', *_listed(overlap)]
+    return '\n'.join(text) + '\n'
+
+
+def _listed(problems: list[Problem]) -> list[str]:
+    if not problems:
+        return ['Nothing wrong.\n']
+    text = ['| | kind | where | what |\n| --- | --- | --- | --- |']
+    for kind, fatal, number, _ in kinds(problems):
+        of_kind = [p for p in problems if (p.kind, p.fatal) == (kind, fatal)]
+        level = 'error' if fatal else 'warning'
+        text += [f'| {level} | {kind} | {cell(p.where)} | {cell(p.reason)} |' for p in of_kind[:SHOWN]]
+        if number > SHOWN:
+            text.append(f'| {level} | {kind} | and {number - SHOWN} more | all of them are in the JSON |')
+    return [*text, '']
+
+
+def draw(reports: list[SplitReport], num_queries: int | None, path: Path) -> None:
+    """Objects an image against the queries, and boxes of the classes; a row for each data set."""
+    figure, axes = plt.subplots(len(reports), 2, figsize=(11, 3.2 * len(reports)), layout='constrained', squeeze=False)
+    for (left, right), report in zip(axes, reports, strict=True):
+        counts = list(report.objects.values()) or [0]
+        left.hist(counts, bins=range(max(counts) + 2), align='left', color='C0')
+        if num_queries and num_queries < 4 * max(counts):
+            left.axvline(num_queries, color='C3', label=f'{num_queries} queries')
+            left.legend()
+        left.set(title=report.source.name, xlabel='objects in an image', ylabel='images')
+        classes = report.boxes.most_common(BARS)
+        right.bar(range(len(classes)), [number for _, number in classes], color='C0')
+        more = '' if len(report.boxes) <= BARS else f', {BARS} of {len(report.boxes)}'
+        right.set(title=f'boxes of the classes{more}', ylabel='boxes')
+        right.set_xticks(range(len(classes)), [name for name, _ in classes], rotation=90, fontsize='small')
+    figure.savefig(path, dpi=100)
+    plt.close(figure)

@@ -1,0 +1,99 @@
+"""Which annotation files and images the data loaders of a config read."""
+
+import os.path as osp
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from mmdet.datasets import CocoDataset
+from mmdet.registry import DATASETS
+from mmengine.config import Config
+
+from ..datasets.images import MAX_PIXELS
+from ..errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Source:
+    """One data set of a data loader.
+
+    Attributes:
+        splits: who reads it: 'train', 'val', 'test', or several.
+        ann_file: its COCO file.
+        images: folder that its file names are joined to.
+        classes: names of the classes, in the order of the labels.
+        ignore_orientation: whether its loader ignores EXIF's orientation.
+        max_pixels: more pixels than that count as broken.
+        allow_outside: whether file names may lead out of the folder.
+    """
+
+    splits: tuple[str, ...]
+    ann_file: str
+    images: str
+    classes: tuple[str, ...]
+    ignore_orientation: bool = False
+    max_pixels: int = MAX_PIXELS
+    allow_outside: bool = False
+
+    @property
+    def name(self) -> str:
+        return ', '.join(self.splits)
+
+
+def sources_of(config: Config) -> list[Source]:
+    """The data sets behind ``train_dataloader``, ``val_dataloader`` and ``test_dataloader``; equal ones once.
+
+    Raises:
+        ConfigError: there is none, or one that is not in COCO's format.
+    """
+    found: dict[tuple, list[str]] = {}
+    for split in ('train', 'val', 'test'):
+        loader = config.get(f'{split}_dataloader')
+        if loader:
+            for leaf in _leaves(loader.dataset):
+                found.setdefault(_key(leaf), []).append(split)
+    if not found:
+        raise ConfigError(f'{config.filename} has no data loaders')
+    return [Source(tuple(dict.fromkeys(splits)), *key) for key, splits in found.items()]
+
+
+def _leaves(dataset: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The data sets inside wrappers such as RepeatDataset and ConcatDataset."""
+    inner = dataset.get('datasets', dataset.get('dataset'))
+    if inner is None:
+        yield dataset
+    elif isinstance(inner, list):
+        for one in inner:
+            yield from _leaves(one)
+    else:
+        yield from _leaves(inner)
+
+
+def _key(dataset: dict[str, Any]) -> tuple:
+    kind = DATASETS.get(dataset['type'])
+    if kind is None or not issubclass(kind, CocoDataset):
+        raise ConfigError(f'check_data reads COCO files, not those of a {dataset["type"]}')
+    root = dataset.get('data_root') or ''
+    paths = [dataset.get('ann_file', ''), dataset.get('data_prefix', {}).get('img', '')]
+    ann_file, images = (path if osp.isabs(path) or '://' in path else osp.join(root, path) for path in paths)
+    classes = kind._load_metainfo(dict(dataset.get('metainfo') or {})).get('classes', ())
+    loading = next((step for step in dataset.get('pipeline', []) if 'LoadImage' in str(step.get('type'))), {})
+    return (
+        ann_file,
+        images,
+        (classes,) if isinstance(classes, str) else tuple(classes),
+        'ignore_orientation' in loading.get('color_type', ''),
+        dataset.get('max_pixels', MAX_PIXELS),
+        dataset.get('allow_outside', False),
+    )
+
+
+def num_queries_of(model: Any) -> int | None:
+    """The number of queries of a DETR, wherever its config has it; None for other detectors."""
+    if isinstance(model, dict):
+        if isinstance(model.get('num_queries'), int):
+            return model['num_queries']
+        model = list(model.values())
+    if isinstance(model, list | tuple):
+        return next((number for number in map(num_queries_of, model) if number is not None), None)
+    return None

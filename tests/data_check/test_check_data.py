@@ -1,0 +1,234 @@
+"""The command on a folder with one of everything that goes wrong."""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+from helpers import ROOT
+from mmengine.config import Config
+from PIL import Image
+
+from mmdet_detr.data_check import num_queries_of, sources_of
+from mmdet_detr.datasets.shapes import ShapesOptions, write_shapes
+from mmdet_detr.errors import ConfigError
+
+CONFIG = ROOT / 'configs' / 'detr' / 'detr_tiny_shapes.py'
+
+
+@pytest.fixture(scope='module')
+def sound(tmp_path_factory):
+    root = tmp_path_factory.mktemp('sound')
+    for split, count in (('train', 12), ('val', 4)):
+        list(write_shapes(root / 'data' / 'shapes', split, count, ShapesOptions()))
+    return root
+
+
+@pytest.fixture
+def folder(sound, tmp_path):
+    shutil.copytree(sound, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+def check(folder, *arguments, config=CONFIG) -> tuple[int, str, str]:
+    command = [sys.executable, ROOT / 'tools' / 'check_data.py', config, *map(str, arguments)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    return done.returncode, done.stdout, done.stderr
+
+
+def edit(folder, split: str, change) -> dict:
+    path = folder / 'data' / 'shapes' / 'annotations' / f'instances_{split}.json'
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+    return document
+
+
+def problems(folder) -> dict[str, list[tuple[str, bool]]]:
+    found = json.loads((folder / 'data_check' / 'data_check.json').read_text())
+    return {name.split('_')[-1]: [(p['kind'], p['fatal']) for p in listed] for name, listed in found.items()}
+
+
+def test_nothing_wrong(folder):
+    code, out, err = check(folder)
+    assert (code, out.count('nothing wrong')) == (0, 2), out + err
+    assert problems(folder) == {'train.json': [], 'val.json': [], 'training and validation': []}
+    page = (folder / 'data_check' / 'data_check.md').read_text()
+    assert '12 images' in page
+    assert 'at most for 10 queries' in page
+    assert Image.open(folder / 'data_check' / 'data_check.png').size[0] > 500
+
+
+def test_one_of_everything(folder):
+    shapes = folder / 'data' / 'shapes'
+    train, val = sorted((shapes / 'train').iterdir()), sorted((shapes / 'val').iterdir())
+    train[0].unlink()
+    train[1].write_bytes(train[1].read_bytes()[:-50])
+    train[2].write_text('text')
+    shutil.copy(train[4], train[3])
+    shutil.copy(train[5], val[0])
+
+    def change(document):
+        images, annotations = document['images'], document['annotations']
+        images[6]['width'] += 1
+        images[7]['id'] = images[6]['id']
+        images[8]['file_name'] = '../../../etc/passwd'
+        document['annotations'] = [a for a in annotations if a['image_id'] != images[9]['id']]
+        last = document['annotations'][-1]
+        document['annotations'] += [
+            {**last, 'id': 1001, 'bbox': [1, 1, 0, 5]},
+            {**last, 'id': 1002, 'bbox': [100, 1, 5, 5]},
+            {**last, 'id': 1003, 'bbox': [60, 1, 5, 5]},
+            {**last, 'id': 1003, 'bbox': [1, 1, float('nan'), 5]},
+            {**last, 'id': 1004, 'category_id': 77},
+            *({**last, 'id': 2000 + i} for i in range(11)),
+        ]
+
+    edit(folder, 'train', change)
+    code, out, err = check(folder)
+    assert code == 1, out + err
+    found = problems(folder)
+    assert found['val.json'] == []
+    assert found['training and validation'] == [('trained on', True)]
+    expected = {
+        ('broken image', True): 4,  # missing, cut off, text, other size
+        ('duplicate image id', True): 1,
+        ('outside the data', True): 1,
+        ('degenerate box', True): 1,
+        ('box outside its image', True): 1,
+        ('box reaches out of its image', False): 1,
+        ('duplicate annotation id', False): 1,
+        ('no box', True): 1,
+        ('unknown category', True): 1,
+        ('same image under several names', False): 1,
+        ('images without boxes', False): 1,
+        ('more objects than queries', False): 1,
+    }
+    for problem, number in expected.items():
+        assert found['train.json'].count(problem) == number, problem
+    assert set(found['train.json']) - set(expected) <= {('unknown image', True)}  # boxes of images that are left out
+    page = (folder / 'data_check' / 'data_check.md').read_text()
+    assert 'cut off: a JPEG without its end' in page
+    assert 'annotations[' in page
+    assert '65 x 64 in the annotations' in page
+    assert 'passwd' in page
+
+
+def test_decode_finds_what_the_head_does_not_say(folder):
+    path = sorted((folder / 'data' / 'shapes' / 'train').iterdir())[0]
+    stream = io.BytesIO()
+    Image.open(path).save(stream, 'PNG')
+    content = bytearray(stream.getvalue())
+    middle = len(content) // 2
+    content[middle : middle + 40] = bytes(40)
+    path.write_bytes(content)
+    assert check(folder)[0] == 0
+    code, _, _ = check(folder, '--decode')
+    assert (code, problems(folder)['train.json']) == (1, [('broken image', True)])
+
+
+def test_warnings_alone_are_no_failure(folder):
+    edit(folder, 'train', lambda document: document['annotations'][0]['bbox'].__setitem__(2, 100))
+    assert check(folder)[0] == 0
+    assert problems(folder)['train.json'] == [('box reaches out of its image', False)]
+
+
+def test_classes_that_do_not_fit(folder):
+    classes = "train_dataloader.dataset.metainfo.classes=['Circle','square','triangle']"
+    code, out, _ = check(folder, '--cfg-options', classes)
+    assert code == 1
+    assert 'class not in the file' in out
+    assert 'category that the config leaves out' in out
+    order = "train_dataloader.dataset.metainfo.classes=['square','circle','triangle']"
+    code, out, _ = check(folder, '--cfg-options', order, 'model.bbox_head.num_classes=4')
+    assert [kind for kind, _ in problems(folder)['train.json']] == ['order of the classes', 'num_classes']
+    code, out, _ = check(folder, '--cfg-options', "train_dataloader.dataset.metainfo.classes=['x']")
+    assert ('no class of the config', True) in problems(folder)['train.json']
+    assert ('no boxes', True) in problems(folder)['train.json']
+
+
+def test_trained_on_the_validation_set(folder):
+    options = (
+        'train_dataloader.dataset.ann_file=annotations/instances_val.json',
+        'train_dataloader.dataset.data_prefix.img=val/',
+    )
+    code, out, _ = check(folder, '--cfg-options', *options)
+    assert code == 1
+    assert 'it is all of train, val, test' in out
+
+
+def test_clean_files_have_nothing_wrong(folder):
+    edit(folder, 'train', lambda d: d['annotations'][0].update(bbox=[1, 1, 0, 0]))
+    assert check(folder, '--clean', 'clean')[0] == 1
+    shutil.copy(folder / 'clean' / 'instances_train.json', folder / 'data' / 'shapes' / 'annotations')
+    code, out, _ = check(folder)
+    assert code == 0, out
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'config', 'message'),
+    [
+        ((), 'none.py', 'no such file: none.py'),
+        (('--cfg-options', 'train_dataloader.dataset.ann_file=none.json'), CONFIG, 'none.json: No such file'),
+        (('--cfg-options', 'train_dataloader.dataset.type=VOCDataset'), CONFIG, 'reads COCO files, not those of a VOC'),
+    ],
+)
+def test_bad_input(folder, arguments, config, message):
+    code, _, err = check(folder, *arguments, config=config)
+    lines = [line for line in err.splitlines() if line.startswith('check_data: ')]
+    assert (code, len(lines)) == (2, 1)
+    assert message in lines[0]
+
+
+def test_wrapped_data_sets():
+    leaf = {'type': 'CocoDataset', 'data_root': 'd', 'data_prefix': {'img': 'i'}, 'metainfo': {'classes': ('a',)}}
+    config = Config(
+        {
+            'train_dataloader': {
+                'dataset': {
+                    'type': 'RepeatDataset',
+                    'dataset': {
+                        'type': 'ConcatDataset',
+                        'datasets': [{**leaf, 'ann_file': '1.json'}, {**leaf, 'ann_file': '/2.json'}],
+                    },
+                }
+            },
+            'test_dataloader': {'dataset': {**leaf, 'ann_file': '1.json'}},
+        }
+    )
+    first, second = sources_of(config)
+    assert (first.splits, first.ann_file, first.images) == (('train', 'test'), 'd/1.json', 'd/i')
+    assert (second.splits, second.ann_file) == (('train',), '/2.json')
+    with pytest.raises(ConfigError, match='no data loaders'):
+        sources_of(Config({}))
+
+
+def test_queries_of_other_models():
+    assert num_queries_of({'bbox_head': {'transformer': {'num_queries': 7}}}) == 7
+    assert num_queries_of({'neck': [{'type': 'FPN'}, {'num_queries': 9}]}) == 9
+    assert num_queries_of({'bbox_head': {'num_classes': 3}}) is None
+
+
+def test_ten_thousand_images(tmp_path):
+    """Reported, not asserted: what else a machine does is not ours."""
+    root = tmp_path / 'data' / 'shapes'
+    for split in ('train', 'val'):
+        list(write_shapes(root, split, 4, ShapesOptions()))
+    source = next((root / 'train').iterdir()).read_bytes()
+
+    def many(document):
+        image, annotation = document['images'][0], document['annotations'][0]
+        document['images'] = [{**image, 'id': i, 'file_name': f'{i}.jpg'} for i in range(10_000)]
+        document['annotations'] = [{**annotation, 'id': i, 'image_id': i} for i in range(10_000)]
+        for i in range(10_000):
+            (root / 'train' / f'{i}.jpg').write_bytes(source + i.to_bytes(2, 'big'))
+
+    edit(tmp_path, 'train', many)
+    start = time.perf_counter()
+    code, out, err = check(tmp_path)
+    print(f'10,000 images in {time.perf_counter() - start:.1f} s')
+    assert code == 0, out + err
+    assert '10000 images' in (tmp_path / 'data_check' / 'data_check.md').read_text()

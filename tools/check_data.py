@@ -1,0 +1,113 @@
+"""Check the data that a config would read, before a long training does.
+
+Reads the annotation files of all its data loaders and looks at every image: missing, cut off, of another size than the
+annotations say, in training and validation at once; wrong ids, categories and boxes; classes that do not fit; more
+objects than queries. Exit code 1 with errors, 0 with warnings only, 2 where nothing could be checked.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import NoReturn
+
+from mmengine.config import Config, DictAction
+from mmengine.registry import init_default_scope
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+import mmdet_detr  # noqa: F401  (before mmdet.models)
+from mmdet_detr.data_check import check_overlap, check_split, draw, markdown, num_queries_of, sources_of
+from mmdet_detr.data_check.report import kinds
+from mmdet_detr.datasets.annotations import Problem
+from mmdet_detr.errors import ConfigError
+
+NAME = 'check_data'
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=NAME, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', type=Path)
+    parser.add_argument('--decode', action='store_true', help='decode every image, on all cores')
+    parser.add_argument(
+        '--out', type=Path, default=Path('data_check'), help='folder of the report (default: data_check)'
+    )
+    parser.add_argument('--clean', type=Path, help='folder for annotation files without what cannot be used')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides, as in training')
+    return parser.parse_args()
+
+
+def fail(message: str) -> NoReturn:
+    print(f'{NAME}: {message}', file=sys.stderr)
+    sys.exit(2)
+
+
+def num_classes_of(model: dict) -> int | None:
+    """What the head of a config says, where it has one."""
+    head = model.get('bbox_head') or model.get('roi_head', {}).get('bbox_head')
+    return head.get('num_classes') if isinstance(head, dict) else None
+
+
+def show(console: Console, title: str, problems: list[Problem]) -> None:
+    table = Table('', 'kind', 'number', 'first', title=title, title_justify='left')
+    for kind, fatal, number, first in kinds(problems):
+        table.add_row('error' if fatal else 'warning', kind, str(number), f'{first.where}: {first.reason}')
+    console.print(table if problems else f'{title}: nothing wrong')
+
+
+def main() -> None:
+    args = parse_args()
+    logging.disable(logging.INFO)
+    warnings.simplefilter('ignore')
+    if not args.config.is_file():
+        fail(f'no such file: {args.config}')
+    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 160)
+    columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    reports = []
+    try:
+        config = Config.fromfile(args.config)
+        config.merge_from_dict(args.cfg_options or {})
+        init_default_scope('mmdet')
+        model = config.get('model', {})
+        num_queries = num_queries_of(model)
+        sources = sources_of(config)
+        # decoders and hashes run without Python's lock
+        with Progress(*columns, console=Console(stderr=True)) as progress, ThreadPoolExecutor(os.cpu_count()) as pool:
+            for source in sources:
+                task = progress.add_task(source.name, total=None)
+
+                def advance(done: int, total: int, task: int = task) -> None:
+                    progress.update(task, completed=done, total=total)
+
+                reports.append(check_split(source, num_classes_of(model), num_queries, args.decode, pool, advance))
+        overlap = check_overlap(reports)
+        args.out.mkdir(parents=True, exist_ok=True)
+        found = {report.source.ann_file: [asdict(p) for p in report.problems] for report in reports}
+        found['training and validation'] = [asdict(problem) for problem in overlap]
+        (args.out / 'data_check.json').write_text(json.dumps(found, indent=1) + '\n')
+        (args.out / 'data_check.md').write_text(markdown(reports, overlap, num_queries))
+        draw(reports, num_queries, args.out / 'data_check.png')
+        if args.clean:
+            args.clean.mkdir(parents=True, exist_ok=True)
+            for report in reports:
+                (args.clean / Path(report.source.ann_file).name).write_text(json.dumps(report.clean))
+    except (ConfigError, OSError) as error:
+        fail(str(error))
+    for report in reports:
+        show(console, f'{report.source.name}: {report.source.ann_file}', report.problems)
+    if overlap:
+        show(console, 'training and validation', overlap)
+    console.print(f'written to {args.out}: data_check.json, data_check.md, data_check.png')
+    sys.exit(any(p.fatal for report in reports for p in report.problems) or bool(overlap))
+
+
+if __name__ == '__main__':
+    main()
