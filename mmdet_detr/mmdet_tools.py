@@ -10,6 +10,7 @@ import mmdet
 from mmengine.logging import MMLogger
 
 from .checkpoints import CheckpointError
+from .cpu_ranks import allow_ranks_on_cpu
 from .errors import ConfigError
 
 MAX_CONSOLE_LINES = 12
@@ -30,6 +31,7 @@ def run_mmdet_tool(name: str) -> None:
         if '://' not in argument and not Path(argument).exists():
             _fail(name, f'no such file: {argument}')
     _shorten_console_records()
+    allow_ranks_on_cpu()
     try:
         runpy.run_path(str(script), run_name='__main__')
     except (CheckpointError, ConfigError) as error:

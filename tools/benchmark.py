@@ -12,6 +12,7 @@ import sys
 import traceback
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.logging import MMLogger
@@ -111,10 +112,33 @@ def main() -> None:
         TextColumn('{task.percentage:3.0f}%'),
         TimeRemainingColumn(),
     )
+    results: dict[str, Any] = {
+        'command': f'mim run mmdet_detr benchmark {shlex.join(sys.argv[1:])}',
+        'machine': machine(args.device),
+        'rounds': args.rounds,
+        'rows': [],
+        'ap': {},
+        'failed': failed,
+    }
+
+    def save() -> None:
+        (args.out / 'benchmark.json').write_text(json.dumps(results, indent=1) + '\n')
+
     with Progress(*columns) as progress:
         task = progress.add_task('', total=settings.steps)
-        rows = run(settings, lambda text, steps: progress.update(task, description=text, advance=steps), fail)
-        ap = {}
+        told = 0
+
+        def report(text: str, steps: int) -> None:
+            nonlocal told
+            progress.update(task, description=text, advance=steps)
+            tenth = int(progress.tasks[0].percentage) // 10
+            if tenth > told and not progress.console.is_terminal:  # where no bar is drawn
+                told = tenth
+                print(f'{10 * tenth}%: {text}', flush=True)
+
+        for rows in run(settings, report, fail):
+            results['rows'] = rows
+            save()
         for config, checkpoint, name in zip(args.configs, checkpoints, settings.names, strict=True):
             if checkpoint and config not in failed:
                 progress.update(task, description=f'AP of {config}')
@@ -124,19 +148,11 @@ def main() -> None:
                     fail(config, error)
                     continue
                 if found:
-                    ap[name] = found
+                    results['ap'][name] = found
         progress.update(task, completed=settings.steps, description='measured')
-    if not rows:
+    if not results['rows']:
         sys.exit('benchmark: nothing could be measured')
-    results = {
-        'command': f'mim run mmdet_detr benchmark {shlex.join(sys.argv[1:])}',
-        'machine': machine(args.device),
-        'rounds': args.rounds,
-        'rows': rows,
-        'ap': ap,
-        'failed': failed,
-    }
-    (args.out / 'benchmark.json').write_text(json.dumps(results, indent=1) + '\n')
+    save()
     text = markdown(results)
     (args.out / 'benchmark.md').write_text(text)
     print(text)

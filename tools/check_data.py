@@ -19,7 +19,7 @@ from typing import NoReturn
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 import mmdet_detr  # noqa: F401  (before mmdet.models)
@@ -84,7 +84,7 @@ def main() -> None:
             for source in sources:
                 task = progress.add_task(source.name, total=None)
 
-                def advance(done: int, total: int, task: int = task) -> None:
+                def advance(done: int, total: int, task: TaskID = task) -> None:
                     progress.update(task, completed=done, total=total)
 
                 reports.append(check_split(source, num_classes_of(model), num_queries, args.decode, pool, advance))

@@ -58,7 +58,7 @@ Report = Callable[[str, int], None]  # what is done now, and how many steps are 
 Fail = Callable[[str, BaseException], None]
 
 
-def run(settings: Settings, report: Report, fail: Fail) -> list[dict[str, Any]]:
+def run(settings: Settings, report: Report, fail: Fail) -> Iterator[list[dict[str, Any]]]:
     """Measure, and go on with the others where a detector fails.
 
     Args:
@@ -66,12 +66,17 @@ def run(settings: Settings, report: Report, fail: Fail) -> list[dict[str, Any]]:
         report: called before every step.
         fail: called with the name of a detector that could not be measured, and the exception.
 
-    Returns:
-        One row for each detector, type and case, with times in seconds and memory in MiB.
+    Yields:
+        After every case, the rows so far: one for each detector, type and case, with times in seconds and memory in
+        MiB.
     """
     candidates = list(_build_all(settings, report, fail))
+    counted: dict[tuple[str, tuple[int, int]], float | None] = {}
     rows = []
     for size, batch, mode in settings.cases:
+        for _, candidate in candidates:
+            if (candidate.name, size) not in counted:
+                counted[candidate.name, size] = _gflops(candidate, size, settings, report, fail)
         turns = _take_turns(settings, candidates, size, batch, mode, report, fail)
         first = turns.get(0) if candidates and candidates[0][1].name == settings.names[0] else None
         for key, times in turns.items():
@@ -83,20 +88,13 @@ def run(settings: Settings, report: Report, fail: Fail) -> list[dict[str, Any]]:
                 'batch': batch,
                 'mode': mode,
                 'parameters': sum(p.numel() for p in candidate.model.parameters()),
+                'gflops': counted[candidate.name, size],
                 **summary(times, first, batch, 'model' if mode == 'infer' else None),
             }
             if settings.memory:
                 row['memory_mib'] = _memory(settings, path, candidate, size, batch, mode, report, fail)
             rows.append(row)
-    for size in settings.sizes:
-        counted: dict[str, float | None] = {}
-        for _, candidate in candidates:
-            if candidate.name not in counted:
-                counted[candidate.name] = _gflops(candidate, size, settings, report, fail)
-        for row in rows:
-            if row['size'] == list(size):
-                row['gflops'] = counted[row['detector']]
-    return rows
+        yield rows
 
 
 def _build_all(settings: Settings, report: Report, fail: Fail) -> Iterator[tuple[str, Candidate]]:

@@ -77,7 +77,9 @@ def _key(dataset: dict[str, Any]) -> tuple:
     paths = [dataset.get('ann_file', ''), dataset.get('data_prefix', {}).get('img', '')]
     ann_file, images = (path if osp.isabs(path) or '://' in path else osp.join(root, path) for path in paths)
     classes = kind._load_metainfo(dict(dataset.get('metainfo') or {})).get('classes', ())
-    loading = next((step for step in dataset.get('pipeline', []) if 'LoadImage' in str(step.get('type'))), {})
+    loading: dict[str, Any] = next(
+        (step for step in dataset.get('pipeline', []) if 'LoadImage' in str(step.get('type'))), {}
+    )
     return (
         ann_file,
         images,

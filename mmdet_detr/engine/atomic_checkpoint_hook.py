@@ -38,6 +38,7 @@ class AtomicCheckpointHook(CheckpointHook):
     """
 
     def before_train(self, runner: Runner) -> None:
+        self.file_backend: Any = None
         super().before_train(runner)
         self._outdated: list[str] = []
         if not isinstance(self.file_backend, LocalBackend):

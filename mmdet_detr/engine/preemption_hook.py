@@ -30,9 +30,10 @@ class PreemptionHook(Hook):
     priority = 'LOWEST'  # after schedulers and regular checkpoints
 
     def before_train(self, runner: Runner) -> None:
-        self._checkpoints = next((hook for hook in runner.hooks if isinstance(hook, AtomicCheckpointHook)), None)
-        if self._checkpoints is None:
+        found = [hook for hook in runner.hooks if isinstance(hook, AtomicCheckpointHook)]
+        if not found:
             raise ConfigError("PreemptionHook needs default_hooks.checkpoint.type='mmdet_detr.AtomicCheckpointHook'")
+        self._checkpoints = found[0]
         self._received = 0
         self._before: dict[int, Any] = {}
         for number in (signal.SIGTERM, signal.SIGUSR1):

@@ -132,7 +132,7 @@ def test_others_are_measured_where_one_fails():
     failed = []
     steps = []
     settings = Settings(['nowhere.py', TINY], [None, None], sizes=[(64, 64)], rounds=1, warmup=0, memory=False)
-    rows = run(
+    *_, rows = run(
         settings, lambda text, number: steps.append(number), lambda name, error: failed.append((name, str(error)))
     )
     assert failed == [('nowhere.py', 'no such file: nowhere.py')]
