@@ -22,6 +22,7 @@ from torch import nn
 from mmdet_detr.benchmark.candidates import Candidate, build, read_config
 from mmdet_detr.benchmark.inputs import Inputs
 from mmdet_detr.benchmark.machine import machine
+from mmdet_detr.benchmark.malloc import keep_freed_memory
 from mmdet_detr.benchmark.present import milliseconds, spread, table
 from mmdet_detr.benchmark.run import summary
 from mmdet_detr.benchmark.stages import Stages, Trainer, infer
@@ -130,6 +131,7 @@ def main() -> None:
     parser.add_argument('--out', type=Path, default=ROOT / 'benchmarks' / 'results', help='folder of the results')
     args = parser.parse_args()
     logging.disable(logging.WARNING)
+    keep_freed_memory()
     folder = ROOT / 'work_dirs' / 'means'
     folder.mkdir(parents=True, exist_ok=True)
     args.out.mkdir(parents=True, exist_ok=True)

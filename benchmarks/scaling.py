@@ -23,6 +23,7 @@ from torch import Tensor
 
 import mmdet_detr  # noqa: F401  (before mmdet.models)
 from mmdet_detr.benchmark.machine import machine
+from mmdet_detr.benchmark.malloc import keep_freed_memory
 from mmdet_detr.benchmark.present import table
 from mmdet_detr.benchmark.stages import StopWatch
 from mmdet_detr.models import BipartiteMatchLoss
@@ -165,6 +166,7 @@ def main() -> None:
     parser.add_argument('--out', type=Path, default=ROOT / 'benchmarks' / 'results', help='folder of the results')
     args = parser.parse_args()
     logging.disable(logging.WARNING)
+    keep_freed_memory()
     torch.manual_seed(0)
     results = {
         'device': args.device,

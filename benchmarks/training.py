@@ -42,7 +42,11 @@ def runner_of(
     config.train_cfg.max_iters = iterations
     config.param_scheduler[0].end = config.param_scheduler[1].begin = iterations // 10
     config.param_scheduler[1].end = iterations
-    config.default_hooks.checkpoint = {'type': 'CheckpointHook', 'interval': -1, 'save_last': False}
+    config.default_hooks.checkpoint = {
+        'type': 'mmdet_detr.AtomicCheckpointHook',
+        'interval': -1,
+        'save_last': False,
+    }
     config.experiment_name = f'{file_name(title)}_{time.time_ns()}'
     MMLogger._instance_dict.clear()  # else this run would write to the file of the one before
     runner = quietly(Runner.from_cfg, config)

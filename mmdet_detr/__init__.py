@@ -5,8 +5,9 @@ from .version import __version__
 
 require_mmdet()
 
-from .checkpoints import register_loaders  # noqa: E402  (needs what was required)
+from .checkpoints import register_find_latest, register_loaders  # noqa: E402  (need what was required)
 
 register_loaders()
+register_find_latest()
 
 __all__ = ['__version__']

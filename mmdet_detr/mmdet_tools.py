@@ -12,8 +12,10 @@ from mmengine.logging import MMLogger
 from .checkpoints import CheckpointError
 from .cpu_ranks import allow_ranks_on_cpu
 from .errors import ConfigError
+from .safe_config import forbid_objects_by_path, require_safe_config
 
 MAX_CONSOLE_LINES = 12
+SAFE = '--safe-config'
 
 
 def run_mmdet_tool(name: str) -> None:
@@ -21,6 +23,7 @@ def run_mmdet_tool(name: str) -> None:
 
     A file named on the command line that does not exist, a checkpoint that cannot be used and parts of a config that do
     not fit together end the process with one line and exit code 2, instead of a stack trace from inside mmengine.
+    ``--safe-config`` refuses configs that could run code (:mod:`mmdet_detr.safe_config`).
     """
     script = Path(mmdet.__file__).parent / '.mim' / 'tools' / f'{name}.py'
     if not script.exists():
@@ -33,6 +36,10 @@ def run_mmdet_tool(name: str) -> None:
     _shorten_console_records()
     allow_ranks_on_cpu()
     try:
+        if SAFE in sys.argv:
+            sys.argv.remove(SAFE)
+            require_safe_config(Path(sys.argv[1]))
+            forbid_objects_by_path()
         runpy.run_path(str(script), run_name='__main__')
     except (CheckpointError, ConfigError) as error:
         _fail(name, str(error))

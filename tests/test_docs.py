@@ -1,5 +1,6 @@
 """README and docs name only what exists, and their examples work."""
 
+import json
 import re
 
 import pytest
@@ -8,6 +9,7 @@ from mmdet.registry import TASK_UTILS
 from mmengine.config import Config
 from mmengine.registry import HOOKS
 
+from mmdet_detr.benchmark.present import markdown
 from mmdet_detr.models import HungarianAssigner
 
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md')), *sorted((ROOT / 'benchmarks').rglob('*.md'))]
@@ -90,7 +92,24 @@ def test_config_for_own_data(tmp_path):
     assert config.model.neck.type == 'mmdet_detr.TransformerNeck'
 
 
-@pytest.mark.parametrize('name', ['checkpoints', 'mixing'])
+@pytest.mark.parametrize(
+    'name',
+    [
+        'checkpoints',
+        'mixed',
+        'speed_cpu_summary',
+        'speed_types_cpu_summary',
+        'scaling_cpu',
+        'means_cpu',
+        'padding',
+    ],
+)
 def test_measured_figures_are_those_of_the_script(name):
-    results = {'checkpoints': 'checkpoints', 'mixing': 'mixed'}[name]
-    assert (ROOT / f'benchmarks/results/{results}.md').read_text() in (ROOT / f'docs/{name}.md').read_text()
+    page = {'checkpoints': 'docs/checkpoints.md', 'mixed': 'docs/mixing.md'}.get(name, 'docs/benchmarks.md')
+    page = {'means_cpu': 'benchmarks/notes.md', 'padding': 'benchmarks/notes.md'}.get(name, page)
+    assert (ROOT / f'benchmarks/results/{name}.md').read_text() in (ROOT / page).read_text()
+
+
+@pytest.mark.parametrize('path', sorted((ROOT / 'benchmarks' / 'results').glob('speed_*.json')), ids=lambda p: p.stem)
+def test_speed_tables_are_those_of_the_json(path):
+    assert path.with_suffix('.md').read_text() == markdown(json.loads(path.read_text()))

@@ -21,6 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from mmdet_detr.benchmark.accuracy import average_precision
 from mmdet_detr.benchmark.candidates import reason
 from mmdet_detr.benchmark.machine import machine
+from mmdet_detr.benchmark.malloc import keep_freed_memory
 from mmdet_detr.benchmark.present import draw, markdown
 from mmdet_detr.benchmark.run import MODES, Settings, run
 
@@ -76,6 +77,7 @@ def main() -> None:
     warnings.filterwarnings('ignore')
     MMLogger.get_instance('mmengine', log_level='ERROR')
     logging.disable(logging.WARNING)
+    keep_freed_memory()
     if args.threads:
         torch.set_num_threads(args.threads)
     checkpoints = [None if name == '-' else name for name in args.checkpoint or ['-'] * len(args.configs)]

@@ -79,13 +79,17 @@ train_dataloader = dict(
     batch_size=2,
     batch_sampler=None,  # drawn at random, not by aspect ratio
     drop_last=True,
+    sampler=dict(
+        _delete_=True, type='mmdet_detr.SeededSampler', sampler=dict(type='DefaultSampler', shuffle=True)
+    ),
     dataset=dict(
+        type='mmdet_detr.RobustCocoDataset',
         # images without boxes are kept: they teach the no-object class
         filter_cfg=dict(_delete_=True, filter_empty_gt=False),
         pipeline=train_pipeline,
     ),
 )
-val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+val_dataloader = dict(dataset=dict(type='mmdet_detr.RobustCocoDataset', pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
 # Schedule
@@ -108,5 +112,8 @@ custom_hooks = [
     dict(type='mmdet_detr.BatchSizeHook'),
     dict(type='mmdet_detr.SkipNonFiniteHook', max_consecutive=50),
     dict(type='mmdet_detr.MatchReportHook'),
+    dict(type='mmdet_detr.ReproducibleHook'),
+    dict(type='mmdet_detr.PreemptionHook'),
 ]
+default_hooks = dict(checkpoint=dict(type='mmdet_detr.AtomicCheckpointHook'))
 auto_scale_lr = dict(enable=False, base_batch_size=16)  # 8 GPUs x 2 images

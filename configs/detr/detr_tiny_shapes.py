@@ -61,9 +61,9 @@ train_dataloader = dict(
     batch_size=32,
     num_workers=0,  # decoding a batch of these takes less than handing it over
     persistent_workers=False,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
+    sampler=dict(type='mmdet_detr.SeededSampler', sampler=dict(type='InfiniteSampler', shuffle=True)),
     dataset=dict(
-        type='CocoDataset',
+        type='mmdet_detr.RobustCocoDataset',
         data_root=data_root,
         metainfo=metainfo,
         ann_file='annotations/instances_train.json',
@@ -78,7 +78,7 @@ val_dataloader = dict(
     drop_last=False,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
-        type='CocoDataset',
+        type='mmdet_detr.RobustCocoDataset',
         data_root=data_root,
         metainfo=metainfo,
         ann_file='annotations/instances_val.json',
@@ -115,9 +115,11 @@ custom_hooks = [
     dict(type='mmdet_detr.BatchSizeHook'),
     dict(type='mmdet_detr.SkipNonFiniteHook', max_consecutive=50),
     dict(type='mmdet_detr.MatchReportHook'),
+    dict(type='mmdet_detr.ReproducibleHook'),
+    dict(type='mmdet_detr.PreemptionHook'),
 ]
 default_hooks = dict(
-    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=760, max_keep_ckpts=1),
+    checkpoint=dict(type='mmdet_detr.AtomicCheckpointHook', by_epoch=False, interval=760, max_keep_ckpts=1),
     logger=dict(type='LoggerHook', interval=100),
 )
 log_processor = dict(type='LogProcessor', window_size=100, by_epoch=False)

@@ -13,10 +13,6 @@ COLUMNS = {
     'infer': ('model ms', 'model images/s', 'x first', 'from file to boxes ms', 'images/s', 'MiB', 'GFLOPs', 'M'),
     'train': ('step ms', 'images/s', 'x first', 'data', 'forward', 'loss', 'backward', 'optimizer', 'MiB', 'M'),
 }
-NOTES = {
-    'infer': 'Model: from the batch to detections. From file to boxes: with decoding, resizing and transfer.',
-    'train': 'Stages in ms.',
-}
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -26,15 +22,15 @@ def markdown(results: dict[str, Any]) -> str:
         title = {'infer': 'Inference', 'train': 'Training'}[mode]
         text.append(f'**{title}, {height} x {width}, batch {batch}**\n')
         text.append(table(('detector', 'type', *COLUMNS[mode]), [cells(row) for row in rows]))
-        text.append(f'\n{NOTES[mode]}\n')
     if results.get('ap'):
         names = list(next(iter(results['ap'].values())))
         lines = [[detector, *(number(ap.get(name), 3) for name in names)] for detector, ap in results['ap'].items()]
         text.append('**Accuracy**\n\n' + table(('detector', *names), lines) + '\n')
     text.append(
         f'`{results["command"]}`, {results["machine"]}; {results["rounds"]} rounds in turns, median (quartiles); x '
-        'first: images/s over those of the first detector, round by round. GFLOPs: multiply-adds, in billions; M: '
-        'parameters, in millions.\n'
+        'first: images/s over those of the first detector, round by round. Model: from the batch to detections; from '
+        'file to boxes: with decoding, resizing and transfer. Stages of training in ms. GFLOPs: multiply-adds, in '
+        f'billions; M: parameters, in millions.{" " + results["note"] if "note" in results else ""}\n'
     )
     return '\n'.join(text)
 

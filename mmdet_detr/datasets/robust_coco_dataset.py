@@ -56,7 +56,7 @@ class RobustCocoDataset(CocoDataset):
         self.allow_outside = allow_outside
         self.problems: list[Problem] = []
         self._broken: set[int] = set()  # indices, in this process
-        self._drawn = 0
+        self._sound: set[int] = set()
         super().__init__(*args, **kwargs)
 
     # the name that CocoDataset calls with a path
@@ -110,12 +110,13 @@ class RobustCocoDataset(CocoDataset):
             seed_all(idx.seed)
         if self.test_mode:
             return super().prepare_data(idx)
-        self._drawn += 1
         if int(idx) in self._broken:
             return None
         info = self.get_data_info(idx)
         try:
-            self._inspect(info)
+            if int(idx) not in self._sound:  # one look at each is enough
+                self._inspect(info)
+                self._sound.add(int(idx))
             return self.pipeline(info)
         except Exception as error:  # whatever decoders and transforms raise on files that nobody has checked
             self._skip(int(idx), info['img_path'], error)

@@ -1,7 +1,9 @@
 """What a cluster says before it takes the machine away."""
 
 import signal
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -16,6 +18,7 @@ from ..registry import HOOKS
 from .atomic_checkpoint_hook import AtomicCheckpointHook
 
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again
+SIGNALS = [getattr(signal, name) for name in ('SIGTERM', 'SIGUSR1') if hasattr(signal, name)]  # Windows has one
 
 
 @HOOKS.register_module()
@@ -23,8 +26,8 @@ class PreemptionHook(Hook):
     """Saves a checkpoint on SIGTERM and ends the process with exit code 75; saves and goes on on SIGUSR1.
 
     A signal waits for the end of its iteration. One that reaches a single rank counts for all. During validation the
-    checkpoint is that after the last iteration, and the validation is not repeated on resume. Needs an
-    :class:`AtomicCheckpointHook`.
+    checkpoint is that after the last iteration, and the validation is not repeated on resume. Workers of data loaders,
+    to which a cluster sends the signal too, ignore it. Needs an :class:`AtomicCheckpointHook`.
     """
 
     priority = 'LOWEST'  # after schedulers and regular checkpoints
@@ -36,8 +39,16 @@ class PreemptionHook(Hook):
         self._checkpoints = found[0]
         self._received = 0
         self._before: dict[int, Any] = {}
-        for number in (signal.SIGTERM, signal.SIGUSR1):
+        if threading.current_thread() is not threading.main_thread():
+            warn('PreemptionHook: training runs in a thread, which cannot receive signals')
+            return
+        for number in SIGNALS:
             self._before[number] = signal.signal(number, self._receive)
+        for loop in (runner.train_loop, runner.val_loop):
+            if loop is not None and loop.dataloader.num_workers:
+                loop.dataloader.worker_init_fn = partial(_start_worker, loop.dataloader.worker_init_fn)
+                if hasattr(loop, 'dataloader_iterator'):  # which may have started its workers already
+                    loop.dataloader_iterator = type(loop.dataloader_iterator)(loop.dataloader)
 
     def after_train(self, runner: Runner) -> None:
         for number, handler in self._before.items():
@@ -70,3 +81,11 @@ class PreemptionHook(Hook):
                 self.after_train(runner)
                 raise SystemExit(EXIT_CODE)
             runner.logger.info(f'SIGUSR1: saved {path}')
+
+
+def _start_worker(init: Callable[[int], None] | None, worker_id: int) -> None:
+    """In a worker: leave the signals to the process that trains, which ends it."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    if init is not None:
+        init(worker_id)

@@ -46,6 +46,8 @@ class BipartiteMatchLoss(nn.Module):
         min_total_weight: what the classification loss is divided by at least. mmdet's heads divide by at least 1.
         on_bad_annotation: 'drop' leaves annotations out that cannot be learnt (see :func:`targets_of`), with a
             warning for each image; 'raise' stops.
+        sync_cls_avg_factor: whether the classification's sum of weights is averaged over ranks too, as mmdet calls it.
+            Several ranks then have the gradients of one process with all images; the official code has not.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class BipartiteMatchLoss(nn.Module):
         no_object_weight: float = 0.1,
         min_total_weight: float = 1e-6,
         on_bad_annotation: str = 'drop',
+        sync_cls_avg_factor: bool = False,
     ) -> None:
         super().__init__()
         if on_bad_annotation not in ('drop', 'raise'):
@@ -68,6 +71,7 @@ class BipartiteMatchLoss(nn.Module):
         self.no_object_weight = no_object_weight
         self.min_total_weight = min_total_weight
         self.on_bad_annotation = on_bad_annotation
+        self.sync_cls_avg_factor = sync_cls_avg_factor
         self.use_sigmoid: bool = getattr(self.loss_cls, 'use_sigmoid', False)
         self.objects_per_image: Counter[int] = Counter()  # seen in training
         self.dropped: Counter[str] = Counter()  # annotations left out, by image
@@ -124,7 +128,10 @@ class BipartiteMatchLoss(nn.Module):
             by_class, class_weight = weights, getattr(self.loss_cls, 'class_weight', None)
             if class_weight is not None:
                 by_class = weights * upload(torch.as_tensor(class_weight, dtype=logits.dtype), logits.device)[labels]
-            total_weight = by_class.view(num_layers, -1).sum(1).clamp(min=self.min_total_weight)
+            total_weight = by_class.view(num_layers, -1).sum(1)
+            if self.sync_cls_avg_factor:
+                total_weight = reduce_mean(total_weight)
+            total_weight = total_weight.clamp(min=self.min_total_weight)
         losses, gradient = class_loss(self.loss_cls, logits.flatten(0, 2), labels, weights)
 
         def gradient_by_layer(logits: Tensor, upstream: Tensor) -> Tensor:

@@ -1,0 +1,42 @@
+"""Which checkpoint a run goes on from."""
+
+import zipfile
+from pathlib import Path
+
+import mmengine.runner
+from mmengine.runner import _flexible_runner, runner
+
+from ..log import warn
+
+
+def find_latest_checkpoint(path: str) -> str | None:
+    """The checkpoint that ``--resume`` takes: the one that the run named last, or the newest complete one.
+
+    Args:
+        path: the work folder.
+
+    Returns:
+        The file, or None where there is none to resume from.
+    """
+    folder = Path(path)
+    pointer = folder / 'last_checkpoint'
+    named = pointer.read_text(errors='replace').strip('\0 \n') if pointer.exists() else ''
+    if named and ('://' in named or is_complete(Path(named))):
+        return named
+    others = sorted(folder.glob('*.pth'), key=lambda file: file.stat().st_mtime, reverse=True)
+    found = next((file for file in others if is_complete(file)), None)
+    if named or found:
+        what = f'names {named}, which is missing or incomplete' if named else 'is missing or empty'
+        warn(f'{pointer} {what}: {f"going on from {found}" if found else "no other checkpoint is complete"}')
+    return str(found) if found else None
+
+
+def is_complete(path: Path) -> bool:
+    """Whether a checkpoint has its end: the index of the archive that PyTorch writes, or a folder's files."""
+    return path.is_dir() or zipfile.is_zipfile(path)
+
+
+def register_find_latest() -> None:
+    """Make mmengine's runners use it."""
+    for module in (mmengine.runner, runner, _flexible_runner):
+        module.find_latest_checkpoint = find_latest_checkpoint

@@ -1,0 +1,90 @@
+"""Configs from people whom one does not know.
+
+A Python config is a program, and mmengine runs it. JSON and YAML are data, but not as mmengine reads them: a base may
+be Python, YAML may construct any object, ``type='os.system'`` is looked up by import, and ``custom_imports`` imports
+anything.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from mmengine.registry import registry
+
+from .errors import ConfigError
+
+PACKAGES = ('mmdet_detr', 'mmdet', 'mmengine', 'mmcv', 'mmpretrain')
+READERS = {'.json': json.loads, '.yaml': yaml.safe_load, '.yml': yaml.safe_load}
+
+
+class UnsafeConfigError(ConfigError):
+    """A config that could run code of its author's; one line says by what."""
+
+
+def require_safe_config(path: Path) -> None:
+    """Check that a config and its bases are data, before mmengine reads them.
+
+    Args:
+        path: the config.
+
+    Raises:
+        UnsafeConfigError: it could run code.
+    """
+    for file, content in _with_bases(path, ()):
+        imports = content.get('custom_imports') or {}
+        names = imports.get('imports', []) if isinstance(imports, dict) else imports
+        for name in [names] if isinstance(names, str) else names:
+            _require_package(file, 'custom_imports', str(name))
+        for name in _types(content):
+            if '.' in name:
+                _require_package(file, 'type', name)
+
+
+def _require_package(file: Path, key: str, name: str) -> None:
+    if name.split('.')[0] not in PACKAGES:
+        raise UnsafeConfigError(f'{file}: {key} {name!r} is not of {", ".join(PACKAGES)}, as --safe-config wants it')
+
+
+def _types(content: Any) -> Iterator[str]:
+    if isinstance(content, dict):
+        if isinstance(content.get('type'), str):
+            yield content['type']
+        content = list(content.values())
+    if isinstance(content, list):
+        for inner in content:
+            yield from _types(inner)
+
+
+def _with_bases(path: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    if path.suffix not in READERS:
+        raise UnsafeConfigError(f'{path}: --safe-config reads {", ".join(READERS)} only: a Python config is a program')
+    if path.resolve() in above:
+        raise UnsafeConfigError(f'{path} is its own base')
+    try:
+        content = READERS[path.suffix](path.read_text())
+    except OSError as error:
+        raise UnsafeConfigError(f'{path}: {error.strerror}') from error
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise UnsafeConfigError(f'{path}: {" ".join(str(error).split())}') from error
+    if not isinstance(content, dict):
+        raise UnsafeConfigError(f'{path} holds a {type(content).__name__}, not the object of a config')
+    yield path, content
+    bases = content.get('_base_', [])
+    for base in [bases] if isinstance(bases, str) else bases:
+        package, _, name = str(base).partition('::')
+        if name:  # a config that an installed package brings along
+            if package not in PACKAGES or '..' in name:
+                raise UnsafeConfigError(f'{path}: the base {base} is not of {", ".join(PACKAGES)}')
+        else:
+            yield from _with_bases(path.parent / str(base), (*above, path.resolve()))
+
+
+def forbid_objects_by_path() -> None:
+    """Let types in configs be names of registries only, not paths of any Python object."""
+
+    def refuse(path: str) -> NoReturn:
+        raise UnsafeConfigError(f'{path} is not registered, and --safe-config imports nothing by its path')
+
+    registry.get_object_from_string = refuse

@@ -1,0 +1,46 @@
+import os
+
+import mmengine.runner
+import pytest
+import torch
+from mmengine.runner import runner
+
+from mmdet_detr.checkpoints.latest import find_latest_checkpoint
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Checkpoints of iterations 2, 4 and 6, of which the last was cut off."""
+    for second, iteration in enumerate((2, 4, 6)):
+        path = tmp_path / f'iter_{iteration}.pth'
+        torch.save({'meta': {'iter': iteration}, 'weight': torch.zeros(1000)}, path)
+        if iteration == 6:
+            path.write_bytes(path.read_bytes()[:2000])
+        os.utime(path, (1000 + second, 1000 + second))
+    return tmp_path
+
+
+def test_mmengine_asks_here():
+    assert runner.find_latest_checkpoint is mmengine.runner.find_latest_checkpoint is find_latest_checkpoint
+
+
+def test_the_named_one(folder):
+    (folder / 'last_checkpoint').write_text(f'{folder}/iter_2.pth')
+    assert find_latest_checkpoint(str(folder)) == f'{folder}/iter_2.pth'
+    (folder / 'last_checkpoint').write_text('s3://bucket/iter_9.pth')
+    assert find_latest_checkpoint(str(folder)) == 's3://bucket/iter_9.pth'
+
+
+@pytest.mark.parametrize('named', ['iter_6.pth', 'iter_8.pth', '', None])
+def test_the_newest_complete_one_where_the_named_one_is_not(folder, named, capfd):
+    if named is not None:
+        (folder / 'last_checkpoint').write_text(f'{folder}/{named}' if named else '')
+    assert find_latest_checkpoint(str(folder)) == f'{folder}/iter_4.pth'
+    assert f'going on from {folder}/iter_4.pth' in ''.join(capfd.readouterr())
+
+
+def test_none(tmp_path, capfd):
+    assert find_latest_checkpoint(str(tmp_path)) is None
+    (tmp_path / 'last_checkpoint').write_text(f'{tmp_path}/iter_8.pth')
+    assert find_latest_checkpoint(str(tmp_path)) is None
+    assert 'no other checkpoint is complete' in ''.join(capfd.readouterr())
