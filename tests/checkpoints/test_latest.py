@@ -5,6 +5,7 @@ import pytest
 import torch
 from mmengine.runner import runner
 
+from mmdet_detr.checkpoints import latest
 from mmdet_detr.checkpoints.latest import find_latest_checkpoint
 
 
@@ -20,6 +21,13 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.fixture
+def warnings(monkeypatch):
+    lines: list[str] = []
+    monkeypatch.setattr(latest, 'warn', lines.append)
+    return lines
+
+
 def test_mmengine_asks_here():
     assert runner.find_latest_checkpoint is mmengine.runner.find_latest_checkpoint is find_latest_checkpoint
 
@@ -32,15 +40,17 @@ def test_the_named_one(folder):
 
 
 @pytest.mark.parametrize('named', ['iter_6.pth', 'iter_8.pth', '', None])
-def test_the_newest_complete_one_where_the_named_one_is_not(folder, named, capfd):
+def test_the_newest_complete_one_where_the_named_one_is_not(folder, named, warnings):
     if named is not None:
         (folder / 'last_checkpoint').write_text(f'{folder}/{named}' if named else '')
     assert find_latest_checkpoint(str(folder)) == f'{folder}/iter_4.pth'
-    assert f'going on from {folder}/iter_4.pth' in ''.join(capfd.readouterr())
+    (line,) = warnings
+    assert f'going on from {folder}/iter_4.pth' in line
 
 
-def test_none(tmp_path, capfd):
+def test_none(tmp_path, warnings):
     assert find_latest_checkpoint(str(tmp_path)) is None
+    assert warnings == []
     (tmp_path / 'last_checkpoint').write_text(f'{tmp_path}/iter_8.pth')
     assert find_latest_checkpoint(str(tmp_path)) is None
-    assert 'no other checkpoint is complete' in ''.join(capfd.readouterr())
+    assert 'no other checkpoint is complete' in warnings[0]
