@@ -34,31 +34,28 @@ class SeededSampler(Sampler):
         self._config = sampler
         self._skipped = 0
         self.seed = sync_random_seed() if seed is None else seed
-
-    @property
-    def seed(self) -> int:
-        """Setting it starts the order anew."""
-        return self._seed
-
-    @seed.setter
-    def seed(self, seed: int) -> None:
-        self._seed = seed
-        self.sampler = DATA_SAMPLERS.build(self._config, default_args={'dataset': self.dataset, 'seed': seed})
+        self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        self.sampler.set_epoch(epoch)
+        self.epoch = epoch
 
     def skip(self, num_samples: int) -> None:
         """Leave so many samples out, once, when this is iterated next."""
         self._skipped = num_samples
 
+    def _sampler(self) -> Any:
+        sampler = DATA_SAMPLERS.build(self._config, default_args={'dataset': self.dataset, 'seed': self.seed})
+        sampler.set_epoch(self.epoch)
+        return sampler
+
     def __len__(self) -> int:
-        return len(self.sampler)
+        return len(self._sampler())
 
     def __iter__(self) -> Iterator[SeededIndex]:
+        # a sampler of its own: an infinite one ends for all when one iterator over it is given up
         first, self._skipped = self._skipped, 0
-        where = (self.seed, get_rank(), getattr(self.sampler, 'epoch', 0))
-        for draw, index in enumerate(islice(self.sampler, first, None), first):
+        where = (self.seed, get_rank(), self.epoch)
+        for draw, index in enumerate(islice(self._sampler(), first, None), first):
             seeded = SeededIndex(index)
             seeded.seed = (*where, draw)
             yield seeded

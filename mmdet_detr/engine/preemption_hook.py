@@ -2,8 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
@@ -26,8 +25,8 @@ class PreemptionHook(Hook):
     """Saves a checkpoint on SIGTERM and ends the process with exit code 75; saves and goes on on SIGUSR1.
 
     A signal waits for the end of its iteration. One that reaches a single rank counts for all. During validation the
-    checkpoint is that after the last iteration, and the validation is not repeated on resume. Workers of data loaders,
-    to which a cluster sends the signal too, ignore it. Needs an :class:`AtomicCheckpointHook`.
+    checkpoint is that after the last iteration, and the validation is not repeated on resume; several ranks finish the
+    validation first. Needs an :class:`AtomicCheckpointHook`.
     """
 
     priority = 'LOWEST'  # after schedulers and regular checkpoints
@@ -44,11 +43,6 @@ class PreemptionHook(Hook):
             return
         for number in SIGNALS:
             self._before[number] = signal.signal(number, self._receive)
-        for loop in (runner.train_loop, runner.val_loop):
-            if loop is not None and loop.dataloader.num_workers:
-                loop.dataloader.worker_init_fn = partial(_start_worker, loop.dataloader.worker_init_fn)
-                if hasattr(loop, 'dataloader_iterator'):  # which may have started its workers already
-                    loop.dataloader_iterator = type(loop.dataloader_iterator)(loop.dataloader)
 
     def after_train(self, runner: Runner) -> None:
         for number, handler in self._before.items():
@@ -63,7 +57,8 @@ class PreemptionHook(Hook):
     def after_val_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | Sequence | None = None, outputs: Any = None
     ) -> None:
-        self._act(runner, runner.iter)
+        if get_world_size() == 1:  # ranks may have different numbers of batches here
+            self._act(runner, runner.iter)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self._received = max(self._received, 2 if number == signal.SIGTERM else 1)
@@ -81,11 +76,3 @@ class PreemptionHook(Hook):
                 self.after_train(runner)
                 raise SystemExit(EXIT_CODE)
             runner.logger.info(f'SIGUSR1: saved {path}')
-
-
-def _start_worker(init: Callable[[int], None] | None, worker_id: int) -> None:
-    """In a worker: leave the signals to the process that trains, which ends it."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    if init is not None:
-        init(worker_id)

@@ -1,10 +1,8 @@
 """Runs that are interrupted and go on: to the bit as if nothing had happened."""
 
-import multiprocessing
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable
 
 import pytest
@@ -127,21 +125,6 @@ def test_without_a_seed_in_the_config(shapes, tmp_path):
     for epoch in range(3):  # 24 images, three batches
         images = [image for _, batch in seeds[3 * epoch : 3 * epoch + 3] for image in batch]
         assert len(set(images)) == 24
-
-
-def test_signal_to_the_workers_too(shapes, tmp_path):
-    """A cluster tells every process."""
-
-    def tell_all() -> None:
-        for child in multiprocessing.active_children():
-            os.kill(child.pid, signal.SIGTERM)
-        time.sleep(0.3)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    loader = {'train_dataloader.num_workers': 2, 'randomness': {'seed': 5}}
-    whole = train(shapes, tmp_path / 'whole', BY_ITERATION, **loader)
-    interrupted(shapes, tmp_path / 'parts', BY_ITERATION, At(2, tell_all), **loader)
-    assert equal(whole, train(shapes, tmp_path / 'parts', BY_ITERATION, resume=True, **loader))
 
 
 def test_in_a_thread(shapes, tmp_path):
