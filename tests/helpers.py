@@ -39,13 +39,15 @@ def loopback_server(folder: Path) -> Iterator[str]:
 
 def shapes_config(root: Path, work_dir: Path, **options: object) -> Config:
     """The demonstration's config on the shapes in a folder, with batches of eight and a line of log an iteration."""
+    name = str(work_dir).replace('/', '_')  # mmengine keeps loggers and visualizers by name for the whole process
     config = Config.fromfile(ROOT / 'configs' / 'detr' / 'detr_tiny_shapes.py')
     config.merge_from_dict(
         {
             'train_dataloader.batch_size': 8,
             'default_hooks.logger.interval': 1,
             'work_dir': str(work_dir),
-            'experiment_name': work_dir.name,
+            'experiment_name': name,
+            'visualizer.name': name,
             **copy.deepcopy(options),  # merging empties it of _delete_
         }
     )
