@@ -35,7 +35,7 @@ def require_safe_config(path: Path) -> None:
     for file, content in _with_bases(path, ()):
         imports = content.get('custom_imports') or {}
         names = imports.get('imports', []) if isinstance(imports, dict) else imports
-        for name in [names] if isinstance(names, str) else names:
+        for name in names if isinstance(names, list) else [names]:
             _require_package(file, 'custom_imports', str(name))
         for name in _types(content):
             if '.' in name:
@@ -63,15 +63,20 @@ def _with_bases(path: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, dic
     if path.resolve() in above:
         raise UnsafeConfigError(f'{path} is its own base')
     try:
-        content = READERS[path.suffix](path.read_text())
+        text = path.read_text()
+        content = READERS[path.suffix](text)
     except OSError as error:
         raise UnsafeConfigError(f'{path}: {error.strerror}') from error
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise UnsafeConfigError(f'{path}: {" ".join(str(error).split())}') from error
     if not isinstance(content, dict):
         raise UnsafeConfigError(f'{path} holds a {type(content).__name__}, not the object of a config')
+    if '{{' in text:  # of which mmengine makes other text after this check
+        raise UnsafeConfigError(f'{path}: --safe-config reads no variables in {{{{ }}}}')
     yield path, content
     bases = content.get('_base_', [])
+    if not isinstance(bases, str | list):
+        raise UnsafeConfigError(f'{path}: _base_ is neither a file nor a list')
     for base in [bases] if isinstance(bases, str) else bases:
         package, _, name = str(base).partition('::')
         if name:  # a config that an installed package brings along

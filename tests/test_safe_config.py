@@ -5,6 +5,7 @@ import json
 import pytest
 from helpers import shapes_config
 from mmdet.registry import MODELS
+from mmengine.config import Config
 from mmengine.registry import registry
 
 from mmdet_detr.datasets.shapes import ShapesOptions, write_shapes
@@ -22,12 +23,15 @@ def write(path, content) -> None:
         ('c.json', {'_base_': 'other.py'}, 'other.py: --safe-config reads .json'),
         ('c.json', {'_base_': ['sound.json', '../up.py']}, 'up.py: --safe-config reads .json'),
         ('c.json', {'_base_': 'evil::x.py'}, 'the base evil::x.py'),
-        ('c.json', {'_base_': 'mmdet::../../../tmp/x.py'}, 'the base mmdet::'),
+        ('c.json', {'_base_': 'mmdet::../../x.py'}, 'the base mmdet::'),
         ('c.json', {'_base_': 'c.json'}, 'is its own base'),
         ('c.json', {'_base_': 'none.json'}, 'No such file'),
         ('c.json', {'custom_imports': {'imports': ['mmdet_detr', 'antigravity']}}, "custom_imports 'antigravity'"),
         ('c.json', {'custom_imports': 'antigravity'}, "custom_imports 'antigravity'"),
         ('c.json', {'hooks': [{'x': {'type': 'os.system', 'command': 'true'}}]}, "type 'os.system'"),
+        ('c.json', {'custom_imports': 5}, "custom_imports '5'"),
+        ('c.json', {'_base_': 5}, 'neither a file nor a list'),
+        ('c.json', {'_ba{{$NONE:se_}}': 'evil.py'}, 'no variables'),
         ('c.json', '[1]', 'holds a list'),
         ('c.json', '{', 'Expecting'),
         ('c.json', '[' * 100_000, 'recursion'),
@@ -47,6 +51,7 @@ def test_data_is_accepted(tmp_path):
     write(tmp_path / 'base.yaml', 'a: 1\nlist: [1, {type: ResNet}]')
     write(tmp_path / 'c.json', {'_base_': ['base.yaml', 'mmdet::_base_/default_runtime.py'], 'type': 'mmdet.DETR'})
     require_safe_config(tmp_path / 'c.json')
+    assert Config.fromfile(tmp_path / 'c.json').list[1].type == 'ResNet'
 
 
 def test_objects_by_path_are_not_built(monkeypatch):

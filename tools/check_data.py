@@ -97,8 +97,10 @@ def main() -> None:
         draw(reports, num_queries, args.out / 'data_check.png')
         if args.clean:
             args.clean.mkdir(parents=True, exist_ok=True)
-            for report in reports:
-                (args.clean / Path(report.source.ann_file).name).write_text(json.dumps(report.clean))
+            names = [Path(report.source.ann_file).name for report in reports]
+            for name, report in zip(names, reports, strict=True):
+                split = f'{report.source.splits[0]}_' if names.count(name) > 1 else ''
+                (args.clean / f'{split}{name}').write_text(json.dumps(report.clean))
     except (ConfigError, OSError) as error:
         fail(str(error))
     for report in reports:

@@ -9,8 +9,8 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 def keep_freed_memory() -> None:
     """Keep freed memory in this process, where the C library is glibc.
 
-    By default large tensors go back to the system when they are freed, and come again page by page. That takes up to
-    half of a forward pass, depending on what ran before. A process that runs one detector for long settles; one in
+    By default large tensors go back to the system when they are freed, and come again page by page. That can take
+    long, depending on what ran before. A process that runs one detector for long settles; one in
     which detectors take turns measures that instead of them.
     """
     if sys.platform != 'linux':

@@ -23,7 +23,8 @@ def find_latest_checkpoint(path: str) -> str | None:
     named = pointer.read_text(errors='replace').strip('\0 \n') if pointer.exists() else ''
     if named and ('://' in named or is_complete(Path(named))):
         return named
-    others = sorted(folder.glob('*.pth'), key=lambda file: file.stat().st_mtime, reverse=True)
+    others = [file for file in folder.glob('*.pth') if not file.name.startswith('best_')]  # which have no optimizer
+    others.sort(key=lambda file: file.stat().st_mtime, reverse=True)
     found = next((file for file in others if is_complete(file)), None)
     if named or found:
         what = f'names {named}, which is missing or incomplete' if named else 'is missing or empty'

@@ -151,7 +151,7 @@ def _written(path: Path) -> Iterator[Path]:
             _to_disk(path.parent)
     except OSError as error:
         _delete(part)
-        raise CheckpointWriteError(f'cannot write {path}: {error.strerror}; earlier ones are whole') from error
+        raise CheckpointWriteError(f'cannot write {path}: {error.strerror or error}; earlier ones are whole') from error
 
 
 def _to_disk(path: Path) -> None:
