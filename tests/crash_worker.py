@@ -21,8 +21,8 @@ OPTIONS = {
     'default_hooks.checkpoint.max_keep_ckpts': 1,
     'custom_hooks': [{'type': 'mmdet_detr.ReproducibleHook'}],
     'model.neck.dropout': 0.1,
-    'train_cfg.max_iters': 120,
-    'train_cfg.val_interval': 1000,
+    'train_cfg.max_iters': 500,
+    'train_cfg.val_interval': 10000,
     'randomness': {'seed': 5},
 }
 
