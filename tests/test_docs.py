@@ -99,6 +99,7 @@ def test_config_for_own_data(tmp_path):
         'mixed',
         'speed_cpu_summary',
         'speed_types_cpu_summary',
+        'speed_shapes_cpu',
         'scaling_cpu',
         'means_cpu',
         'padding',

@@ -65,7 +65,11 @@ class Inputs:
     def read(self) -> dict[str, Any]:
         """Decode, resize and collate a batch, as a data loader does."""
         with torch.no_grad():
-            return pseudo_collate([self._pipeline(dict(info)) for info in self._infos])
+            return pseudo_collate([self._pipeline(self.info(i)) for i in range(self.batch)])
+
+    def info(self, index: int) -> dict[str, Any]:
+        """What a data set gives to its pipeline for an image; beyond the batch, its images come again."""
+        return dict(self._infos[index % self.batch])
 
 
 def _generate(folder: Path, size: tuple[int, int], seed: int) -> Path:

@@ -13,9 +13,19 @@ def keep_freed_memory() -> None:
     long, depending on what ran before. A process that runs one detector for long settles; one in
     which detectors take turns measures that instead of them.
     """
-    if sys.platform != 'linux':
-        return
-    library = ctypes.CDLL(None)
-    if hasattr(library, 'mallopt') and hasattr(library, 'gnu_get_libc_version'):
+    library = _glibc()
+    if library:
         library.mallopt(M_MMAP_MAX, 0)
         library.mallopt(M_TRIM_THRESHOLD, -1)  # never
+
+
+def give_freed_memory_back() -> None:
+    """Give what was kept to the system, for other processes."""
+    library = _glibc()
+    if library:
+        library.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    library = ctypes.CDLL(None) if sys.platform == 'linux' else None
+    return library if hasattr(library, 'gnu_get_libc_version') else None

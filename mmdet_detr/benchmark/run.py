@@ -13,6 +13,7 @@ import torch
 from .candidates import Candidate, build, names_of, num_classes
 from .flops import gflops
 from .inputs import Inputs
+from .malloc import give_freed_memory_back
 from .memory import peak_mib
 from .stages import Stages, Trainer, infer
 
@@ -78,6 +79,7 @@ def run(settings: Settings, report: Report, fail: Fail) -> Iterator[list[dict[st
             if (candidate.name, size) not in counted:
                 counted[candidate.name, size] = _gflops(candidate, size, settings, report, fail)
         turns = _take_turns(settings, candidates, size, batch, mode, report, fail)
+        give_freed_memory_back()  # the processes that measure memory need it
         first = turns.get(0) if candidates and candidates[0][1].name == settings.names[0] else None
         for key, times in turns.items():
             path, candidate = candidates[key]
