@@ -19,13 +19,16 @@ class _DataParallel(MMDistributedDataParallel):
 
 
 def allow_ranks_on_cpu() -> None:
-    """Let ``--launcher pytorch`` work on CPUs, by the gloo backend; nothing changes where there is an accelerator."""
+    """Let the launchers pytorch and slurm work on CPUs, by the gloo backend; nothing changes with an accelerator."""
     if get_device() != 'cpu':
         return
 
     def join(backend: str, init_backend: str = 'torch', **kwargs: Any) -> None:
         dist.init_process_group('gloo', **kwargs)
 
+    join_by_slurm = utils._init_dist_slurm
     utils._init_dist_pytorch = join
+    utils._init_dist_slurm = lambda backend, **kwargs: join_by_slurm('gloo', **kwargs)
+    torch.cuda.set_device = lambda device: None  # which the latter calls
     runner.MMDistributedDataParallel = _DataParallel
     MODEL_WRAPPERS.register_module(name='MMDistributedDataParallel', module=_DataParallel, force=True)

@@ -66,7 +66,10 @@ def test_official_recipe(path):
     epochs, drop = {'150e': (150, 100), '500e': (500, 400)}[re.search('1?50+e', path.stem)[0]]
     assert config.train_cfg.max_epochs == config.param_scheduler[0].end == epochs
     assert config.param_scheduler[0].milestones == [drop]
-    assert config.optim_wrapper.clip_grad.max_norm == 0.1
+    by_strategy = config.get('strategy', {}).get('gradient_clipping')  # DeepSpeed clips by itself
+    assert (by_strategy or config.optim_wrapper.clip_grad.max_norm) == 0.1
+    assert config.optim_wrapper.optimizer == {'type': 'AdamW', 'lr': 1e-4, 'weight_decay': 1e-4}
+    assert config.optim_wrapper.paramwise_cfg.custom_keys == {'backbone': {'lr_mult': 0.1}}
     gpus, images = map(int, re.search(r'(\d+)x(\d+)', path.stem).groups())
     assert config.train_dataloader.batch_size == images
     assert config.auto_scale_lr == {'enable': False, 'base_batch_size': gpus * images}

@@ -81,6 +81,20 @@ def test_resumes_tests_and_reports(folder, run_mim):
         assert (folder / 'work' / name).read_bytes().startswith(b'\x89PNG')
 
 
+def test_leaves_nothing_behind(folder, run_mim, tmp_path, monkeypatch):
+    """No temporary files, and nothing of the environment in configs, logs and checkpoints."""
+    monkeypatch.setenv('TMPDIR', str(tmp_path))
+    monkeypatch.setenv('WANDB_API_KEY', 'a-secret-of-the-environment')
+    options = ('train_cfg.max_iters=2', 'train_dataloader.num_workers=2', 'val_dataloader.num_workers=1')
+    arguments = ('--gpus', 0, '--work-dir', 'clean', '--cfg-options', *OPTIONS, *options)
+    done = run_mim('train', 'mmdet_detr', CONFIG, *arguments, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.iterdir())
+    written = [path for path in (folder / 'clean').rglob('*') if path.is_file()]
+    assert {'.pth', '.py', '.log'} <= {path.suffix for path in written}
+    assert not [path for path in written if b'a-secret' in path.read_bytes()]
+
+
 def test_auto_scale_lr(folder, run_mim):
     """A quarter of the batch size, a quarter of the learning rate; mmdet's own DETR configs raise here."""
     arguments = ('--gpus', 0, '--work-dir', 'scaled', '--auto-scale-lr', '--cfg-options', *OPTIONS)

@@ -79,6 +79,7 @@ train_dataloader = dict(
     batch_size=2,
     batch_sampler=None,  # drawn at random, not by aspect ratio
     drop_last=True,
+    worker_init_fn=dict(type='mmdet_detr.leave_signals_to_parent'),
     sampler=dict(
         _delete_=True, type='mmdet_detr.SeededSampler', sampler=dict(type='DefaultSampler', shuffle=True)
     ),
@@ -89,7 +90,10 @@ train_dataloader = dict(
         pipeline=train_pipeline,
     ),
 )
-val_dataloader = dict(dataset=dict(type='mmdet_detr.RobustCocoDataset', pipeline=test_pipeline))
+val_dataloader = dict(
+    worker_init_fn=dict(type='mmdet_detr.leave_signals_to_parent'),
+    dataset=dict(type='mmdet_detr.RobustCocoDataset', pipeline=test_pipeline),
+)
 test_dataloader = val_dataloader
 
 # Schedule

@@ -61,6 +61,7 @@ train_dataloader = dict(
     batch_size=32,
     num_workers=0,  # decoding a batch of these takes less than handing it over
     persistent_workers=False,
+    worker_init_fn=dict(type='mmdet_detr.leave_signals_to_parent'),
     sampler=dict(type='mmdet_detr.SeededSampler', sampler=dict(type='InfiniteSampler', shuffle=True)),
     dataset=dict(
         type='mmdet_detr.RobustCocoDataset',
@@ -75,6 +76,7 @@ val_dataloader = dict(
     batch_size=50,
     num_workers=0,
     persistent_workers=False,
+    worker_init_fn=dict(type='mmdet_detr.leave_signals_to_parent'),
     drop_last=False,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(

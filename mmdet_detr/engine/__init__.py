@@ -1,18 +1,22 @@
 from .atomic_checkpoint_hook import AtomicCheckpointHook, CheckpointWriteError
 from .batch_size_hook import BatchSizeHook
 from .class_names_hook import ClassNamesHook
+from .fsdp_strategy import FSDPStrategy
 from .match_report_hook import MatchReportHook
 from .preemption_hook import PreemptionHook
 from .reproducible_hook import ReproducibleHook
 from .skip_non_finite_hook import SkipNonFiniteHook
+from .workers import leave_signals_to_parent
 
 __all__ = [
     'AtomicCheckpointHook',
     'BatchSizeHook',
     'CheckpointWriteError',
     'ClassNamesHook',
+    'FSDPStrategy',
     'MatchReportHook',
     'PreemptionHook',
     'ReproducibleHook',
     'SkipNonFiniteHook',
+    'leave_signals_to_parent',
 ]

@@ -37,6 +37,10 @@ class AtomicCheckpointHook(CheckpointHook):
         CheckpointWriteError: from training, where a checkpoint cannot be written: disk full, no permission.
     """
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._meta: dict[str, Any] = {}
+
     def before_train(self, runner: Runner) -> None:
         self.file_backend: Any = None
         super().before_train(runner)
@@ -49,6 +53,9 @@ class AtomicCheckpointHook(CheckpointHook):
                 _delete(part)
         self.file_backend = _DeletesLater(self._outdated)
         runner.save_checkpoint = _atomically(runner.save_checkpoint)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        checkpoint['meta'].update(self._meta)  # a FlexibleRunner takes every moment for the end of an epoch
 
     def after_train(self, runner: Runner) -> None:
         vars(runner).pop('save_checkpoint', None)
@@ -84,6 +91,7 @@ class AtomicCheckpointHook(CheckpointHook):
     def _save(self, runner: Runner, name: str, meta: dict[str, Any]) -> None:
         self.last_ckpt = self._path(name)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        self._meta = dict(meta)
         runner.save_checkpoint(
             self.out_dir,
             name,
@@ -95,6 +103,7 @@ class AtomicCheckpointHook(CheckpointHook):
             backend_args=self.backend_args,
             **self.args,
         )
+        self._meta = {}
         if is_main_process():
             with _written(Path(runner.work_dir) / 'last_checkpoint') as part:
                 part.write_text(self.last_ckpt)

@@ -1,8 +1,12 @@
 """Runs that are interrupted and go on: to the bit as if nothing had happened."""
 
+import gc
+import multiprocessing
 import os
 import signal
+import subprocess
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -125,6 +129,34 @@ def test_without_a_seed_in_the_config(shapes, tmp_path):
     for epoch in range(3):  # 24 images, three batches
         images = [image for _, batch in seeds[3 * epoch : 3 * epoch + 3] for image in batch]
         assert len(set(images)) == 24
+
+
+class ToTheGroup:
+    """Sends a signal to the workers first and then to the training, as a cluster does to every process of a job."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        self.number = int(number)
+        self.workers: set[int] = set()
+
+    def __call__(self) -> None:
+        self.workers = {child.pid for child in multiprocessing.active_children()}
+        subprocess.run(['kill', f'-{self.number}', *map(str, (*self.workers, os.getpid()))], check=True)
+        time.sleep(0.5)
+        assert self.workers == {child.pid for child in multiprocessing.active_children()}  # all alive
+
+
+@pytest.mark.skipif(not hasattr(signal, 'sigwaitinfo'), reason='workers cannot tell who sends a signal here')
+def test_signals_that_reach_the_workers_too(shapes, tmp_path):
+    loader = {'train_dataloader.num_workers': 2, 'randomness': {'seed': 5}}
+    whole = train(shapes, tmp_path / 'whole', BY_ITERATION, **loader)
+    warned, ended = ToTheGroup(signal.SIGUSR1), ToTheGroup(signal.SIGTERM)
+    interrupted(shapes, tmp_path / 'parts', BY_ITERATION, At(2, warned), At(3, ended), **loader)
+    assert len(warned.workers) == len(ended.workers) == 2
+    assert equal(whole, train(shapes, tmp_path / 'parts', BY_ITERATION, resume=True, **loader))
+    gc.collect()
+    for pid in ended.workers:  # they end when their loader goes
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
 
 
 def test_in_a_thread(shapes, tmp_path):
