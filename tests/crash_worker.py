@@ -1,5 +1,6 @@
 """One life of a training run that ``test_crash.py`` kills."""
 
+import os
 import time
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from helpers import shapes_config
 from mmengine.fileio import LocalBackend
 from mmengine.runner import Runner
 
+KILLS = int(os.environ.get('MMDET_DETR_KILLS', '20'))
 OPTIONS = {
     'train_dataloader.batch_size': 4,
     'train_dataloader.dataset.type': 'mmdet_detr.RobustCocoDataset',
@@ -21,7 +23,7 @@ OPTIONS = {
     'default_hooks.checkpoint.max_keep_ckpts': 1,
     'custom_hooks': [{'type': 'mmdet_detr.ReproducibleHook'}],
     'model.neck.dropout': 0.1,
-    'train_cfg.max_iters': 500,
+    'train_cfg.max_iters': 25 * KILLS,
     'train_cfg.val_interval': 10000,
     'randomness': {'seed': 5},
 }

@@ -1,5 +1,6 @@
 """SIGKILL, again and again: nothing that was saved is lost, and the end is that of a run that nobody killed."""
 
+import json
 import multiprocessing
 import os
 import random
@@ -10,12 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from crash_worker import live
+from crash_worker import KILLS, live
 from mmengine.runner import find_latest_checkpoint
 
 from mmdet_detr.datasets.shapes import ShapesOptions, write_shapes
 
-KILLS = int(os.environ.get('MMDET_DETR_KILLS', '20'))
+OUT = os.environ.get('MMDET_DETR_CRASH_OUT')  # JSON of what happened
 DEADLINE = 120  # seconds that a life may take to get where it is to be killed
 
 
@@ -79,5 +80,6 @@ def test_killed_again_and_again(context, tmp_path):
     assert one['meta']['iter'] == other['meta']['iter'] > iterations[-1]
     for name, value in one['state_dict'].items():
         assert torch.equal(value, other['state_dict'][name]), name
-    assert sorted(path.name for path in killed.glob('*.pth*')) == ['iter_500.pth']
-    print(f'killed at {iterations}, {halves} times with a file half-written')
+    assert sorted(path.name for path in killed.glob('*.pth*')) == [f'iter_{25 * KILLS}.pth']
+    if OUT:
+        Path(OUT).write_text(json.dumps({'kills': KILLS, 'half-written': halves, 'killed at': iterations[1:]}) + '\n')

@@ -10,7 +10,7 @@ from pathlib import Path
 import mmcv
 from PIL import Image
 
-from ..datasets.annotations import Document, Problem, check_annotations, read_annotations
+from ..datasets.annotations import Document, Problem, check_annotations, evaluation_problems, read_annotations
 from ..datasets.images import BrokenImageError, inspect_image
 from .sources import Source
 
@@ -75,14 +75,20 @@ def check_split(
     Raises:
         AnnotationError: the annotation file has not the structure of one.
     """
-    clean, problems = check_annotations(read_annotations(source.ann_file), source.allow_outside)
+    document = read_annotations(source.ann_file, labelled='train' in source.splits)
+    clean, problems = check_annotations(document, source.allow_outside)
+    if set(source.splits) != {'train'}:
+        worse = evaluation_problems(document, problems)
+        known = {str(problem) for problem in worse}
+        problems = worse + [problem for problem in problems if str(problem) not in known]
     report = SplitReport(source, clean, problems)
     problems += _check_classes(report, num_classes)
     problems += _check_images(report, decode, pool, advance)
     counts = report.objects
     empty = sum(count == 0 for count in counts.values())
     if empty == len(counts):
-        problems.append(Problem('no boxes', source.ann_file, 'not one image has a box of a class of the config'))
+        fatal = source.splits != ('test',)  # which may have no labels
+        problems.append(Problem('no boxes', source.ann_file, 'not one image has a box of a class of the config', fatal))
     elif empty:
         problems.append(Problem('images without boxes', source.ann_file, f'{empty} of {len(counts)}', fatal=False))
     crowded = {image: count for image, count in counts.items() if num_queries and count > num_queries}

@@ -12,6 +12,17 @@ from ..errors import ConfigError
 
 Document = dict[str, Any]
 LISTS = ('images', 'annotations', 'categories')
+# what pycocotools stumbles over or counts wrongly; other entries that training leaves out, it counts as they are
+NOT_TO_EVALUATE = {
+    'missing key',
+    'wrong type',
+    'no object',
+    'no box',
+    'duplicate category',
+    'duplicate image id',
+    'duplicate annotation id',
+    'outside the data',
+}
 
 
 class AnnotationError(ConfigError):
@@ -38,8 +49,12 @@ class Problem:
         return f'{self.where}: {self.kind}: {self.reason}'
 
 
-def read_annotations(path: Path | str) -> Document:
+def read_annotations(path: Path | str, labelled: bool = True) -> Document:
     """Read a COCO file.
+
+    Args:
+        path: the file.
+        labelled: whether there have to be annotations; COCO's test sets have none.
 
     Returns:
         The document: a dict with the lists ``images``, ``annotations`` and ``categories``.
@@ -55,6 +70,8 @@ def read_annotations(path: Path | str) -> Document:
         raise AnnotationError(f'{path} is no JSON: {error}') from error
     if not isinstance(document, dict):
         raise AnnotationError(f'{path} holds a {type(document).__name__}, not the object of a COCO file')
+    if not labelled:
+        document.setdefault('annotations', [])
     for name in LISTS:
         if not isinstance(document.get(name), list):
             raise AnnotationError(f'{path} has no list of {name}')
@@ -91,6 +108,21 @@ def check_annotations(document: Document, allow_outside: bool = False) -> tuple[
     annotations = sound('annotations', _Annotations(images, categories))
     clean = {**document, 'images': images, 'categories': categories, 'annotations': _completed(annotations)}
     return clean, problems
+
+
+def evaluation_problems(document: Document, problems: list[Problem]) -> list[Problem]:
+    """What keeps a document from being evaluated, which pycocotools does with all of it at the end of an epoch.
+
+    Args:
+        document: a document of :func:`read_annotations`.
+        problems: those that :func:`check_annotations` found in it.
+    """
+    found = [Problem(p.kind, p.where, p.reason) for p in problems if p.kind in NOT_TO_EVALUATE]
+    for i, entry in enumerate(document['annotations']):
+        if isinstance(entry, dict):
+            missing = _missing(entry, 'id', 'area', 'iscrowd')
+            found += [Problem(p.kind, f'annotations[{i}]', f'{p.reason}, which evaluation needs') for p in missing]
+    return found
 
 
 def summary(problems: list[Problem]) -> str:

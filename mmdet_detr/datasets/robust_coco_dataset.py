@@ -11,7 +11,7 @@ from ..errors import ConfigError
 from ..log import warn
 from ..randomness import seed_all
 from ..registry import DATASETS
-from .annotations import Document, Problem, check_annotations, read_annotations, summary
+from .annotations import Document, Problem, check_annotations, evaluation_problems, read_annotations, summary
 from .images import MAX_PIXELS, BrokenImageError, inspect_image
 from .seeded_sampler import SeededIndex
 
@@ -28,8 +28,8 @@ class RobustCocoDataset(CocoDataset):
 
     Entries of the annotation file that cannot be used are left out and counted in the log. An image that cannot be
     read, or has another size than the annotations say, is named in the log with its reason, and another one takes its
-    place; in validation it ends the run at its start. Samples are augmented by the seed of their draw where the sampler
-    is a :class:`~mmdet_detr.datasets.SeededSampler`.
+    place. In validation, either ends the run at its start. Samples are augmented by the seed of their draw where the
+    sampler is a :class:`~mmdet_detr.datasets.SeededSampler`.
 
     Args:
         max_broken: share of annotations, of images in the file, and of images drawn in training, from which on the run
@@ -57,13 +57,21 @@ class RobustCocoDataset(CocoDataset):
         self.problems: list[Problem] = []
         self._broken: set[int] = set()  # indices, in this process
         self._sound: set[int] = set()
+        self._seed: tuple[int, ...] | None = None  # of the sample that is read
         super().__init__(*args, **kwargs)
 
     # the name that CocoDataset calls with a path
     def COCOAPI(self, path: str) -> COCO:
         """The index of the sound entries of a file."""
-        document, self.problems = check_annotations(read_annotations(path), self.allow_outside)
+        given = read_annotations(path, labelled=not self.test_mode)
+        document, self.problems = check_annotations(given, self.allow_outside)
         self._report(document)
+        not_to_evaluate = evaluation_problems(given, self.problems) if self.test_mode else []
+        if not_to_evaluate:
+            raise BrokenDataError(
+                f'{self.ann_file} cannot be evaluated, which reads it as it is: {summary(not_to_evaluate)}; the first: '
+                f'{not_to_evaluate[0]}. mim run mmdet_detr check_data CONFIG --clean FOLDER writes one that can'
+            )
         coco = COCO()
         coco.dataset = document
         coco.createIndex()
@@ -86,6 +94,13 @@ class RobustCocoDataset(CocoDataset):
                     f'max_broken={self.max_broken:g}: {summary(self.problems)}'
                 )
 
+    def filter_data(self) -> list[dict]:
+        kept = super().filter_data()
+        if not kept:
+            why = summary(self.problems) or 'none of its images has a box of a class of the config'
+            raise BrokenDataError(f'{self.ann_file}: no image is left to read: {why}')
+        return kept
+
     def full_init(self) -> None:
         super().full_init()
         if self.test_mode:
@@ -106,10 +121,11 @@ class RobustCocoDataset(CocoDataset):
 
     def prepare_data(self, idx: int) -> Any:
         """The sample of an index after the pipeline; None in training, where it cannot be read."""
-        if isinstance(idx, SeededIndex):
-            seed_all(idx.seed)
+        self._seed = idx.seed if isinstance(idx, SeededIndex) else None
+        if self._seed:
+            seed_all(self._seed)
         if self.test_mode:
-            return super().prepare_data(idx)
+            return self._prepare_for_test(int(idx))
         if int(idx) in self._broken:
             return None
         info = self.get_data_info(idx)
@@ -121,6 +137,14 @@ class RobustCocoDataset(CocoDataset):
         except Exception as error:  # whatever decoders and transforms raise on files that nobody has checked
             self._skip(int(idx), info['img_path'], error)
             return None
+
+    def _prepare_for_test(self, index: int) -> Any:
+        try:
+            return super().prepare_data(index)
+        except Exception as error:  # as above
+            path = self.get_data_info(index)['img_path']
+            reason = ' '.join(f'{type(error).__name__}: {error}'.split())
+            raise BrokenDataError(f'{path} cannot be read, and validation needs all its images: {reason}') from error
 
     def _inspect(self, info: dict[str, Any]) -> None:
         path = info['img_path']
@@ -141,4 +165,8 @@ class RobustCocoDataset(CocoDataset):
             ) from error
 
     def _rand_another(self) -> int:
-        return int(np.random.randint(len(self)))
+        if not self._seed:
+            return int(np.random.randint(len(self)))
+        seed = (*self._seed, 1)  # how far the one before it got is no matter then
+        seed_all(seed)
+        return SeededIndex.of(np.random.randint(len(self)), seed)

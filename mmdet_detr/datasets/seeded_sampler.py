@@ -11,9 +11,21 @@ from ..registry import DATA_SAMPLERS
 
 
 class SeededIndex(int):
-    """The index of a sample, with the seed of what is drawn for it."""
+    """The index of a sample, with the seed of what is drawn for it, which mmengine's wrappers of data sets hand on."""
 
     seed: tuple[int, ...]
+
+    @classmethod
+    def of(cls, index: int, seed: tuple[int, ...]) -> 'SeededIndex':
+        seeded = cls(index)
+        seeded.seed = seed
+        return seeded
+
+    def __sub__(self, other: int) -> 'SeededIndex':  # ConcatDataset
+        return self.of(int(self) - other, self.seed)
+
+    def __mod__(self, other: int) -> 'SeededIndex':  # RepeatDataset
+        return self.of(int(self) % other, self.seed)
 
 
 @DATA_SAMPLERS.register_module()
@@ -56,6 +68,4 @@ class SeededSampler(Sampler):
         first, self._skipped = self._skipped, 0
         where = (self.seed, get_rank(), self.epoch)
         for draw, index in enumerate(islice(self._sampler(), first, None), first):
-            seeded = SeededIndex(index)
-            seeded.seed = (*where, draw)
-            yield seeded
+            yield SeededIndex.of(index, (*where, draw))

@@ -8,8 +8,6 @@ import pytest
 import torch
 from foreign import official
 from helpers import loopback_server
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from mmengine.logging.history_buffer import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 from safetensors.torch import save_file
@@ -249,31 +247,6 @@ def test_bad_file(message, write, tmp_path):
     assert str(error.value).startswith(str(path))
     assert message in str(error.value)
     assert '\n' not in str(error.value)
-
-
-@pytest.fixture(scope='module')
-def files(tmp_path_factory) -> list[bytes]:
-    """A file of every kind."""
-    folder = tmp_path_factory.mktemp('files')
-    torch.save(history_checkpoint(), folder / 'zip')
-    torch.save(history_checkpoint(), folder / 'old', _use_new_zipfile_serialization=False)
-    save_file(OTHER, folder / 'safetensors')
-    return [path.read_bytes() for path in sorted(folder.iterdir())]
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.data())
-def test_damaged_files_raise_our_error_or_none(files, tmp_path_factory, data):
-    content = bytearray(data.draw(st.sampled_from(files)))
-    for _ in range(data.draw(st.integers(0, 4))):
-        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    path = tmp_path_factory.getbasetemp() / 'damaged'
-    path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
-    try:
-        outcome = load_from_local(str(path))
-    except CheckpointError as error:
-        outcome = str(error)
-    assert isinstance(outcome, dict) or (outcome.startswith(str(path)) and '\n' not in outcome)
 
 
 def test_missing_file(tmp_path):

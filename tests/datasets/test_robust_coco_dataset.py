@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from mmdet.registry import DATASETS
-from mmengine.dataset import pseudo_collate
+from mmengine.dataset import ConcatDataset, RepeatDataset, pseudo_collate
 from mmengine.logging import MMLogger
 from mmengine.registry import DATA_SAMPLERS
 from PIL import Image
@@ -91,7 +91,14 @@ def annotate(root, sizes: dict[str, tuple[int, int]]) -> dict:
         ],
         'categories': [{'id': 1, 'name': 'thing'}],
         'annotations': [
-            {'id': i, 'image_id': i, 'category_id': 1, 'bbox': [0, 0, min(w, 20), min(h, 20)]}
+            {
+                'id': i,
+                'image_id': i,
+                'category_id': 1,
+                'bbox': [0, 0, min(w, 20), min(h, 20)],
+                'area': min(w, 20) * min(h, 20),
+                'iscrowd': 0,
+            }
             for i, (w, h) in enumerate(sizes.values())
         ],
     }
@@ -184,6 +191,43 @@ def test_validation_ends_at_its_start(folder):
         dataset(folder, test_mode=True)
 
 
+def change(entry: dict, **values) -> None:
+    entry.update(values)
+    for name in [name for name, value in values.items() if value is ...]:
+        del entry[name]
+
+
+@pytest.mark.parametrize(
+    ('change_it', 'said'),
+    [
+        (
+            lambda d: change(d['annotations'][0], area=...),
+            r'annotations\[0\]: missing key: area, which',
+        ),
+        (lambda d: change(d['annotations'][1], bbox=[0, 0, 'a', 1]), r'annotations\[1\], image 1: no box'),
+        (lambda d: change(d['annotations'][1], id=0), r'annotations\[1\]: duplicate annotation id'),
+        (lambda d: change(d['images'][1], file_name='../1.jpg'), r'images\[1\]: outside the data'),
+        (lambda d: d['annotations'].append(None), r'annotations\[2\]: no object'),
+    ],
+)
+def test_what_cannot_be_evaluated_ends_validation_at_its_start(tmp_path, change_it, said):
+    """pycocotools reads the file itself, after the first epoch."""
+    for name in ('0.jpg', '1.jpg'):
+        picture().save(tmp_path / name)
+    document = annotate(tmp_path, {'0.jpg': SIZE, '1.jpg': SIZE})
+    change(document['annotations'][0], bbox=[0, 0, 0, 5])  # which is counted
+    (tmp_path / 'annotations.json').write_text(json.dumps(document))
+    assert len(dataset(tmp_path, test_mode=True, max_broken=0.6)) == 2
+    change_it(document)
+    (tmp_path / 'annotations.json').write_text(json.dumps(document))
+    with pytest.raises(BrokenDataError, match=said):
+        dataset(tmp_path, test_mode=True, max_broken=1.0)
+    del document['annotations']  # as in a test set
+    document['images'][1]['file_name'] = '1.jpg'
+    (tmp_path / 'annotations.json').write_text(json.dumps(document))
+    assert len(dataset(tmp_path, test_mode=True)) == 2
+
+
 def test_broken_annotations_are_left_out(folder, log):
     document = annotate(folder, {name: size for name, (_, size) in SOUND.items()})
     document['annotations'][0]['bbox'] = [0, 0, float('nan'), 3]
@@ -221,14 +265,23 @@ def drawn(data, workers: int, skip: int, epoch: int = 1) -> list[np.ndarray]:
     return [image.numpy() for batch in loader for image in batch['inputs']]
 
 
-def test_augmentation_depends_on_the_draw_alone(folder):
+WRAPPERS = {
+    'plain': lambda data: data,
+    'joined': lambda data: ConcatDataset([data, data]),
+    'repeated': lambda data: RepeatDataset(data, 2),
+}
+
+
+@pytest.mark.parametrize('wrap', WRAPPERS.values(), ids=WRAPPERS)
+def test_augmentation_depends_on_the_draw_alone(folder, wrap):
     """Not on how many workers there are, where the epoch starts, and what was drawn before."""
-    whole = drawn(dataset(folder, max_broken=0.5), 0, 0)
-    assert len(whole) == 20
+    data = wrap(dataset(folder, max_broken=0.5))
+    whole = drawn(data, 0, 0)
+    assert len(whole) == len(data)
     np.random.seed(9)
-    rest = drawn(dataset(folder, max_broken=0.5), 2, 6)
-    assert len(rest) == 14
+    rest = drawn(wrap(dataset(folder, max_broken=0.5)), 2, 6)
+    assert len(rest) == len(data) - 6
     for one, other in zip(whole[6:], rest, strict=True):
         np.testing.assert_array_equal(one, other)
-    another = drawn(dataset(folder, max_broken=0.5), 0, 0, epoch=2)
+    another = drawn(wrap(dataset(folder, max_broken=0.5)), 0, 0, epoch=2)
     assert not all(one.shape == other.shape and (one == other).all() for one, other in zip(whole, another, strict=True))

@@ -1,0 +1,116 @@
+"""Inject the faults that a training run has to survive, and count what was lost.
+
+    python benchmarks/reliability.py [--kills 100] [--minutes 60] [--out benchmarks/results]
+
+Runs the tests that inject faults: one run killed so many times, minutes of damaged files through the loaders, and the
+rest as they are in the test suite. Writes reliability.json and reliability.md; exit code 1 where a fault was not
+survived.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from xml.etree import ElementTree
+
+from rich.progress import track
+
+from mmdet_detr.benchmark.machine import machine
+from mmdet_detr.benchmark.present import table
+
+ROOT = Path(__file__).parents[1]
+KILLED = 'the process is killed (SIGKILL)'
+FUZZED = 'damaged files'
+# fault, the tests that inject it, and what they compare
+FAULTS = (
+    (KILLED, 'tests/test_crash.py', 'iterations of the last checkpoint; weights at the end, bit for bit'),
+    ('the disk is full', 'tests/engine/test_resume.py -k disk', 'the checkpoint before'),
+    ('the last checkpoint is missing or cut off', 'tests/checkpoints/test_latest.py', 'which one the run goes on from'),
+    (
+        'SIGTERM, SIGUSR1; in training, in validation, to workers too',
+        'tests/engine/test_resume.py -k "weights or signal or usr1 or seed"',
+        'weights at the end, bit for bit',
+    ),
+    (
+        'a rank has no boxes, or an unequal last batch',
+        'tests/test_ranks.py -k "steps or unequal"',
+        'steps of one process',
+    ),
+    ('a rank dies, or gets SIGTERM alone', 'tests/test_ranks.py -k "dies or preempted"', 'both end, with the reason'),
+    ('broken images and annotations', 'tests/datasets/test_robust_coco_dataset.py', 'samples of the sound ones'),
+    ('steps with gradients that are not finite', 'tests/engine/test_skip_non_finite_hook.py', 'weights and statistics'),
+    (FUZZED, 'tests/test_fuzz.py', "errors other than this package's own"),
+)
+
+
+def inject(tests: str, environment: dict[str, str], folder: Path) -> tuple[int, int]:
+    """Tests that ran and those of them that passed."""
+    report = folder / 'report.xml'
+    command = f'{sys.executable} -m pytest -q -p no:cacheprovider --no-cov --junitxml={report} {tests}'
+    subprocess.run(command, shell=True, cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.DEVNULL)
+    suite = next(ElementTree.parse(report).iter('testsuite'))
+    ran = int(suite.attrib['tests']) - int(suite.attrib['skipped'])
+    return ran, ran - int(suite.attrib['failures']) - int(suite.attrib['errors'])
+
+
+def markdown(results: dict) -> str:
+    rows = []
+    for fault in results['faults']:
+        times, survived = fault['injected'], fault['survived']
+        rows.append([fault['fault'], fault['compared'], f'{times:,}', f'{survived:,}', f'{times - survived:,}'])
+    fuzzed = [
+        [kind, f'{sum(outcomes.values()):,}', '; '.join(f'{name}: {count:,}' for name, count in outcomes.items())]
+        for kind, outcomes in results['fuzzed'].items()
+    ]
+    return '\n\n'.join(
+        [
+            table(['fault', 'compared', 'times or tests', 'survived', 'lost'], rows),
+            f'{results["crash"]["half-written"]} of the kills left a checkpoint half-written. Damaged files by kind:',
+            table(['files', 'read', 'what came out'], fuzzed),
+            f'`{results["command"]}`, {results["machine"]}.\n',
+        ]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('--kills', type=int, default=100, help='of one run')
+    parser.add_argument('--minutes', type=float, default=60, help='of damaged files, a third for each kind')
+    parser.add_argument('--out', type=Path, default=ROOT / 'benchmarks' / 'results', help='folder of the results')
+    arguments = parser.parse_args()
+    faults = []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        environment = {
+            'MMDET_DETR_KILLS': str(arguments.kills),
+            'MMDET_DETR_CRASH_OUT': str(folder / 'crash.json'),
+            'MMDET_DETR_FUZZ_SECONDS': str(arguments.minutes * 20),
+            'MMDET_DETR_FUZZ_OUT': str(folder / 'fuzz.json'),
+        }
+        for fault, tests, compared in track(FAULTS, description='faults'):
+            ran, passed = inject(tests, environment, folder)
+            faults.append({'fault': fault, 'compared': compared, 'injected': ran, 'survived': passed})
+        if any(fault['survived'] < max(1, fault['injected']) for fault in faults):
+            sys.exit(f'reliability.py: not survived: {[f for f in faults if f["survived"] < max(1, f["injected"])]}')
+        crash, fuzzed = (json.loads((folder / name).read_text()) for name in ('crash.json', 'fuzz.json'))
+    counts = {KILLED: crash['kills'], FUZZED: sum(sum(outcomes.values()) for outcomes in fuzzed.values())}
+    for fault in faults:  # where one test injects many
+        fault['injected'] = fault['survived'] = counts.get(fault['fault'], fault['injected'])
+    results = {
+        'command': ' '.join(['python', 'benchmarks/reliability.py', *sys.argv[1:]]),
+        'machine': machine('cpu'),
+        'faults': faults,
+        'crash': crash,
+        'fuzzed': fuzzed,
+    }
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / 'reliability.json').write_text(json.dumps(results, indent=1) + '\n')
+    (arguments.out / 'reliability.md').write_text(markdown(results))
+    print(markdown(results))
+
+
+if __name__ == '__main__':
+    main()
