@@ -92,6 +92,15 @@ def test_config_for_own_data(tmp_path):
     assert config.model.neck.type == 'mmdet_detr.TransformerNeck'
 
 
+PAGES = {
+    'checkpoints': 'docs/checkpoints.md',
+    'mixed': 'docs/mixing.md',
+    'means_cpu': 'benchmarks/notes.md',
+    'padding': 'benchmarks/notes.md',
+    'plan': 'docs/scaling.md',
+}
+
+
 @pytest.mark.parametrize(
     'name',
     [
@@ -103,12 +112,12 @@ def test_config_for_own_data(tmp_path):
         'scaling_cpu',
         'means_cpu',
         'padding',
+        'plan',
     ],
 )
 def test_measured_figures_are_those_of_the_script(name):
-    page = {'checkpoints': 'docs/checkpoints.md', 'mixed': 'docs/mixing.md'}.get(name, 'docs/benchmarks.md')
-    page = {'means_cpu': 'benchmarks/notes.md', 'padding': 'benchmarks/notes.md'}.get(name, page)
-    assert (ROOT / f'benchmarks/results/{name}.md').read_text() in (ROOT / page).read_text()
+    page = (ROOT / PAGES.get(name, 'docs/benchmarks.md')).read_text()
+    assert (ROOT / f'benchmarks/results/{name}.md').read_text() in page
 
 
 @pytest.mark.parametrize('path', sorted((ROOT / 'benchmarks' / 'results').glob('speed_*.json')), ids=lambda p: p.stem)
