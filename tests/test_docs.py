@@ -92,7 +92,7 @@ def test_config_for_own_data(tmp_path):
     assert config.model.neck.type == 'mmdet_detr.TransformerNeck'
 
 
-PAGES = {
+SHOWN_IN = {
     'checkpoints': 'docs/checkpoints.md',
     'mixed': 'docs/mixing.md',
     'means_cpu': 'benchmarks/notes.md',
@@ -116,7 +116,7 @@ PAGES = {
     ],
 )
 def test_measured_figures_are_those_of_the_script(name):
-    page = (ROOT / PAGES.get(name, 'docs/benchmarks.md')).read_text()
+    page = (ROOT / SHOWN_IN.get(name, 'docs/benchmarks.md')).read_text()
     assert (ROOT / f'benchmarks/results/{name}.md').read_text() in page
 
 
