@@ -1,4 +1,4 @@
-# DETR R101 with gradients and optimizer states split among the ranks, by DeepSpeed's ZeRO (pip install deepspeed).
+# DETR R101 with gradients and optimizer states split among the ranks, by DeepSpeed's ZeRO: pip install deepspeed==0.16.9.
 # Distributed training only: mim train mmdet_detr CONFIG --launcher pytorch --gpus 8
 _base_ = './detr_r101_8x2_500e_coco.py'
 
