@@ -130,7 +130,7 @@ def markdown(results: dict) -> str:
     seeds = len({run['seed'] for run in results['runs']})
     origin = f'`{results["command"]}`, {results["machine"]}'
     note = f'{seeds} seed(s), mean and range; minutes of one processor in training, without validation'
-    return f'{table(heads, rows)}\n\n{origin}. {note}.\n'
+    return f'{table(heads, rows)}\n{origin}. {note}.\n'
 
 
 def grouped(results: dict) -> dict[str, list[dict]]:

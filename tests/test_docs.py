@@ -109,6 +109,7 @@ SHOWN_IN = {
         'speed_cpu_summary',
         'speed_types_cpu_summary',
         'speed_shapes_cpu',
+        'budget_shapes',
         'scaling_cpu',
         'means_cpu',
         'padding',
