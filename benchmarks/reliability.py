@@ -49,8 +49,11 @@ FAULTS = (
 def inject(tests: str, environment: dict[str, str], folder: Path) -> tuple[int, int]:
     """Tests that ran and those of them that passed."""
     report = folder / 'report.xml'
+    report.unlink(missing_ok=True)
     command = f'{sys.executable} -m pytest -q -p no:cacheprovider --no-cov --junitxml={report} {tests}'
     subprocess.run(command, shell=True, cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.DEVNULL)
+    if not report.exists():
+        sys.exit(f'reliability.py: the tests died: {command}')
     suite = next(ElementTree.parse(report).iter('testsuite'))
     ran = int(suite.attrib['tests']) - int(suite.attrib['skipped'])
     return ran, ran - int(suite.attrib['failures']) - int(suite.attrib['errors'])

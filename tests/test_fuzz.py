@@ -17,6 +17,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
+from mmdet.evaluation import CocoMetric
 from mmdet.registry import DATASETS
 from mmengine.logging.history_buffer import HistoryBuffer
 from PIL import Image
@@ -152,6 +153,20 @@ def data_set(folder: Path, **options) -> torch.utils.data.Dataset:
     )
 
 
+def evaluate(path: Path, data: torch.utils.data.Dataset) -> None:
+    """What passed the data set in validation, pycocotools evaluates."""
+    metric = CocoMetric(ann_file=str(path))
+    metric.dataset_meta = data.metainfo
+    boxes = torch.tensor([[1.0, 2.0, 11.0, 14.0]])
+    found = {'bboxes': boxes, 'scores': torch.ones(1), 'labels': torch.zeros(1, dtype=torch.long)}
+    samples = []
+    for i in range(len(data)):
+        info = data.get_data_info(i)
+        samples.append({'img_id': info['img_id'], 'ori_shape': SIZE[::-1], 'pred_instances': found})
+    metric.process({}, samples)
+    metric.evaluate(len(data))
+
+
 @pytest.fixture
 def folder(tmp_path) -> Iterator[Path]:
     (tmp_path / 'file.json').write_text(json.dumps(document()))
@@ -166,6 +181,10 @@ def test_annotations(folder):
     def read(content: bytes) -> str:
         path = folder / 'file.json'
         path.write_bytes(content)
+        try:
+            evaluate(path, data_set(folder, test_mode=True))
+        except (AnnotationError, BrokenDataError) as error:
+            own_line(error, path)
         try:
             found = data_set(folder)
         except (AnnotationError, BrokenDataError) as error:

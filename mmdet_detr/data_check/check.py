@@ -78,7 +78,7 @@ def check_split(
     document = read_annotations(source.ann_file, labelled='train' in source.splits)
     clean, problems = check_annotations(document, source.allow_outside)
     if set(source.splits) != {'train'}:
-        worse = evaluation_problems(document, problems)
+        worse = evaluation_problems(document, problems, source.classes)
         known = {str(problem) for problem in worse}
         problems = worse + [problem for problem in problems if str(problem) not in known]
     report = SplitReport(source, clean, problems)

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -12,7 +12,8 @@ from ..errors import ConfigError
 
 Document = dict[str, Any]
 LISTS = ('images', 'annotations', 'categories')
-# what pycocotools stumbles over or counts wrongly; other entries that training leaves out, it counts as they are
+EVALUATED = ('id', 'area', 'iscrowd')  # what else pycocotools needs of an annotation
+# what it cannot read; other entries that training leaves out, it counts as they are
 NOT_TO_EVALUATE = {
     'missing key',
     'wrong type',
@@ -110,19 +111,36 @@ def check_annotations(document: Document, allow_outside: bool = False) -> tuple[
     return clean, problems
 
 
-def evaluation_problems(document: Document, problems: list[Problem]) -> list[Problem]:
+def evaluation_problems(document: Document, problems: list[Problem], classes: Sequence[str]) -> list[Problem]:
     """What keeps a document from being evaluated, which pycocotools does with all of it at the end of an epoch.
 
     Args:
         document: a document of :func:`read_annotations`.
         problems: those that :func:`check_annotations` found in it.
+        classes: names of the classes that are evaluated; annotations of others are not looked at.
     """
-    found = [Problem(p.kind, p.where, p.reason) for p in problems if p.kind in NOT_TO_EVALUATE]
+    others = {c.get('id') for c in document['categories'] if isinstance(c, dict) and c.get('name') not in classes}
+    ignored = set()
+    found = []
     for i, entry in enumerate(document['annotations']):
-        if isinstance(entry, dict):
-            missing = _missing(entry, 'id', 'area', 'iscrowd')
-            found += [Problem(p.kind, f'annotations[{i}]', f'{p.reason}, which evaluation needs') for p in missing]
-    return found
+        where = f'annotations[{i}]'
+        if not isinstance(entry, dict):
+            continue
+        if is_id(entry.get('category_id')) and entry['category_id'] in others:
+            ignored.add(where)
+            continue
+        found += [Problem(p.kind, where, f'{p.reason}, which evaluation needs') for p in _missing(entry, *EVALUATED)]
+        if not isinstance(entry.get('id', 0), int):
+            found.append(Problem('wrong type', where, f'id {_short(entry["id"])}, which evaluation needs as a number'))
+        if entry.get('iscrowd', 0) not in (0, 1):
+            found.append(Problem('wrong type', where, f'iscrowd {_short(entry["iscrowd"])} is not 0 or 1'))
+        if entry.get('id') == 0:
+            found.append(Problem('annotation id 0', where, 'which evaluation counts as not found', fatal=False))
+    kinds = {type(image.get('id')).__name__ for image in document['images'] if isinstance(image, dict)}
+    if len(kinds) > 1:
+        found.append(Problem('wrong type', 'images', f'ids of several types: {", ".join(sorted(kinds))}'))
+    fatal = [Problem(p.kind, p.where, p.reason) for p in problems if p.kind in NOT_TO_EVALUATE]
+    return found + [problem for problem in fatal if problem.where.split(',')[0] not in ignored]
 
 
 def summary(problems: list[Problem]) -> str:

@@ -36,6 +36,7 @@ class RobustCocoDataset(CocoDataset):
             ends with a BrokenDataError.
         max_pixels: an image of more pixels counts as broken, before it is decoded.
         allow_outside: whether file names may be absolute or lead out of the image folder.
+        evaluated: whether, in ``test_mode``, an evaluator reads the annotation file too, as CocoMetric does.
         kwargs: arguments of ``CocoDataset``.
 
     Raises:
@@ -49,11 +50,13 @@ class RobustCocoDataset(CocoDataset):
         max_broken: float = 0.1,
         max_pixels: int = MAX_PIXELS,
         allow_outside: bool = False,
+        evaluated: bool = True,
         **kwargs: Any,
     ) -> None:
         self.max_broken = max_broken
         self.max_pixels = max_pixels
         self.allow_outside = allow_outside
+        self.evaluated = evaluated
         self.problems: list[Problem] = []
         self._broken: set[int] = set()  # indices, in this process
         self._sound: set[int] = set()
@@ -66,17 +69,25 @@ class RobustCocoDataset(CocoDataset):
         given = read_annotations(path, labelled=not self.test_mode)
         document, self.problems = check_annotations(given, self.allow_outside)
         self._report(document)
-        not_to_evaluate = evaluation_problems(given, self.problems) if self.test_mode else []
-        if not_to_evaluate:
-            raise BrokenDataError(
-                f'{self.ann_file} cannot be evaluated, which reads it as it is: {summary(not_to_evaluate)}; the first: '
-                f'{not_to_evaluate[0]}. mim run mmdet_detr check_data CONFIG --clean FOLDER writes one that can'
-            )
+        if self.test_mode and self.evaluated:
+            self._require_ground_truth(given)
         coco = COCO()
         coco.dataset = document
         coco.createIndex()
         coco.img_ann_map, coco.cat_img_map = coco.imgToAnns, coco.catToImgs
         return coco
+
+    def _require_ground_truth(self, given: Document) -> None:
+        found = evaluation_problems(given, self.problems, self.metainfo['classes'])
+        fatal = [problem for problem in found if problem.fatal]
+        if fatal:
+            raise BrokenDataError(
+                f'{self.ann_file} cannot be evaluated, which pycocotools does as it is: {summary(fatal)}; the first: '
+                f'{fatal[0]}. mim run mmdet_detr check_data CONFIG --clean FOLDER writes one that can; evaluated=False '
+                'is for evaluators that do not read it'
+            )
+        for problem in found:
+            warn(f'{self.ann_file}: {problem}')
 
     def _report(self, document: Document) -> None:
         if not self.problems:

@@ -11,7 +11,7 @@ from ..registry import DATA_SAMPLERS
 
 
 class SeededIndex(int):
-    """The index of a sample, with the seed of what is drawn for it, which mmengine's wrappers of data sets hand on."""
+    """The index of a sample, with the seed of what is drawn for it; ConcatDataset and RepeatDataset hand it on."""
 
     seed: tuple[int, ...]
 

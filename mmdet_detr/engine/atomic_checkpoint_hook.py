@@ -53,13 +53,21 @@ class AtomicCheckpointHook(CheckpointHook):
                 _delete(part)
         self.file_backend = _DeletesLater(self._outdated)
         runner.save_checkpoint = _atomically(runner.save_checkpoint)
-
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        checkpoint['meta'].update(self._meta)  # a FlexibleRunner takes every moment for the end of an epoch
+        strategy = getattr(runner, 'strategy', None)  # of a FlexibleRunner, which takes every moment for an epoch's end
+        if strategy:
+            strategy.save_checkpoint = self._with_our_meta(strategy.save_checkpoint)
 
     def after_train(self, runner: Runner) -> None:
-        vars(runner).pop('save_checkpoint', None)
+        for owner in (runner, getattr(runner, 'strategy', runner)):
+            vars(owner).pop('save_checkpoint', None)
         super().after_train(runner)
+
+    def _with_our_meta(self, save: Callable) -> Callable:
+        def save_with_our_meta(*args: Any, extra_ckpt: dict[str, Any], **kwargs: Any) -> None:
+            extra_ckpt['meta'].update(self._meta)
+            save(*args, extra_ckpt=extra_ckpt, **kwargs)
+
+        return save_with_our_meta
 
     def save_now(self, runner: Runner, epoch: int, iteration: int) -> Path:
         """Save a checkpoint outside of the schedule, which the next one of the schedule replaces.

@@ -10,9 +10,11 @@ from mmengine.optim import OptimWrapper
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
+from ..errors import ConfigError
 from ..models.transformer import DecoderLayer, EncoderLayer
 from ..registry import STRATEGIES
 
+WRAPPED = '_fsdp_wrapped_module.'  # in the names of parameters
 UNITS = (ResLayer, EncoderLayer, DecoderLayer)
 
 
@@ -29,7 +31,8 @@ class FSDPStrategy(MMEngineFSDPStrategy):
     """mmengine's ``FSDPStrategy`` with three things mended, and with defaults for DETR.
 
     Gradients are clipped by the norm of all of them, not each rank's part by its own; a run can be resumed with
-    PyTorch 2.1 and later; it runs on CPUs. Checkpoints are those of a run without FSDP. Takes the arguments of
+    PyTorch 2.1 and later; it runs on CPUs. Checkpoints are those of a run without FSDP, and
+    either goes on from the other's. Takes the arguments of
     mmengine's strategy.
     """
 
@@ -38,10 +41,16 @@ class FSDPStrategy(MMEngineFSDPStrategy):
     ) -> None:
         wrapper = {'type': 'MMFullyShardedDataParallel', 'auto_wrap_policy': wrap_layers, **(model_wrapper or {})}
         if get_device() == 'cpu':
+            if not hasattr(torch, 'cpu') or not hasattr(torch.cpu, 'current_device'):
+                raise ConfigError(f'FSDP on CPUs needs a newer PyTorch than {torch.__version__}')
             wrapper['device_id'] = torch.device('cpu')
         super().__init__(model_wrapper=wrapper, state_dict_cfg=state_dict_cfg, **kwargs)
         if get_device() == 'cpu':  # where nothing would be copied, and then freed
             self.state_dict_config.offload_to_cpu = self.optim_state_dict_config.offload_to_cpu = False
+
+    def build_model(self, model: nn.Module | dict) -> nn.Module:
+        """The model, with its weights in the one order in which FSDP splits the optimizer's states, too."""
+        return super().build_model(model).to(memory_format=torch.contiguous_format)
 
     def build_optim_wrapper(self, optim_wrapper: Any, model: nn.Module | None = None) -> OptimWrapper:
         wrapper = super().build_optim_wrapper(optim_wrapper, model)
@@ -54,8 +63,27 @@ class FSDPStrategy(MMEngineFSDPStrategy):
             wrapper._clip_grad = clip
         return wrapper
 
+    def optim_state_dict(self) -> dict:
+        """As mmengine's, with what FSDP leaves out, such as the loss scaler of mixed precision."""
+        return {**self.optim_wrapper.state_dict(), **super().optim_state_dict()}
+
     def load_optim_state_dict(self, state_dict: dict) -> None:
+        """Take the states of a run with FSDP or without."""
+        more = {name: value for name, value in state_dict.items() if name not in ('state', 'param_groups')}
         sharded = FullyShardedDataParallel.optim_state_dict_to_load(
-            model=self.model, optim=self.optim_wrapper.optimizer, optim_state_dict=state_dict
+            model=self.model, optim=self.optim_wrapper.optimizer, optim_state_dict=self._by_name(state_dict)
         )
-        self.optim_wrapper.load_state_dict(sharded)
+        self.optim_wrapper.load_state_dict({**more, **sharded})
+
+    def _by_name(self, state_dict: dict) -> dict:
+        """The states with the names of parameters for keys; without FSDP, parameters are numbered."""
+        names = {id(p): name.replace(WRAPPED, '') for name, p in self.model.named_parameters()}
+        groups = self.optim_wrapper.optimizer.param_groups
+        numbered = dict(enumerate(names[id(p)] for group in groups for p in group['params']))
+        return {
+            'state': {numbered.get(key, key): value for key, value in state_dict['state'].items()},
+            'param_groups': [
+                {**group, 'params': [numbered.get(key, key) for key in group['params']]}
+                for group in state_dict['param_groups']
+            ],
+        }

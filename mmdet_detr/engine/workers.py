@@ -6,6 +6,9 @@ import signal
 import threading
 import time
 
+import torch
+
+from ..randomness import seed_all
 from ..registry import FUNCTIONS
 
 GRACE = 5  # seconds
@@ -16,9 +19,12 @@ def leave_signals_to_parent(worker_id: int) -> None:
     """A data loader's ``worker_init_fn``: SIGTERM and SIGUSR1 are for the training process alone.
 
     A worker that ended on them would end the run before :class:`PreemptionHook` could save. It still ends on the
-    SIGTERM that its parent sends, and with its parent. Without ``signal.sigwaitinfo`` (macOS, Windows) nothing happens.
+    SIGTERM that its parent sends, and with its parent. Workers that are not forked, and those of systems without
+    ``signal.sigwaitinfo`` (macOS, Windows), end as they would anyway. Takes the place of mmengine's function and, as
+    that does, makes workers of different ranks draw different numbers.
     """
-    if hasattr(signal, 'sigwaitinfo'):
+    seed_all((torch.initial_seed(), int(os.environ.get('RANK', '0'))))
+    if hasattr(signal, 'sigwaitinfo') and multiprocessing.get_start_method(allow_none=True) == 'fork':
         signals = {signal.SIGTERM, signal.SIGUSR1}
         signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # threads to come inherit it
         threading.Thread(target=_obey_parent, args=(signals,), daemon=True).start()

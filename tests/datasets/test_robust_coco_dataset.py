@@ -208,6 +208,9 @@ def change(entry: dict, **values) -> None:
         (lambda d: change(d['annotations'][1], id=0), r'annotations\[1\]: duplicate annotation id'),
         (lambda d: change(d['images'][1], file_name='../1.jpg'), r'images\[1\]: outside the data'),
         (lambda d: d['annotations'].append(None), r'annotations\[2\]: no object'),
+        (lambda d: change(d['annotations'][1], id='b'), r"annotations\[1\]: wrong type: id 'b'"),
+        (lambda d: change(d['annotations'][1], iscrowd=None), r'annotations\[1\]: wrong type: iscrowd None'),
+        (lambda d: change(d['images'][1], id='b'), r'images: wrong type: ids of several types: int, str'),
     ],
 )
 def test_what_cannot_be_evaluated_ends_validation_at_its_start(tmp_path, change_it, said):
@@ -222,10 +225,22 @@ def test_what_cannot_be_evaluated_ends_validation_at_its_start(tmp_path, change_
     (tmp_path / 'annotations.json').write_text(json.dumps(document))
     with pytest.raises(BrokenDataError, match=said):
         dataset(tmp_path, test_mode=True, max_broken=1.0)
+    dataset(tmp_path, test_mode=True, max_broken=1.0, evaluated=False)
     del document['annotations']  # as in a test set
-    document['images'][1]['file_name'] = '1.jpg'
+    document['images'][1].update(file_name='1.jpg', id=1)
     (tmp_path / 'annotations.json').write_text(json.dumps(document))
     assert len(dataset(tmp_path, test_mode=True)) == 2
+
+
+def test_what_evaluation_passes_over_or_miscounts_does_not_end_it(tmp_path, log):
+    for name in ('0.jpg', '1.jpg'):
+        picture().save(tmp_path / name)
+    document = annotate(tmp_path, {'0.jpg': SIZE, '1.jpg': SIZE})
+    document['categories'].append({'id': 2, 'name': 'another'})
+    change(document['annotations'][1], category_id=2, bbox=None, area=...)
+    (tmp_path / 'annotations.json').write_text(json.dumps(document))
+    assert len(dataset(tmp_path, test_mode=True, max_broken=0.6)) == 2
+    assert 'annotations[0]: annotation id 0: which evaluation counts as not found' in log()
 
 
 def test_broken_annotations_are_left_out(folder, log):

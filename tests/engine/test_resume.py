@@ -9,15 +9,18 @@ import threading
 import time
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from helpers import shapes_config
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import Hook
 from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner._flexible_runner import FlexibleRunner
+from torch.utils.data import DataLoader
 
 from mmdet_detr.datasets.shapes import ShapesOptions, write_shapes
-from mmdet_detr.engine import CheckpointWriteError
+from mmdet_detr.engine import CheckpointWriteError, leave_signals_to_parent
 from mmdet_detr.engine.preemption_hook import EXIT_CODE
 from mmdet_detr.errors import ConfigError
 
@@ -129,6 +132,36 @@ def test_without_a_seed_in_the_config(shapes, tmp_path):
     for epoch in range(3):  # 24 images, three batches
         images = [image for _, batch in seeds[3 * epoch : 3 * epoch + 3] for image in batch]
         assert len(set(images)) == 24
+
+
+def test_flexible_runner_within_an_epoch(shapes, tmp_path):
+    """It would note the next epoch in a checkpoint from the middle of one."""
+    config = shapes_config(shapes, tmp_path / 'run', **{**BY_EPOCH, 'strategy': {'type': 'SingleDeviceStrategy'}})
+    runner = FlexibleRunner.from_cfg(config)
+    runner.register_hook(At(2, send(signal.SIGTERM)))
+    with pytest.raises(SystemExit):
+        runner.train()
+    meta = torch.load(tmp_path / 'run' / 'interrupted_iter_2.pth', weights_only=False)['meta']
+    assert (meta['epoch'], meta['iter']) == (0, 2)
+
+
+def test_workers_of_two_ranks_draw_different_numbers(monkeypatch):
+    """Where a data set does not take the seed of the draw."""
+
+    class Drawn(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return 2
+
+        def __getitem__(self, index: int) -> float:
+            return np.random.rand()
+
+    numbers = []
+    for rank in ('0', '1', '0'):
+        monkeypatch.setenv('RANK', rank)
+        torch.manual_seed(3)  # the same on all ranks
+        numbers.append(torch.cat(list(DataLoader(Drawn(), num_workers=2, worker_init_fn=leave_signals_to_parent))))
+    assert len(set(numbers[0].tolist() + numbers[1].tolist())) == 4
+    assert torch.equal(numbers[0], numbers[2])
 
 
 class ToTheGroup:
