@@ -48,9 +48,9 @@ class FSDPStrategy(MMEngineFSDPStrategy):
         if get_device() == 'cpu':  # where nothing would be copied, and then freed
             self.state_dict_config.offload_to_cpu = self.optim_state_dict_config.offload_to_cpu = False
 
-    def build_model(self, model: nn.Module | dict) -> nn.Module:
-        """The model, with its weights in the one order in which FSDP splits the optimizer's states, too."""
-        return super().build_model(model).to(memory_format=torch.contiguous_format)
+    def _wrap_model(self, model: nn.Module) -> nn.Module:
+        # FSDP splits weights in the order of memory, but loads an optimizer's states in that of their indices
+        return super()._wrap_model(model.to(memory_format=torch.contiguous_format))  # type: ignore[call-overload]
 
     def build_optim_wrapper(self, optim_wrapper: Any, model: nn.Module | None = None) -> OptimWrapper:
         wrapper = super().build_optim_wrapper(optim_wrapper, model)
@@ -81,7 +81,10 @@ class FSDPStrategy(MMEngineFSDPStrategy):
         groups = self.optim_wrapper.optimizer.param_groups
         numbered = dict(enumerate(names[id(p)] for group in groups for p in group['params']))
         return {
-            'state': {numbered.get(key, key): value for key, value in state_dict['state'].items()},
+            'state': {
+                numbered.get(key, key): {name: value.contiguous() for name, value in state.items()}
+                for key, state in state_dict['state'].items()
+            },
             'param_groups': [
                 {**group, 'params': [numbered.get(key, key) for key in group['params']]}
                 for group in state_dict['param_groups']
