@@ -79,6 +79,10 @@ class RobustCocoDataset(CocoDataset):
 
     def _require_ground_truth(self, given: Document) -> None:
         found = evaluation_problems(given, self.problems, self.metainfo['classes'])
+        names = [c.get('name') for c in given['categories'] if isinstance(c, dict)]
+        missing = [name for name in self.metainfo['classes'] if name not in names]
+        if missing:  # labels would be those of other classes, or of none
+            found.append(Problem('class not in the file', 'categories', ', '.join(missing)))
         fatal = [problem for problem in found if problem.fatal]
         if fatal:
             raise BrokenDataError(

@@ -208,6 +208,7 @@ def change(entry: dict, **values) -> None:
         (lambda d: change(d['annotations'][1], id=0), r'annotations\[1\]: duplicate annotation id'),
         (lambda d: change(d['images'][1], file_name='../1.jpg'), r'images\[1\]: outside the data'),
         (lambda d: d['annotations'].append(None), r'annotations\[2\]: no object'),
+        (lambda d: change(d['categories'][0], name='b'), r'categories: class not in the file: thing'),
         (lambda d: change(d['annotations'][1], id='b'), r"annotations\[1\]: wrong type: id 'b'"),
         (lambda d: change(d['annotations'][1], iscrowd=None), r'annotations\[1\]: wrong type: iscrowd None'),
         (lambda d: change(d['images'][1], id='b'), r'images: wrong type: ids of several types: int, str'),
@@ -228,6 +229,7 @@ def test_what_cannot_be_evaluated_ends_validation_at_its_start(tmp_path, change_
     dataset(tmp_path, test_mode=True, max_broken=1.0, evaluated=False)
     del document['annotations']  # as in a test set
     document['images'][1].update(file_name='1.jpg', id=1)
+    document['categories'][0]['name'] = 'thing'
     (tmp_path / 'annotations.json').write_text(json.dumps(document))
     assert len(dataset(tmp_path, test_mode=True)) == 2
 
