@@ -119,7 +119,8 @@ def evaluation_problems(document: Document, problems: list[Problem], classes: Se
         problems: those that :func:`check_annotations` found in it.
         classes: names of the classes that are evaluated; annotations of others are not looked at.
     """
-    others = {c.get('id') for c in document['categories'] if isinstance(c, dict) and c.get('name') not in classes}
+    categories = [c for c in document['categories'] if isinstance(c, dict) and is_id(c.get('id'))]
+    others = {category['id'] for category in categories if category.get('name') not in classes}
     ignored = set()
     found = []
     for i, entry in enumerate(document['annotations']):
