@@ -131,6 +131,9 @@ def evaluation_problems(document: Document, problems: list[Problem], classes: Se
             ignored.add(where)
             continue
         found += [Problem(p.kind, where, f'{p.reason}, which evaluation needs') for p in _missing(entry, *EVALUATED)]
+        for key in ('image_id', 'category_id'):
+            if not is_id(entry.get(key, 0)):
+                found.append(Problem('wrong type', where, f'{key} {_short(entry[key])}'))
         if not isinstance(entry.get('id', 0), int):
             found.append(Problem('wrong type', where, f'id {_short(entry["id"])}, which evaluation needs as a number'))
         if entry.get('iscrowd', 0) not in (0, 1):
