@@ -10,7 +10,8 @@ from pathlib import Path
 import mmcv
 from PIL import Image
 
-from ..datasets.annotations import Document, Problem, check_annotations, evaluation_problems, read_annotations
+from ..datasets.annotations import Document, Problem, check_annotations, read_annotations
+from ..datasets.ground_truth import evaluation_problems
 from ..datasets.images import BrokenImageError, inspect_image
 from .sources import Source
 

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -12,18 +12,6 @@ from ..errors import ConfigError
 
 Document = dict[str, Any]
 LISTS = ('images', 'annotations', 'categories')
-EVALUATED = ('id', 'area', 'iscrowd')  # what else pycocotools needs of an annotation
-# what it cannot read; other entries that training leaves out, it counts as they are
-NOT_TO_EVALUATE = {
-    'missing key',
-    'wrong type',
-    'no object',
-    'no box',
-    'duplicate category',
-    'duplicate image id',
-    'duplicate annotation id',
-    'outside the data',
-}
 
 
 class AnnotationError(ConfigError):
@@ -111,42 +99,6 @@ def check_annotations(document: Document, allow_outside: bool = False) -> tuple[
     return clean, problems
 
 
-def evaluation_problems(document: Document, problems: list[Problem], classes: Sequence[str]) -> list[Problem]:
-    """What keeps a document from being evaluated, which pycocotools does with all of it at the end of an epoch.
-
-    Args:
-        document: a document of :func:`read_annotations`.
-        problems: those that :func:`check_annotations` found in it.
-        classes: names of the classes that are evaluated; annotations of others are not looked at.
-    """
-    categories = [c for c in document['categories'] if isinstance(c, dict) and is_id(c.get('id'))]
-    others = {category['id'] for category in categories if category.get('name') not in classes}
-    ignored = set()
-    found = []
-    for i, entry in enumerate(document['annotations']):
-        where = f'annotations[{i}]'
-        if not isinstance(entry, dict):
-            continue
-        if is_id(entry.get('category_id')) and entry['category_id'] in others:
-            ignored.add(where)
-            continue
-        found += [Problem(p.kind, where, f'{p.reason}, which evaluation needs') for p in _missing(entry, *EVALUATED)]
-        for key in ('image_id', 'category_id'):
-            if not is_id(entry.get(key, 0)):
-                found.append(Problem('wrong type', where, f'{key} {_short(entry[key])}'))
-        if not isinstance(entry.get('id', 0), int):
-            found.append(Problem('wrong type', where, f'id {_short(entry["id"])}, which evaluation needs as a number'))
-        if entry.get('iscrowd', 0) not in (0, 1):
-            found.append(Problem('wrong type', where, f'iscrowd {_short(entry["iscrowd"])} is not 0 or 1'))
-        if entry.get('id') == 0:
-            found.append(Problem('annotation id 0', where, 'which evaluation counts as not found', fatal=False))
-    kinds = {type(image.get('id')).__name__ for image in document['images'] if isinstance(image, dict)}
-    if len(kinds) > 1:
-        found.append(Problem('wrong type', 'images', f'ids of several types: {", ".join(sorted(kinds))}'))
-    fatal = [Problem(p.kind, p.where, p.reason) for p in problems if p.kind in NOT_TO_EVALUATE]
-    return found + [problem for problem in fatal if problem.where.split(',')[0] not in ignored]
-
-
 def summary(problems: list[Problem]) -> str:
     """How many there are of each kind, most frequent first."""
     return ', '.join(f'{number} x {kind}' for kind, number in Counter(p.kind for p in problems).most_common())
@@ -164,12 +116,12 @@ def is_finite(value: object) -> bool:
         return False
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f'{text[:57]}...'
 
 
-def _missing(entry: dict, *names: str) -> Iterator[Problem]:
+def missing_keys(entry: dict, *names: str) -> Iterator[Problem]:
     for name in names:
         if name not in entry:
             yield Problem('missing key', '', name)
@@ -181,13 +133,13 @@ class _Categories:
         self.names: set[str] = set()
 
     def __call__(self, entry: dict) -> Iterator[Problem]:
-        yield from _missing(entry, 'id', 'name')
+        yield from missing_keys(entry, 'id', 'name')
         number, name = entry.get('id', 0), entry.get('name', '')
         if not is_id(number) or not isinstance(name, str):
-            yield Problem('wrong type', '', f'id {_short(number)}, name {_short(name)}')
+            yield Problem('wrong type', '', f'id {short(number)}, name {short(name)}')
             return
         if number in self.ids or name in self.names:
-            yield Problem('duplicate category', '', f'id {_short(number)}, name {_short(name)}')
+            yield Problem('duplicate category', '', f'id {short(number)}, name {short(name)}')
         self.ids.add(number)
         self.names.add(name)
 
@@ -199,25 +151,25 @@ class _Images:
         self.files: set[str] = set()
 
     def __call__(self, entry: dict) -> Iterator[Problem]:
-        yield from _missing(entry, 'id', 'file_name', 'height', 'width')
+        yield from missing_keys(entry, 'id', 'file_name', 'height', 'width')
         number, name = entry.get('id', 0), entry.get('file_name', 'none')
         if not is_id(number):
-            yield Problem('wrong type', '', f'id {_short(number)}')
+            yield Problem('wrong type', '', f'id {short(number)}')
         elif 'id' in entry:
             if number in self.ids:
-                yield Problem('duplicate image id', '', _short(number))
+                yield Problem('duplicate image id', '', short(number))
             self.ids.add(number)
         for side in ('height', 'width'):
             length = entry.get(side, 1)
             if not is_finite(length) or length < 1 or length != int(length):
-                yield Problem('wrong type', '', f'{side} {_short(length)} is no number of pixels')
+                yield Problem('wrong type', '', f'{side} {short(length)} is no number of pixels')
         if not isinstance(name, str) or not name or '\0' in name:
-            yield Problem('wrong type', '', f'file_name {_short(name)}')
+            yield Problem('wrong type', '', f'file_name {short(name)}')
             return
         if not self.allow_outside and leads_outside(name):
-            yield Problem('outside the data', '', f'file_name {_short(name)}')
+            yield Problem('outside the data', '', f'file_name {short(name)}')
         if 'file_name' in entry and name in self.files:
-            yield Problem('file listed twice', '', _short(name), fatal=False)
+            yield Problem('file listed twice', '', short(name), fatal=False)
         self.files.add(name)
 
 
@@ -240,28 +192,28 @@ class _Annotations:
         self.ids: set[int | str] = set()
 
     def __call__(self, entry: dict) -> Iterator[Problem]:
-        missing = list(_missing(entry, 'image_id', 'category_id', 'bbox'))
+        missing = list(missing_keys(entry, 'image_id', 'category_id', 'bbox'))
         if missing:
             yield from missing
             return
         image, category, box = entry['image_id'], entry['category_id'], entry['bbox']
         number = entry.get('id', 0)
         if not is_id(number):
-            yield Problem('wrong type', '', f'id {_short(number)}')
+            yield Problem('wrong type', '', f'id {short(number)}')
         elif 'id' in entry:
             if number in self.ids:
-                yield Problem('duplicate annotation id', '', _short(number), fatal=False)
+                yield Problem('duplicate annotation id', '', short(number), fatal=False)
             self.ids.add(number)
         if not is_id(image) or image not in self.sizes:
-            yield Problem('unknown image', '', f'image_id {_short(image)}')
+            yield Problem('unknown image', '', f'image_id {short(image)}')
             return
-        where = f', image {_short(image)}'
+        where = f', image {short(image)}'
         if not is_id(category) or category not in self.categories:
-            yield Problem('unknown category', where, f'category_id {_short(category)}')
+            yield Problem('unknown category', where, f'category_id {short(category)}')
         if 'area' in entry and not is_finite(entry['area']):
-            yield Problem('wrong type', where, f'area {_short(entry["area"])}')
+            yield Problem('wrong type', where, f'area {short(entry["area"])}')
         if not isinstance(box, list) or len(box) != 4 or not all(is_finite(value) for value in box):
-            yield Problem('no box', where, f'bbox {_short(box)} is not four finite numbers')
+            yield Problem('no box', where, f'bbox {short(box)} is not four finite numbers')
             return
         yield from self._box(box, *self.sizes[image], where)
         yield from self._polygons(entry.get('segmentation'), where)
@@ -279,9 +231,9 @@ class _Annotations:
         if polygons is None or isinstance(polygons, dict):  # run lengths
             return
         if not isinstance(polygons, list):
-            yield Problem('no segmentation', where, _short(polygons), fatal=False)
+            yield Problem('no segmentation', where, short(polygons), fatal=False)
         elif not _sound_polygons(polygons):
-            yield Problem('no polygon', where, _short(polygons), fatal=False)
+            yield Problem('no polygon', where, short(polygons), fatal=False)
 
 
 def _sound_polygons(polygons: object) -> bool:

@@ -11,7 +11,8 @@ from ..errors import ConfigError
 from ..log import warn
 from ..randomness import seed_all
 from ..registry import DATASETS
-from .annotations import Document, Problem, check_annotations, evaluation_problems, read_annotations, summary
+from .annotations import Document, Problem, check_annotations, read_annotations, summary
+from .ground_truth import evaluation_problems
 from .images import MAX_PIXELS, BrokenImageError, inspect_image
 from .seeded_sampler import SeededIndex
 

@@ -31,9 +31,8 @@ class FSDPStrategy(MMEngineFSDPStrategy):
     """mmengine's ``FSDPStrategy`` with three things mended, and with defaults for DETR.
 
     Gradients are clipped by the norm of all of them, not each rank's part by its own; a run can be resumed with
-    PyTorch 2.1 and later; it runs on CPUs. Checkpoints are those of a run without FSDP, and
-    either goes on from the other's. Takes the arguments of
-    mmengine's strategy.
+    PyTorch 2.1 and later; it runs on CPUs. Checkpoints are those of a run without FSDP, and either goes on from the
+    other's. Takes the arguments of mmengine's strategy.
     """
 
     def __init__(
