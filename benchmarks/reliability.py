@@ -95,9 +95,9 @@ def main() -> None:
         }
         for fault, tests, compared in track(FAULTS, description='faults'):
             ran, passed = inject(tests, environment, folder)
+            if passed < max(1, ran):
+                sys.exit(f'reliability.py: not survived: {fault}: {passed} of {ran} tests passed: {tests}')
             faults.append({'fault': fault, 'compared': compared, 'injected': ran, 'survived': passed})
-        if any(fault['survived'] < max(1, fault['injected']) for fault in faults):
-            sys.exit(f'reliability.py: not survived: {[f for f in faults if f["survived"] < max(1, f["injected"])]}')
         crash, fuzzed = (json.loads((folder / name).read_text()) for name in ('crash.json', 'fuzz.json'))
     counts = {KILLED: crash['kills'], FUZZED: sum(sum(outcomes.values()) for outcomes in fuzzed.values())}
     for fault in faults:  # where one test injects many
