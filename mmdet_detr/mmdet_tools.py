@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import mmdet
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 
 from .checkpoints import CheckpointError
 from .cpu_ranks import allow_ranks_on_cpu
 from .errors import ConfigError
-from .safe_config import forbid_objects_by_path, require_safe_config
+from .safe_config import forbid_code, require_safe_config
 
 MAX_CONSOLE_LINES = 12
 SAFE = '--safe-config'
@@ -39,10 +40,27 @@ def run_mmdet_tool(name: str) -> None:
         if SAFE in sys.argv:
             sys.argv.remove(SAFE)
             require_safe_config(Path(sys.argv[1]))
-            forbid_objects_by_path()
+            forbid_code()
+        _require_readable(name)
         runpy.run_path(str(script), run_name='__main__')
     except (CheckpointError, ConfigError) as error:
-        _fail(name, str(error))
+        _fail(name, _last_line(str(error)))
+
+
+def _require_readable(name: str) -> None:
+    """End with one line where the config on the command line cannot be read."""
+    if len(sys.argv) > 1 and not sys.argv[1].startswith('-'):
+        try:
+            Config.fromfile(sys.argv[1])
+        except Exception as error:  # a config is a program, which can raise anything
+            _fail(name, f'{sys.argv[1]} cannot be read: {type(error).__name__}: {" ".join(str(error).split())}')
+
+
+def _last_line(message: str) -> str:
+    """Without the stack trace that PyTorch puts before an error of a data loader's worker."""
+    if 'Original Traceback' not in message:
+        return message
+    return message.strip().splitlines()[-1].partition(': ')[2]
 
 
 def _fail(name: str, message: str) -> NoReturn:

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
+from mmengine.fileio import PickleHandler, register_handler
 from mmengine.registry import registry
 
+from .datasets.annotations import leads_outside
 from .errors import ConfigError
 
 PACKAGES = ('mmdet_detr', 'mmdet', 'mmengine', 'mmcv', 'mmpretrain')
@@ -37,9 +39,12 @@ def require_safe_config(path: Path) -> None:
         names = imports.get('imports', []) if isinstance(imports, dict) else imports
         for name in names if isinstance(names, list) else [names]:
             _require_package(file, 'custom_imports', str(name))
-        for name in _types(content):
-            if '.' in name:
+        for inner in _objects(content):
+            name = inner.get('type')
+            if isinstance(name, str) and '.' in name:
                 _require_package(file, 'type', name)
+            if 'sys_path' in inner:  # of a storage backend, which imports from there
+                raise UnsafeConfigError(f'{file}: --safe-config takes no sys_path')
 
 
 def _require_package(file: Path, key: str, name: str) -> None:
@@ -47,14 +52,13 @@ def _require_package(file: Path, key: str, name: str) -> None:
         raise UnsafeConfigError(f'{file}: {key} {name!r} is not of {", ".join(PACKAGES)}, as --safe-config wants it')
 
 
-def _types(content: Any) -> Iterator[str]:
+def _objects(content: Any) -> Iterator[dict[str, Any]]:
     if isinstance(content, dict):
-        if isinstance(content.get('type'), str):
-            yield content['type']
+        yield content
         content = list(content.values())
     if isinstance(content, list):
         for inner in content:
-            yield from _types(inner)
+            yield from _objects(inner)
 
 
 def _with_bases(path: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -80,16 +84,24 @@ def _with_bases(path: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, dic
     for base in [bases] if isinstance(bases, str) else bases:
         package, _, name = str(base).partition('::')
         if name:  # a config that an installed package brings along
-            if package not in PACKAGES or '..' in name:
+            if package not in PACKAGES or leads_outside(name):
                 raise UnsafeConfigError(f'{path}: the base {base} is not of {", ".join(PACKAGES)}')
         else:
             yield from _with_bases(path.parent / str(base), (*above, path.resolve()))
 
 
-def forbid_objects_by_path() -> None:
-    """Let types in configs be names of registries only, not paths of any Python object."""
+def forbid_code() -> None:
+    """Let types in configs be names of registries only, not paths of any Python object, and read no pickles as data."""
 
     def refuse(path: str) -> NoReturn:
         raise UnsafeConfigError(f'{path} is not registered, and --safe-config imports nothing by its path')
 
     registry.get_object_from_string = refuse
+    register_handler(['pickle', 'pkl'])(_NoPickle)
+
+
+class _NoPickle(PickleHandler):
+    """Writes pickles, such as the results of a test, and reads none."""
+
+    def load_from_fileobj(self, file: Any, **kwargs: Any) -> NoReturn:
+        raise UnsafeConfigError('a pickle could run code, and --safe-config reads none')

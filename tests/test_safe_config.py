@@ -6,10 +6,12 @@ import pytest
 from helpers import shapes_config
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.fileio import dump, load
+from mmengine.fileio.io import file_handlers
 from mmengine.registry import registry
 
 from mmdet_detr.datasets.shapes import ShapesOptions, write_shapes
-from mmdet_detr.safe_config import UnsafeConfigError, forbid_objects_by_path, require_safe_config
+from mmdet_detr.safe_config import UnsafeConfigError, forbid_code, require_safe_config
 
 
 def write(path, content) -> None:
@@ -24,7 +26,9 @@ def write(path, content) -> None:
         ('c.json', {'_base_': ['sound.json', '../up.py']}, 'up.py: --safe-config reads .json'),
         ('c.json', {'_base_': 'evil::x.py'}, 'the base evil::x.py'),
         ('c.json', {'_base_': 'mmdet::../../x.py'}, 'the base mmdet::'),
+        ('c.json', {'_base_': 'mmdet::/tmp/evil.py'}, 'the base mmdet::'),
         ('c.json', {'_base_': 'c.json'}, 'is its own base'),
+        ('c.json', {'a': {'backend': 'memcached', 'sys_path': '.'}}, 'takes no sys_path'),
         ('c.json', {'_base_': 'none.json'}, 'No such file'),
         ('c.json', {'custom_imports': {'imports': ['mmdet_detr', 'antigravity']}}, "custom_imports 'antigravity'"),
         ('c.json', {'custom_imports': 'antigravity'}, "custom_imports 'antigravity'"),
@@ -54,13 +58,19 @@ def test_data_is_accepted(tmp_path):
     assert Config.fromfile(tmp_path / 'c.json').list[1].type == 'ResNet'
 
 
-def test_objects_by_path_are_not_built(monkeypatch):
+def test_objects_by_path_are_not_built_and_pickles_not_read(monkeypatch, tmp_path):
     monkeypatch.setattr(registry, 'get_object_from_string', registry.get_object_from_string)
     assert MODELS.get('mmengine.utils.mkdir_or_exist') is not None
-    forbid_objects_by_path()
+    for ending in ('pickle', 'pkl'):
+        monkeypatch.setitem(file_handlers, ending, file_handlers[ending])
+    forbid_code()
     with pytest.raises(RuntimeError, match=r'Failed to get mmengine\.utils'):
         MODELS.get('mmengine.utils.mkdir_or_exist')
     assert MODELS.get('mmdet_detr.DETRHead') is not None
+    for ending in ('pkl', 'pickle'):  # which an ann_file may be
+        dump([1], tmp_path / f'data.{ending}')
+        with pytest.raises(UnsafeConfigError, match='a pickle could run code'):
+            load(tmp_path / f'data.{ending}')
 
 
 def test_training_from_json(tmp_path, run_python):

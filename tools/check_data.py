@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 import mmdet_detr  # noqa: F401  (before mmdet.models)
-from mmdet_detr.data_check import check_overlap, check_split, draw, markdown, num_queries_of, sources_of
+from mmdet_detr.data_check import SplitReport, check_overlap, check_split, draw, markdown, num_queries_of, sources_of
 from mmdet_detr.data_check.report import kinds
 from mmdet_detr.datasets.annotations import Problem
 from mmdet_detr.errors import ConfigError
@@ -56,6 +56,32 @@ def num_classes_of(model: dict) -> int | None:
     return head.get('num_classes') if isinstance(head, dict) else None
 
 
+def read_config(args: argparse.Namespace) -> Config:
+    try:
+        config = Config.fromfile(args.config)
+        config.merge_from_dict(args.cfg_options or {})
+    except Exception as error:  # a config is a program, which can raise anything
+        fail(f'{args.config} cannot be read: {type(error).__name__}: {" ".join(str(error).split())}')
+    return config
+
+
+def write_clean(folder: Path, reports: list[SplitReport]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    sources = [Path(report.source.ann_file) for report in reports]
+    taken = {path.resolve() for path in sources}
+    for path, report in zip(sources, reports, strict=True):
+        name = (
+            path.name if [p.name for p in sources].count(path.name) == 1 else f'{report.source.splits[0]}_{path.name}'
+        )
+        number = 1
+        while (folder / name).resolve() in taken:  # neither a file that was checked nor one that was just written
+            number += 1
+            name = f'{path.stem}_{number}{path.suffix}'
+        taken.add((folder / name).resolve())
+        (folder / name).write_text(json.dumps(report.cleaned()))
+        print(f'{path} without what cannot be used: {folder / name}')
+
+
 def show(console: Console, title: str, problems: list[Problem]) -> None:
     table = Table('', 'kind', 'number', 'first', title=title, title_justify='left')
     for kind, fatal, number, first in kinds(problems):
@@ -72,9 +98,8 @@ def main() -> None:
     console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 160)
     columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     reports = []
+    config = read_config(args)
     try:
-        config = Config.fromfile(args.config)
-        config.merge_from_dict(args.cfg_options or {})
         init_default_scope('mmdet')
         model = config.get('model', {})
         num_queries = num_queries_of(model)
@@ -90,17 +115,16 @@ def main() -> None:
                 reports.append(check_split(source, num_classes_of(model), num_queries, args.decode, pool, advance))
         overlap = check_overlap(reports)
         args.out.mkdir(parents=True, exist_ok=True)
-        found = {report.source.ann_file: [asdict(p) for p in report.problems] for report in reports}
-        found['training and validation'] = [asdict(problem) for problem in overlap]
+        lists = [(r.source.splits, r.source.ann_file, r.problems) for r in reports] + [((), '', overlap)]
+        found = [
+            {'splits': splits, 'ann_file': path, 'problems': [asdict(problem) for problem in problems]}
+            for splits, path, problems in lists
+        ]
         (args.out / 'data_check.json').write_text(json.dumps(found, indent=1) + '\n')
         (args.out / 'data_check.md').write_text(markdown(reports, overlap, num_queries))
         draw(reports, num_queries, args.out / 'data_check.png')
         if args.clean:
-            args.clean.mkdir(parents=True, exist_ok=True)
-            names = [Path(report.source.ann_file).name for report in reports]
-            for name, report in zip(names, reports, strict=True):
-                split = f'{report.source.splits[0]}_' if names.count(name) > 1 else ''
-                (args.clean / f'{split}{name}').write_text(json.dumps(report.clean))
+            write_clean(args.clean, reports)
     except (ConfigError, OSError) as error:
         fail(str(error))
     for report in reports:

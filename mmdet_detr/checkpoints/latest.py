@@ -23,9 +23,13 @@ def find_latest_checkpoint(path: str) -> str | None:
     named = pointer.read_text(errors='replace').strip('\0 \n') if pointer.exists() else ''
     if named and ('://' in named or is_complete(Path(named))):
         return named
-    others = [file for file in folder.glob('*.pth') if not file.name.startswith('best_')]  # which have no optimizer
+    folders = {folder, Path(named).parent} if named else {folder}
+    others = [
+        file for one in folders for file in one.glob('*.pth') if not file.name.startswith('best_')
+    ]  # no optimizer
     others.sort(key=lambda file: file.stat().st_mtime, reverse=True)
-    found = next((file for file in others if is_complete(file)), None)
+    moved = [folder / Path(named).name] if named else []  # where the work folder was copied
+    found = next((file for file in moved + others if is_complete(file)), None)
     if named or found:
         what = f'names {named}, which is missing or incomplete' if named else 'is missing or empty'
         warn(f'{pointer} {what}: {f"going on from {found}" if found else "no other checkpoint is complete"}')

@@ -10,7 +10,7 @@ from pathlib import Path
 import mmcv
 from PIL import Image
 
-from ..datasets.annotations import Document, Problem, check_annotations, read_annotations
+from ..datasets.annotations import AnnotationError, Document, Problem, check_annotations, read_annotations
 from ..datasets.ground_truth import evaluation_problems
 from ..datasets.images import BrokenImageError, inspect_image
 from .sources import Source
@@ -50,6 +50,25 @@ class SplitReport:
         counts.update(known[a['category_id']] for a in self.clean['annotations'] if a['category_id'] in known)
         return counts
 
+    def cleaned(self) -> Document:
+        """What is left of the annotation file without what cannot be used, images included.
+
+        Where ids of images are of several types, which pycocotools cannot sort, images get new ones.
+        """
+        images = [image for image in self.clean['images'] if image['file_name'] in self.hashes]
+        ids = {image['id']: image['id'] for image in images}
+        if len({type(number) for number in ids}) > 1:
+            ids = {old: new for new, old in enumerate(ids, 1)}
+        return {
+            **self.clean,
+            'images': [{**image, 'id': ids[image['id']]} for image in images],
+            'annotations': [
+                {**entry, 'image_id': ids[entry['image_id']]}
+                for entry in self.clean['annotations']
+                if entry['image_id'] in ids
+            ],
+        }
+
     @property
     def _known(self) -> dict[int | str, str]:
         return {c['id']: c['name'] for c in self.clean['categories'] if c['name'] in self.source.classes}
@@ -72,11 +91,12 @@ def check_split(
         decode: whether to decode the images.
         pool: reads the images.
         advance: called with the number of images done, and of all.
-
-    Raises:
-        AnnotationError: the annotation file has not the structure of one.
     """
-    document = read_annotations(source.ann_file, labelled='train' in source.splits)
+    try:
+        document = read_annotations(source.ann_file, labelled='train' in source.splits)
+    except AnnotationError as error:
+        nothing: Document = {'images': [], 'annotations': [], 'categories': []}
+        return SplitReport(source, nothing, [Problem('no annotations', source.ann_file, str(error))])
     clean, problems = check_annotations(document, source.allow_outside)
     if set(source.splits) != {'train'}:
         worse = evaluation_problems(document, problems, source.classes)

@@ -77,6 +77,8 @@ def draw(reports: list[SplitReport], num_queries: int | None, path: Path) -> Non
         right.bar(range(len(classes)), [number for _, number in classes], color='C0')
         more = '' if len(report.boxes) <= BARS else f', {BARS} of {len(report.boxes)}'
         right.set(title=f'boxes of the classes{more}', ylabel='boxes')
-        right.set_xticks(range(len(classes)), [name for name, _ in classes], rotation=90, fontsize='small')
+        right.set_xticks(
+            range(len(classes)), [name for name, _ in classes], rotation=90, fontsize='small', parse_math=False
+        )
     figure.savefig(path, dpi=100)
     plt.close(figure)

@@ -9,7 +9,7 @@ from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 
-from ..datasets.images import MAX_PIXELS
+from ..datasets.images import MAX_PIXELS, is_local
 from ..errors import ConfigError
 
 
@@ -50,7 +50,9 @@ def sources_of(config: Config) -> list[Source]:
     for split in ('train', 'val', 'test'):
         loader = config.get(f'{split}_dataloader')
         if loader:
-            for leaf in _leaves(loader.dataset):
+            if 'dataset' not in loader:
+                raise ConfigError(f'{split}_dataloader has no dataset')
+            for leaf in _leaves(loader['dataset']):
                 found.setdefault(_key(leaf), []).append(split)
     if not found:
         raise ConfigError(f'{config.filename} has no data loaders')
@@ -70,16 +72,20 @@ def _leaves(dataset: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _key(dataset: dict[str, Any]) -> tuple:
-    kind = DATASETS.get(dataset['type'])
-    if kind is None or not issubclass(kind, CocoDataset):
-        raise ConfigError(f'check_data reads COCO files, not those of a {dataset["type"]}')
+    name = dataset.get('type')
+    kind = DATASETS.get(name) if isinstance(name, str) else name
+    if not (isinstance(kind, type) and issubclass(kind, CocoDataset)):
+        raise ConfigError(f'check_data reads COCO files, not those of a {name}')
     root = dataset.get('data_root') or ''
-    paths = [dataset.get('ann_file', ''), dataset.get('data_prefix', {}).get('img', '')]
+    paths = [dataset.get('ann_file') or '', (dataset.get('data_prefix') or {}).get('img') or '']
     ann_file, images = (path if osp.isabs(path) or '://' in path else osp.join(root, path) for path in paths)
     classes = kind._load_metainfo(dict(dataset.get('metainfo') or {})).get('classes', ())
     loading: dict[str, Any] = next(
         (step for step in dataset.get('pipeline', []) if 'LoadImage' in str(step.get('type'))), {}
     )
+    for path, owner in ((ann_file, dataset), (images, loading)):
+        if not is_local(path, owner.get('backend_args')):
+            raise ConfigError(f'check_data reads local files, and {path} is on another storage')
     return (
         ann_file,
         images,

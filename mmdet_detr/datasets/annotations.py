@@ -116,6 +116,11 @@ def is_finite(value: object) -> bool:
         return False
 
 
+def _is_text(value: object) -> bool:
+    """Whether this is a string that can be written; JSON can hold others."""
+    return isinstance(value, str) and value == value.encode(errors='replace').decode()
+
+
 def short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f'{text[:57]}...'
@@ -135,7 +140,7 @@ class _Categories:
     def __call__(self, entry: dict) -> Iterator[Problem]:
         yield from missing_keys(entry, 'id', 'name')
         number, name = entry.get('id', 0), entry.get('name', '')
-        if not is_id(number) or not isinstance(name, str):
+        if not is_id(number) or not _is_text(name):
             yield Problem('wrong type', '', f'id {short(number)}, name {short(name)}')
             return
         if number in self.ids or name in self.names:
@@ -163,7 +168,7 @@ class _Images:
             length = entry.get(side, 1)
             if not is_finite(length) or length < 1 or length != int(length):
                 yield Problem('wrong type', '', f'{side} {short(length)} is no number of pixels')
-        if not isinstance(name, str) or not name or '\0' in name:
+        if not _is_text(name) or not name or '\0' in name:
             yield Problem('wrong type', '', f'file_name {short(name)}')
             return
         if not self.allow_outside and leads_outside(name):

@@ -3,6 +3,7 @@
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
@@ -69,13 +70,29 @@ def inspect_image(
     if header.width * header.height > max_pixels:
         raise BrokenImageError(f'{header.width} x {header.height} pixels are more than max_pixels={max_pixels}')
     end = ENDS.get(header.format)
-    if end and end not in tail:
+    if end and end not in tail and not (header.format == 'JPEG' and _decodes(path)):  # to which cameras append films
         raise BrokenImageError(f'cut off: a {header.format} without its end')
     found = header.size(ignore_orientation)
     if size is not None and found != size:
         turned = ', turned by EXIF' if header.turned and not ignore_orientation else ''
         raise BrokenImageError(f'{found[0]} x {found[1]} pixels{turned}, but {size[0]} x {size[1]} in the annotations')
     return header
+
+
+def is_local(path: str, backend_args: dict[str, Any] | None) -> bool:
+    """Whether mmengine reads a path from the local disk."""
+    return '://' not in path and (backend_args or {}).get('backend', 'local') in ('local', 'disk')
+
+
+def _decodes(path: Path | str) -> bool:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            with Image.open(path) as image:
+                image.load()
+    except Exception:  # whatever a decoder raises
+        return False
+    return True
 
 
 def _turned(image: Image.Image) -> bool:

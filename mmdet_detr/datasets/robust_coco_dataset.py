@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import torch
 from mmcv.transforms import LoadImageFromFile
 from mmdet.datasets import CocoDataset
 from mmdet.datasets.api_wrappers import COCO
@@ -13,10 +14,14 @@ from ..randomness import seed_all
 from ..registry import DATASETS
 from .annotations import Document, Problem, check_annotations, read_annotations, summary
 from .ground_truth import evaluation_problems
-from .images import MAX_PIXELS, BrokenImageError, inspect_image
+from .images import MAX_PIXELS, BrokenImageError, inspect_image, is_local
 from .seeded_sampler import SeededIndex
 
 SHOWN = 20  # problems in the log; all of them are in the report of check_data
+CLEAN = 'mim run mmdet_detr check_data CONFIG --clean FOLDER writes one that can; '
+UNSEEN, SOUND, BROKEN = range(3)
+ENOUGH = 1000  # images of which a share is taken, or all where there are fewer
+ALL_BROKEN = 20  # images without a sound one: not they are broken, but the pipeline
 
 
 class BrokenDataError(ConfigError):
@@ -33,8 +38,8 @@ class RobustCocoDataset(CocoDataset):
     sampler is a :class:`~mmdet_detr.datasets.SeededSampler`.
 
     Args:
-        max_broken: share of annotations, of images in the file, and of images drawn in training, from which on the run
-            ends with a BrokenDataError.
+        max_broken: share of annotations, of images in the file, and of the images that a rank has read in training,
+            above which the run ends with a BrokenDataError.
         max_pixels: an image of more pixels counts as broken, before it is decoded.
         allow_outside: whether file names may be absolute or lead out of the image folder.
         evaluated: whether, in ``test_mode``, an evaluator reads the annotation file too, as CocoMetric does.
@@ -59,8 +64,7 @@ class RobustCocoDataset(CocoDataset):
         self.allow_outside = allow_outside
         self.evaluated = evaluated
         self.problems: list[Problem] = []
-        self._broken: set[int] = set()  # indices, in this process
-        self._sound: set[int] = set()
+        self._found = torch.empty(0, dtype=torch.uint8)  # of each image; of all workers of a data loader
         self._seed: tuple[int, ...] | None = None  # of the sample that is read
         super().__init__(*args, **kwargs)
 
@@ -88,8 +92,7 @@ class RobustCocoDataset(CocoDataset):
         if fatal:
             raise BrokenDataError(
                 f'{self.ann_file} cannot be evaluated, which pycocotools does as it is: {summary(fatal)}; the first: '
-                f'{fatal[0]}. mim run mmdet_detr check_data CONFIG --clean FOLDER writes one that can; evaluated=False '
-                'is for evaluators that do not read it'
+                f'{fatal[0]}. {"" if missing else CLEAN}evaluated=False is for evaluators that do not read it'
             )
         for problem in found:
             warn(f'{self.ann_file}: {problem}')
@@ -118,7 +121,10 @@ class RobustCocoDataset(CocoDataset):
         return kept
 
     def full_init(self) -> None:
+        if self._fully_initialized:
+            return
         super().full_init()
+        self._found = torch.full((len(self),), UNSEEN, dtype=torch.uint8).share_memory_()
         if self.test_mode:
             self._check_all()
 
@@ -142,14 +148,18 @@ class RobustCocoDataset(CocoDataset):
             seed_all(self._seed)
         if self.test_mode:
             return self._prepare_for_test(int(idx))
-        if int(idx) in self._broken:
+        if len(self._found) != len(self):  # a subset of what was read
+            self._found = torch.full((len(self),), UNSEEN, dtype=torch.uint8)
+        found = self._found[int(idx)]
+        if found == BROKEN:
             return None
         info = self.get_data_info(idx)
         try:
-            if int(idx) not in self._sound:  # one look at each is enough
+            if found == UNSEEN:  # one look at each is enough
                 self._inspect(info)
-                self._sound.add(int(idx))
-            return self.pipeline(info)
+            sample = self.pipeline(info)
+            found.fill_(SOUND)
+            return sample
         except Exception as error:  # whatever decoders and transforms raise on files that nobody has checked
             self._skip(int(idx), info['img_path'], error)
             return None
@@ -164,21 +174,27 @@ class RobustCocoDataset(CocoDataset):
 
     def _inspect(self, info: dict[str, Any]) -> None:
         path = info['img_path']
-        if '://' in path:  # on another storage, where a head costs as much as the file
-            return
         loader = next((t for t in self.pipeline.transforms if isinstance(t, LoadImageFromFile)), None)
+        if not is_local(path, getattr(loader, 'backend_args', None) or getattr(loader, 'file_client_args', None)):
+            return  # where a head may cost as much as the file
         as_stored = 'ignore_orientation' in getattr(loader, 'color_type', '')
         inspect_image(path, self.max_pixels, (info['width'], info['height']), as_stored)
 
     def _skip(self, index: int, path: str, error: Exception) -> None:
         reason = str(error) if isinstance(error, BrokenImageError) else f'{type(error).__name__}: {error}'
-        self._broken.add(index)
-        warn(f'{path} is left out: {reason} ({len(self._broken)} of {len(self)} images so far in this process)')
-        if len(self._broken) > max(1, self.max_broken * len(self)):
-            raise BrokenDataError(
-                f'{len(self._broken)} of {len(self)} images cannot be used, more than max_broken={self.max_broken:g}; '
-                f'the last: {path}: {reason}'
-            ) from error
+        self._found[index] = BROKEN
+        broken, sound = (int((self._found == kind).sum()) for kind in (BROKEN, SOUND))
+        read = broken + sound
+        warn(f'{path} is left out: {reason} ({broken} of {read} images so far)')
+        if broken > self.max_broken * max(read, min(len(self), ENOUGH)):
+            share = f'more than max_broken={self.max_broken:g}'
+        elif broken >= ALL_BROKEN and not sound:
+            share = 'every one so far'
+        else:
+            return
+        raise BrokenDataError(
+            f'{broken} of {read} images cannot be used, {share}; the last: {path}: {reason}'
+        ) from error
 
     def _rand_another(self) -> int:
         if not self._seed:

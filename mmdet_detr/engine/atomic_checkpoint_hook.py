@@ -37,6 +37,8 @@ class AtomicCheckpointHook(CheckpointHook):
         CheckpointWriteError: from training, where a checkpoint cannot be written: disk full, no permission.
     """
 
+    out_dir: str
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._meta: dict[str, Any] = {}
@@ -47,6 +49,7 @@ class AtomicCheckpointHook(CheckpointHook):
         self._outdated: list[str] = []
         if not isinstance(self.file_backend, LocalBackend):
             return
+        self.out_dir = os.path.abspath(self.out_dir)  # the same from wherever a run is resumed
         if is_main_process():
             for part in Path(self.out_dir).glob(f'*{PART}'):
                 warn(f'{part} was left half-written by an earlier run and is deleted')

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from mmengine.dist import all_reduce, get_world_size
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
 
 from ..errors import ConfigError
@@ -24,12 +24,16 @@ SIGNALS = [getattr(signal, name) for name in ('SIGTERM', 'SIGUSR1') if hasattr(s
 class PreemptionHook(Hook):
     """Saves a checkpoint on SIGTERM and ends the process with exit code 75; saves and goes on on SIGUSR1.
 
-    A signal waits for the end of its iteration. One that reaches a single rank counts for all. During validation the
-    checkpoint is that after the last iteration, and the validation is not repeated on resume; several ranks finish the
-    validation first. Needs an :class:`AtomicCheckpointHook`.
+    A signal waits for the end of its iteration, or for the step, where the gradients of several make one. A signal that
+    reaches a single rank counts for all. During validation the checkpoint is that after the last iteration, and the
+    validation is not repeated on resume; several ranks finish it first. Needs an :class:`AtomicCheckpointHook`.
     """
 
     priority = 'LOWEST'  # after schedulers and regular checkpoints
+
+    def __init__(self) -> None:
+        self._received = 0
+        self._before: dict[int, Any] = {}
 
     def before_train(self, runner: Runner) -> None:
         found = [hook for hook in runner.hooks if isinstance(hook, AtomicCheckpointHook)]
@@ -37,7 +41,6 @@ class PreemptionHook(Hook):
             raise ConfigError("PreemptionHook needs default_hooks.checkpoint.type='mmdet_detr.AtomicCheckpointHook'")
         self._checkpoints = found[0]
         self._received = 0
-        self._before: dict[int, Any] = {}
         if threading.current_thread() is not threading.main_thread():
             warn('PreemptionHook: training runs in a thread, which cannot receive signals')
             return
@@ -52,12 +55,22 @@ class PreemptionHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | Sequence | None = None, outputs: Any = None
     ) -> None:
-        self._act(runner, runner.iter + 1)
+        if getattr(runner.optim_wrapper, 'should_update', lambda: True)():  # gradients so far are in no checkpoint
+            self._act(runner, runner.iter + 1)
 
     def after_val_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | Sequence | None = None, outputs: Any = None
     ) -> None:
-        if get_world_size() == 1:  # ranks may have different numbers of batches here
+        if self._received and get_world_size() == 1:  # ranks may have different numbers of batches here
+            averages = [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
+            for hook in averages:  # which puts averaged weights into the model for the validation
+                hook.after_val_epoch(runner)
+            self._act(runner, runner.iter)
+            for hook in averages:
+                hook.before_val_epoch(runner)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        if self._before:
             self._act(runner, runner.iter)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:

@@ -49,7 +49,12 @@ def edit(folder, split: str, change) -> dict:
 
 def problems(folder) -> dict[str, list[tuple[str, bool]]]:
     found = json.loads((folder / 'data_check' / 'data_check.json').read_text())
-    return {name.split('_')[-1]: [(p['kind'], p['fatal']) for p in listed] for name, listed in found.items()}
+    return {
+        entry['ann_file'].split('_')[-1] or 'training and validation': [
+            (p['kind'], p['fatal']) for p in entry['problems']
+        ]
+        for entry in found
+    }
 
 
 def test_nothing_wrong(folder):
@@ -161,22 +166,69 @@ def test_trained_on_the_validation_set(folder):
 
 
 def test_clean_files_have_nothing_wrong(folder):
-    edit(folder, 'train', lambda d: d['annotations'][0].update(bbox=[1, 1, 0, 0]))
-    assert check(folder, '--clean', 'clean')[0] == 1
-    shutil.copy(folder / 'clean' / 'instances_train.json', folder / 'data' / 'shapes' / 'annotations')
+    shapes = folder / 'data' / 'shapes'
+
+    def change(document):
+        document['annotations'][0]['bbox'] = [1, 1, 0, 0]
+        old = document['images'][5]['id']
+        document['images'][5]['id'] = 'five'  # validation sorts by id
+        for entry in document['annotations']:
+            entry['image_id'] = 'five' if entry['image_id'] == old else entry['image_id']
+
+    edit(folder, 'train', change)
+    next((shapes / 'train').iterdir()).unlink()
+    as_validation = (
+        'val_dataloader.dataset.ann_file=annotations/instances_train.json',
+        'val_dataloader.dataset.data_prefix.img=train/',
+    )
+    code, out, _ = check(folder, '--clean', 'clean', '--cfg-options', *as_validation)
+    assert code == 1
+    shutil.copy(folder / 'clean' / 'instances_train.json', shapes / 'annotations')
     code, out, _ = check(folder)
     assert code == 0, out
+
+
+def test_clean_files_replace_nothing(folder):
+    annotations = folder / 'data' / 'shapes' / 'annotations'
+    before = (annotations / 'instances_train.json').read_bytes()
+    assert check(folder, '--clean', annotations)[0] == 0
+    assert (annotations / 'instances_train.json').read_bytes() == before
+    assert (annotations / 'instances_train_2.json').exists()
+
+
+def test_a_missing_file_leaves_the_others_checked(folder):
+    code, out, _ = check(folder, '--cfg-options', 'train_dataloader.dataset.ann_file=none.json')
+    assert code == 1
+    assert 'none.json: No such file' in out
+    assert problems(folder)['val.json'] == []
+
+
+def test_names_that_are_hard_to_write(folder):
+    def change(document):
+        document['images'][0]['file_name'] = '\ud800.jpg'
+        document['categories'][0]['name'] = '$\\frac$'
+
+    edit(folder, 'train', change)
+    code, _, err = check(folder)
+    assert code == 1, err
+    assert ('wrong type', True) in problems(folder)['train.json']
 
 
 @pytest.mark.parametrize(
     ('arguments', 'config', 'message'),
     [
         ((), 'none.py', 'no such file: none.py'),
-        (('--cfg-options', 'train_dataloader.dataset.ann_file=none.json'), CONFIG, 'none.json: No such file'),
+        (('--cfg-options', 'train_dataloader.dataset.type=None'), CONFIG, 'reads COCO files, not those of a None'),
+        (('--cfg-options', 'train_dataloader={}'), CONFIG, 'train_dataloader has no dataset'),
+        (('--cfg-options', 'train_dataloader.dataset.data_prefix.img=s3://x'), CONFIG, 's3://x is on another storage'),
+        ((), 'syntax.py', 'syntax.py cannot be read: SyntaxError'),
+        ((), 'broken.json', 'broken.json cannot be read: JSONDecodeError'),
         (('--cfg-options', 'train_dataloader.dataset.type=VOCDataset'), CONFIG, 'reads COCO files, not those of a VOC'),
     ],
 )
 def test_bad_input(folder, arguments, config, message):
+    for name in ('syntax.py', 'broken.json'):
+        (folder / name).write_text('{')
     code, _, err = check(folder, *arguments, config=config)
     lines = [line for line in err.splitlines() if line.startswith('check_data: ')]
     assert (code, len(lines)) == (2, 1)

@@ -53,6 +53,7 @@ def animated() -> bytes:
         (turned(), (30, 40)),
         (encoded('PNG', size=(1, 1)), (1, 1)),
         (encoded('PNG', size=(20000, 50)), (20000, 50)),
+        (encoded('JPEG', size=(40, 30)) + bytes(9000), (40, 30)),  # a film, as some telephones append it
     ],
     ids=lambda value: '' if isinstance(value, bytes) else str(value),
 )
