@@ -108,7 +108,7 @@ def main() -> None:
             faults.append({'fault': fault, 'compared': compared, 'injected': ran, 'survived': passed})
         crash, fuzzed = (json.loads((folder / name).read_text()) for name in ('crash.json', 'fuzz.json'))
     counts = {KILLED: crash['kills'], FUZZED: sum(sum(outcomes.values()) for outcomes in fuzzed.values())}
-    for fault in faults:  # where one test injects many
+    for fault in faults:  # where one test injects many, and passes if all are survived
         fault['injected'] = fault['survived'] = counts.get(fault['fault'], fault['injected'])
     results = {
         'command': ' '.join(['python', 'benchmarks/reliability.py', *sys.argv[1:]]),

@@ -4,7 +4,7 @@
 
 Samples the proportional set size of the training process and its workers, their open files and their number every ten
 seconds. The slope is that of a straight line through the samples after the first fifth. Writes soak.json and soak.png;
-exit code 1 where a file or a process is left over.
+exit code 1 where a process is left over.
 """
 
 import argparse

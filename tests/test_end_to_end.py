@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+import shutil
 from collections import OrderedDict
 
 import numpy as np
@@ -265,16 +266,33 @@ def test_bad_checkpoints_are_one_line(folder, run_python, tmp_path):
         assert not list(work_dir.rglob('*.pth'))
 
 
+def test_bad_data_is_one_line_from_a_worker_too(folder, run_python, tmp_path):
+    for path in (folder / 'data' / 'shapes').glob('*/*.jpg'):
+        target = tmp_path / 'data' / 'shapes' / path.parent.name / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(b'no image' if path.parent.name == 'train' else path.read_bytes())
+    shutil.copytree(folder / 'data' / 'shapes' / 'annotations', tmp_path / 'data' / 'shapes' / 'annotations')
+    options = ('train_dataloader.num_workers=1', 'train_dataloader.persistent_workers=True')
+    done = run_python(ROOT / 'tools' / 'train.py', CONFIG, '--cfg-options', *options, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert re.match(r'train: \d of \d images cannot be used, more than max_broken=0.1', done.stderr.splitlines()[-1])
+    assert 'Traceback' not in done.stderr
+
+
 def test_bad_input_is_one_line(folder, run_python):
     tools = ROOT / 'tools'
+    (folder / 'broken.json').write_text('{')
+    (folder / 'broken.py').write_text('a = (')
     for arguments, message in (
         ((tools / 'train.py', 'nothing.py'), 'train: no such file: nothing.py'),
+        ((tools / 'train.py', 'broken.py'), 'train: broken.py cannot be read: SyntaxError'),
+        ((tools / 'test.py', 'broken.json', CONFIG), 'test: broken.json cannot be read: JSONDecodeError'),
         ((tools / 'test.py', CONFIG, 'nothing.pth'), 'test: no such file: nothing.pth'),
         ((tools / 'report.py', 'nothing'), 'report: expected one config in nothing, found 0'),
     ):
         done = run_python(*arguments, cwd=folder)
         assert done.returncode in (1, 2)
-        assert done.stderr.strip().splitlines()[-1] == message
+        assert done.stderr.strip().splitlines()[-1].startswith(message)
         assert 'Traceback' not in done.stderr
     refused = run_python(tools / 'test.py', CONFIG, folder / 'work' / 'iter_2.pth', '--tta', cwd=folder)
     assert refused.returncode == 1

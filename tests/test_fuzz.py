@@ -28,7 +28,7 @@ from mmdet_detr.checkpoints.read import load_from_local
 from mmdet_detr.datasets import BrokenDataError
 from mmdet_detr.datasets.annotations import AnnotationError
 
-SECONDS = float(os.environ.get('MMDET_DETR_FUZZ_SECONDS', '10'))
+SECONDS = float(os.environ.get('MMDET_DETR_FUZZ_SECONDS', '40'))
 SEED = int(os.environ.get('MMDET_DETR_FUZZ_SEED', '0'))
 OUT = os.environ.get('MMDET_DETR_FUZZ_OUT')
 ROUND = 200  # examples with one seed

@@ -5,6 +5,7 @@ import contextlib
 import json
 import pickle
 import re
+import zipfile
 from _codecs import encode
 from collections import Counter, OrderedDict
 from collections.abc import Callable
@@ -95,7 +96,8 @@ def load_from_http(filename: str, map_location: MapLocation = None) -> dict:
     """Download a file into torch's cache, once, and read it as :func:`load_from_local` does."""
     path = Path(urlparse(filename).path)
     # names without a hash, such as model.safetensors, are not unique
-    name = path.name if re.search(r'-[0-9a-f]{8,}\.', path.name) else str(path).strip('/').replace('/', '--')
+    whole = f'{urlparse(filename).netloc}{path}'
+    name = path.name if re.search(r'-[0-9a-f]{8,}\.', path.name) else re.sub(r'[^\w.-]', '--', whole)
     cached = Path(torch.hub.get_dir()) / 'checkpoints' / name
     for turn in (get_rank() == 0, get_rank() != 0):  # the first process before all others
         if turn and not cached.exists():
@@ -133,7 +135,11 @@ def _read_file(path: Path, map_location: MapLocation) -> dict:
             tensors = safetensors.torch.load_file(path)
             device = map_location if isinstance(map_location, (str, torch.device)) else 'cpu'
             return {name: value.to(device) for name, value in tensors.items()}
+        if _is_compressed(path):
+            raise CheckpointError(f'{path} is refused: it is compressed, which PyTorch does not do')
         checkpoint = _torch_load(path, map_location)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
         wanted = re.search(r'GLOBAL ([\w.]+)', str(error))
         if wanted:
@@ -145,6 +151,14 @@ def _read_file(path: Path, map_location: MapLocation) -> dict:
     if not isinstance(checkpoint, dict):
         raise CheckpointError(f'{path} holds a {type(checkpoint).__name__} and no weights')
     return checkpoint
+
+
+def _is_compressed(path: Path) -> bool:
+    """Whether a small file may become a large one in memory."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
 
 
 def _history_method(owner: type, name: str) -> Callable:

@@ -73,8 +73,8 @@ def _leaves(dataset: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _key(dataset: dict[str, Any]) -> tuple:
     name = dataset.get('type')
-    kind = DATASETS.get(name) if isinstance(name, str) else name
-    if not (isinstance(kind, type) and issubclass(kind, CocoDataset)):
+    kind: Any = DATASETS.get(name) if isinstance(name, str) else name
+    if kind is None or not issubclass(kind, CocoDataset):
         raise ConfigError(f'check_data reads COCO files, not those of a {name}')
     root = dataset.get('data_root') or ''
     paths = [dataset.get('ann_file') or '', (dataset.get('data_prefix') or {}).get('img') or '']

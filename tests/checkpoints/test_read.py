@@ -1,6 +1,8 @@
 import argparse
 import json
 import os
+import re
+import zipfile
 from collections import Counter, OrderedDict
 
 import numpy as np
@@ -254,6 +256,20 @@ def test_missing_file(tmp_path):
         load_from_local(str(tmp_path / 'none.pth'))
 
 
+def test_compressed_is_refused(tmp_path):
+    """A small file that would fill the memory."""
+    torch.save({'state_dict': {'x': torch.zeros(10**6)}}, tmp_path / 'sound.pth')
+    with (
+        zipfile.ZipFile(tmp_path / 'sound.pth') as sound,
+        zipfile.ZipFile(tmp_path / 'bomb.pth', 'w', zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for name in sound.namelist():
+            bomb.writestr(name, sound.read(name))
+    assert (tmp_path / 'bomb.pth').stat().st_size < 10_000
+    with pytest.raises(CheckpointError, match='is refused: it is compressed'):
+        load_from_local(str(tmp_path / 'bomb.pth'))
+
+
 def test_address_is_downloaded_once_and_read_safely(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path / 'hub'))
     (tmp_path / 'host' / 'one').mkdir(parents=True)
@@ -266,7 +282,7 @@ def test_address_is_downloaded_once_and_read_safely(tmp_path, monkeypatch):
             CheckpointLoader.load_checkpoint(f'{address}/two/evil-01234567.pth', 'cpu')
     assert equal(CheckpointLoader.load_checkpoint(f'{address}/one/model.safetensors', 'cpu'))  # the server is gone
     names = {path.name for path in (tmp_path / 'hub' / 'checkpoints').iterdir()}
-    assert names == {'one--model.safetensors', 'evil-01234567.pth'}
+    assert names == {f'{re.sub("[/:]+", "--", address[7:])}--one--model.safetensors', 'evil-01234567.pth'}
     assert not (tmp_path / 'hacked').exists()
 
 

@@ -3,6 +3,7 @@
 import gc
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -190,6 +191,68 @@ def test_signals_that_reach_the_workers_too(shapes, tmp_path):
     for pid in ended.workers:  # they end when their loader goes
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+def test_another_batch_size_starts_the_epoch_anew(shapes, tmp_path):
+    """Where it was is no place in it any more: nothing of it may be left out."""
+    interrupted(shapes, tmp_path / 'run', BY_EPOCH, At(2, send(signal.SIGTERM)))
+    seen = []
+
+    class Drawn(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            seen.extend((runner.epoch, sample.img_id) for sample in data_batch['data_samples'])
+
+    train(shapes, tmp_path / 'run', BY_EPOCH, Drawn(), resume=True, **{'train_dataloader.batch_size': 4})
+    assert len(set(seen)) == len(seen) == 3 * 24
+    log = '\n'.join(path.read_text() for path in (tmp_path / 'run').rglob('*.log'))
+    assert 'epoch 1 had 3 batches and has 6 now: it starts anew' in log
+
+
+def test_checkpoints_in_a_relative_folder(shapes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    seeded = {'randomness': {'seed': 5}, 'default_hooks.checkpoint.out_dir': './checkpoints'}
+    whole = train(shapes, tmp_path / 'whole', BY_ITERATION, **seeded)
+    interrupted(shapes, tmp_path / 'parts', BY_ITERATION, At(6, send(signal.SIGTERM)), **seeded)
+    (tmp_path / 'elsewhere').mkdir()
+    monkeypatch.chdir(tmp_path / 'elsewhere')
+    named = tmp_path / 'checkpoints' / 'parts' / 'interrupted_iter_6.pth'
+    assert find_latest_checkpoint(tmp_path / 'parts') == str(named)
+    named.unlink()
+    assert find_latest_checkpoint(tmp_path / 'parts') == str(named.with_name('iter_4.pth'))
+    monkeypatch.chdir(tmp_path)
+    assert equal(whole, train(shapes, tmp_path / 'parts', BY_ITERATION, resume=True, **seeded))
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGUSR1])
+def test_signal_in_validation_of_averaged_weights(shapes, tmp_path, number):
+    averaged = [*BY_ITERATION['custom_hooks'], {'type': 'EMAHook', 'momentum': 0.1}]
+    options = {**BY_ITERATION, 'custom_hooks': averaged, 'randomness': {'seed': 5}}
+    whole = train(shapes, tmp_path / 'whole', options)
+    if number == signal.SIGTERM:
+        interrupted(shapes, tmp_path / 'parts', options, InValidation(send(number)))
+        assert equal(whole, train(shapes, tmp_path / 'parts', options, resume=True))
+    else:
+        kept = tmp_path / 'kept'
+
+        class Keep(Hook):
+            priority = 'LOWEST'
+
+            def before_train_iter(self, runner, batch_idx, data_batch=None):
+                if (tmp_path / 'parts' / 'interrupted_iter_4.pth').exists():
+                    shutil.copytree(tmp_path / 'parts', kept, dirs_exist_ok=True)
+
+        assert equal(whole, train(shapes, tmp_path / 'parts', options, InValidation(send(number)), Keep()))
+        shutil.copy(kept / 'interrupted_iter_4.pth', kept / 'named.pth')
+        resumed = {'resume': True, 'load_from': str(kept / 'named.pth')}
+        assert equal(whole, train(shapes, tmp_path / 'rest', options, **resumed))
+
+
+def test_signal_between_the_iterations_of_a_step(shapes, tmp_path):
+    options = {**BY_ITERATION, 'optim_wrapper.accumulative_counts': 3, 'randomness': {'seed': 5}}
+    whole = train(shapes, tmp_path / 'whole', options)
+    interrupted(shapes, tmp_path / 'parts', options, At(5, send(signal.SIGTERM)))
+    assert find_latest_checkpoint(tmp_path / 'parts').endswith('interrupted_iter_6.pth')
+    assert equal(whole, train(shapes, tmp_path / 'parts', options, resume=True))
 
 
 def test_in_a_thread(shapes, tmp_path):
