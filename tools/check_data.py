@@ -69,10 +69,12 @@ def write_clean(folder: Path, reports: list[SplitReport]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     sources = [Path(report.source.ann_file) for report in reports]
     taken = {path.resolve() for path in sources}
+    names = [path.name for path in sources]
     for path, report in zip(sources, reports, strict=True):
-        name = (
-            path.name if [p.name for p in sources].count(path.name) == 1 else f'{report.source.splits[0]}_{path.name}'
-        )
+        if not report.clean['images']:
+            print(f'{path}: nothing is left to write')
+            continue
+        name = path.name if names.count(path.name) == 1 else f'{report.source.splits[0]}_{path.name}'
         number = 1
         while (folder / name).resolve() in taken:  # neither a file that was checked nor one that was just written
             number += 1

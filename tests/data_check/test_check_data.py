@@ -197,9 +197,10 @@ def test_clean_files_replace_nothing(folder):
 
 
 def test_a_missing_file_leaves_the_others_checked(folder):
-    code, out, _ = check(folder, '--cfg-options', 'train_dataloader.dataset.ann_file=none.json')
+    code, out, _ = check(folder, '--clean', 'clean', '--cfg-options', 'train_dataloader.dataset.ann_file=none.json')
     assert code == 1
     assert 'none.json: No such file' in out
+    assert [path.name for path in (folder / 'clean').iterdir()] == ['instances_val.json']
     assert problems(folder)['val.json'] == []
 
 
