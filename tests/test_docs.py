@@ -110,6 +110,7 @@ SHOWN_IN = {
         'speed_types_cpu_summary',
         'speed_shapes_cpu',
         'budget_shapes',
+        'budget_bccd',
         'scaling_cpu',
         'means_cpu',
         'padding',
