@@ -98,6 +98,7 @@ SHOWN_IN = {
     'means_cpu': 'benchmarks/notes.md',
     'padding': 'benchmarks/notes.md',
     'plan': 'docs/scaling.md',
+    'reliability': 'benchmarks/reliability.md',
 }
 
 
@@ -115,6 +116,7 @@ SHOWN_IN = {
         'means_cpu',
         'padding',
         'plan',
+        'reliability',
     ],
 )
 def test_measured_figures_are_those_of_the_script(name):
