@@ -2,9 +2,10 @@
 
     python benchmarks/soak.py [--minutes 120] [--out benchmarks/results]
 
-Samples the proportional set size of the training process and its workers, their open files and their number every ten
-seconds. The slope is that of a straight line through the samples after the first fifth. Writes soak.json and soak.png;
-exit code 1 where a process is left over.
+Samples the memory of the training process and its workers, their open files and their number every ten seconds. Memory is
+what they hold by themselves or share among each other; files that are mapped, such as libraries, are left out, since their
+share depends on who else uses them. The slope is that of a straight line through the samples after the first fifth. Writes
+soak.json, soak.md and soak.png; exit code 1 where a process is left over.
 """
 
 import argparse
@@ -32,6 +33,7 @@ from matplotlib import pyplot as plt
 ROOT = Path(__file__).parents[1]
 INTERVAL = 10  # seconds
 MIB = 2**10  # /proc counts in KiB
+OWN = ('Pss_Anon:', 'Pss_Shmem:')  # what several processes share, in parts
 
 
 class StopAt(Hook):
@@ -76,7 +78,7 @@ def sample(pid: int) -> dict[str, float]:
             files += len(list(Path(f'/proc/{member}/fd').iterdir()))
         except OSError:
             continue
-        memory += next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith('Pss:')) / MIB
+        memory += sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith(OWN)) / MIB
         processes += 1
     return {'mib': memory, 'files': files, 'processes': processes}
 
@@ -125,8 +127,13 @@ def main() -> None:
     axes.plot([s['seconds'] / 60 for s in samples], [s['mib'] for s in samples])
     axes.set(xlabel='minutes', ylabel='MiB of training and workers', ylim=(0, None))
     figure.savefig(arguments.out / 'soak.png', dpi=110)
-    growth = f'{results["mib_an_hour"]:+.1f} MiB and {results["files_an_hour"]:+.2f} open files an hour'
-    print(f'{len(samples)} samples: {growth}, {results["processes"]} processes at most, {len(left)} left over')
+    text = (
+        f'`{" ".join(["python", "benchmarks/soak.py", *sys.argv[1:]])}`, {results["machine"]}: '
+        f'{results["mib_an_hour"]:+.1f} MiB and {results["files_an_hour"]:+.1f} open files an hour; '
+        f'{results["processes"]} processes at most, {len(left)} left over.'
+    )
+    (arguments.out / 'soak.md').write_text(text + '\n')
+    print(text)
     sys.exit(bool(left))
 
 
