@@ -2,10 +2,10 @@
 
     python benchmarks/soak.py [--minutes 120] [--out benchmarks/results]
 
-Samples the memory of the training process and its workers, their open files and their number every ten seconds. Memory is
-what they hold by themselves or share among each other; files that are mapped, such as libraries, are left out, since their
-share depends on who else uses them. The slope is that of a straight line through the samples after the first fifth. Writes
-soak.json, soak.md and soak.png; exit code 1 where a process is left over.
+Samples the memory of the training process and its workers, their open files and their number every ten seconds.
+Memory is what they hold by themselves or share among each other; files that are mapped, such as libraries, are left
+out, since their share depends on who else uses them. The slope is that of a straight line through the samples after
+the first fifth. Writes soak.json, soak.md and soak.png; exit code 1 where a process is left over.
 """
 
 import argparse
