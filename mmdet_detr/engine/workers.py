@@ -1,5 +1,6 @@
 """Workers of data loaders, and the signals that a cluster sends to every process of a job."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -21,8 +22,10 @@ def leave_signals_to_parent(worker_id: int) -> None:
     A worker that ended on them would end the run before :class:`PreemptionHook` could save. It still ends on the
     SIGTERM that its parent sends, and with its parent. Workers that are not forked, and those of systems without
     ``signal.sigwaitinfo`` (macOS, Windows), end as they would anyway. Takes the place of mmengine's function and, as
-    that does, makes workers of different ranks draw different numbers.
+    that does, makes workers of different ranks draw different numbers. What a worker was forked with is left alone by
+    its garbage collection, which would copy the memory of all these objects by visiting them.
     """
+    gc.freeze()
     seed_all((torch.initial_seed(), int(os.environ.get('RANK', '0'))))
     if hasattr(signal, 'sigwaitinfo') and multiprocessing.get_start_method(allow_none=True) == 'fork':
         signals = {signal.SIGTERM, signal.SIGUSR1}

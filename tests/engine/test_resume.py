@@ -165,6 +165,21 @@ def test_workers_of_two_ranks_draw_different_numbers(monkeypatch):
     assert torch.equal(numbers[0], numbers[2])
 
 
+def test_workers_leave_the_memory_of_their_parent_alone():
+    """A full garbage collection writes to every object that it visits, and a forked page that is written is copied."""
+
+    class Frozen(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return 1
+
+        def __getitem__(self, index: int) -> int:
+            return gc.get_freeze_count()
+
+    assert gc.get_freeze_count() < 100
+    (count,) = DataLoader(Frozen(), num_workers=1, worker_init_fn=leave_signals_to_parent)
+    assert count > 10_000
+
+
 class ToTheGroup:
     """Sends a signal to the workers first and then to the training, as a cluster does to every process of a job."""
 
