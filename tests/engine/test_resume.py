@@ -175,9 +175,8 @@ def test_workers_leave_the_memory_of_their_parent_alone():
         def __getitem__(self, index: int) -> int:
             return gc.get_freeze_count()
 
-    assert gc.get_freeze_count() < 100
     (count,) = DataLoader(Frozen(), num_workers=1, worker_init_fn=leave_signals_to_parent)
-    assert count > 10_000
+    assert count > gc.get_freeze_count() + 10_000
 
 
 class ToTheGroup:
