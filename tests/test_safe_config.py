@@ -26,7 +26,7 @@ def write(path, content) -> None:
         ('c.json', {'_base_': ['sound.json', '../up.py']}, 'up.py: --safe-config reads .json'),
         ('c.json', {'_base_': 'evil::x.py'}, 'the base evil::x.py'),
         ('c.json', {'_base_': 'mmdet::../../x.py'}, 'the base mmdet::'),
-        ('c.json', {'_base_': 'mmdet::/tmp/evil.py'}, 'the base mmdet::'),
+        ('c.json', {'_base_': 'mmdet::/evil.py'}, 'the base mmdet::'),
         ('c.json', {'_base_': 'c.json'}, 'is its own base'),
         ('c.json', {'a': {'backend': 'memcached', 'sys_path': '.'}}, 'takes no sys_path'),
         ('c.json', {'_base_': 'none.json'}, 'No such file'),

@@ -24,9 +24,8 @@ def find_latest_checkpoint(path: str) -> str | None:
     if named and ('://' in named or is_complete(Path(named))):
         return named
     folders = {folder, Path(named).parent} if named else {folder}
-    others = [
-        file for one in folders for file in one.glob('*.pth') if not file.name.startswith('best_')
-    ]  # no optimizer
+    files = [file for one in folders for file in one.glob('*.pth')]
+    others = [file for file in files if not file.name.startswith('best_')]  # which have no optimizer
     others.sort(key=lambda file: file.stat().st_mtime, reverse=True)
     moved = [folder / Path(named).name] if named else []  # where the work folder was copied
     found = next((file for file in moved + others if is_complete(file)), None)

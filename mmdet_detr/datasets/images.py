@@ -70,7 +70,8 @@ def inspect_image(
     if header.width * header.height > max_pixels:
         raise BrokenImageError(f'{header.width} x {header.height} pixels are more than max_pixels={max_pixels}')
     end = ENDS.get(header.format)
-    if end and end not in tail and not (header.format == 'JPEG' and _decodes(path)):  # to which cameras append films
+    has_end = not end or end in tail or (header.format == 'JPEG' and _decodes(path))  # cameras append films to it
+    if not has_end:
         raise BrokenImageError(f'cut off: a {header.format} without its end')
     found = header.size(ignore_orientation)
     if size is not None and found != size:
