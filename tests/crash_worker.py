@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 KILLS = int(os.environ.get('MMDET_DETR_KILLS', '20'))
 OPTIONS = {
     'train_dataloader.batch_size': 4,
+    'train_dataloader.num_workers': 1,
     'train_dataloader.dataset.type': 'mmdet_detr.RobustCocoDataset',
     'train_dataloader.sampler': {
         '_delete_': True,
@@ -21,10 +22,11 @@ OPTIONS = {
     'default_hooks.checkpoint.type': 'mmdet_detr.AtomicCheckpointHook',
     'default_hooks.checkpoint.interval': 5,
     'default_hooks.checkpoint.max_keep_ckpts': 1,
-    'custom_hooks': [{'type': 'mmdet_detr.ReproducibleHook'}],
+    'default_hooks.checkpoint.save_best': 'coco/bbox_mAP',
+    'custom_hooks': [{'type': 'mmdet_detr.ReproducibleHook'}, {'type': 'EMAHook', 'momentum': 0.1}],
     'model.neck.dropout': 0.1,
     'train_cfg.max_iters': 25 * KILLS,
-    'train_cfg.val_interval': 10000,
+    'train_cfg.val_interval': 25,
     'randomness': {'seed': 5},
 }
 

@@ -14,6 +14,7 @@ import torch
 from crash_worker import KILLS, live
 from mmengine.runner import find_latest_checkpoint
 
+from mmdet_detr.checkpoints.latest import is_complete
 from mmdet_detr.datasets.shapes import ShapesOptions, write_shapes
 
 OUT = os.environ.get('MMDET_DETR_CRASH_OUT')  # JSON of what happened
@@ -78,8 +79,13 @@ def test_killed_again_and_again(context, tmp_path):
         torch.load(find_latest_checkpoint(folder), weights_only=False) for folder in (killed, tmp_path / 'whole')
     )
     assert one['meta']['iter'] == other['meta']['iter'] > iterations[-1]
-    for name, value in one['state_dict'].items():
-        assert torch.equal(value, other['state_dict'][name]), name
-    assert sorted(path.name for path in killed.glob('*.pth*')) == [f'iter_{25 * KILLS}.pth']
+    for weights in ('state_dict', 'ema_state_dict'):
+        assert one[weights].keys() == other[weights].keys()
+        for name, value in one[weights].items():
+            assert torch.equal(value, other[weights][name]), name
+    best = set(killed.glob('best_*.pth*'))
+    assert best
+    assert all(map(is_complete, best))
+    assert set(killed.glob('*.pth*')) - best == {killed / f'iter_{25 * KILLS}.pth'}
     if OUT:
         Path(OUT).write_text(json.dumps({'kills': KILLS, 'half-written': halves, 'killed at': iterations[1:]}) + '\n')
