@@ -54,7 +54,7 @@ class ReproducibleHook(Hook):
         batches, length = loop.dataloader.batch_sampler, len(loop.dataloader)
         epoch, done, before = runner.message_hub.runtime_info.get(PLACE, (0, 0, length))
         self._first = 0
-        if epoch != runner.epoch or not 0 < done < before:
+        if epoch != runner.epoch or not 0 < done <= before:
             return
         if type(batches) is not BatchSampler:
             warn(f'{type(batches).__name__} cannot go on within an epoch: epoch {epoch + 1} starts anew')

@@ -106,6 +106,19 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(value, other[name]) for name, value in one.items())
 
 
+def test_after_the_last_iteration_of_an_epoch(shapes, tmp_path):
+    """Its checkpoint says that the epoch is not over, since what comes at its end is still to be done."""
+    seeded = {'randomness': {'seed': 5}}
+    whole = train(shapes, tmp_path / 'whole', BY_EPOCH, **seeded)
+    interrupted(shapes, tmp_path / 'parts', BY_EPOCH, At(3, send(signal.SIGTERM)), **seeded)
+    assert equal(whole, train(shapes, tmp_path / 'parts', BY_EPOCH, resume=True, **seeded))
+    assert (tmp_path / 'parts' / 'epoch_1.pth').exists()
+    by_iteration = {**BY_EPOCH, 'default_hooks.checkpoint.by_epoch': False, 'default_hooks.checkpoint.interval': 3}
+    interrupted(shapes, tmp_path / 'others', by_iteration, At(5, send(signal.SIGTERM)), **seeded)
+    (tmp_path / 'others' / 'interrupted_iter_5.pth').unlink()
+    assert equal(whole, train(shapes, tmp_path / 'others', by_iteration, resume=True, **seeded))
+
+
 @pytest.mark.parametrize('options', [BY_ITERATION, BY_EPOCH], ids=['iterations', 'epochs'])
 @pytest.mark.parametrize('workers', [0, 2])
 def test_ends_with_the_same_weights(shapes, tmp_path, options, workers):
