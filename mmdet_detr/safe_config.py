@@ -6,12 +6,13 @@ anything.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from mmengine.fileio import PickleHandler, register_handler
+from mmengine.fileio import PickleHandler, YamlHandler, register_handler
 from mmengine.registry import registry
 
 from .datasets.annotations import leads_outside
@@ -19,6 +20,16 @@ from .errors import ConfigError
 
 PACKAGES = ('mmdet_detr', 'mmdet', 'mmengine', 'mmcv', 'mmpretrain')
 READERS = {'.json': json.loads, '.yaml': yaml.safe_load, '.yml': yaml.safe_load}
+NAME = re.compile(r'\w+(\.\w+)*')  # mmcv's nms evaluates its type
+# what imports, evaluates or unpickles what the config says
+KEYS = ('sys_path', 'trust_remote_code')
+TYPES = (
+    'CameraMotionCompensation',
+    'KnowledgeDistillationSingleStageDetector',
+    'OpenImagesChallengeDataset',
+    'OpenImagesDataset',
+    'RFSearchHook',
+)
 
 
 class UnsafeConfigError(ConfigError):
@@ -40,11 +51,22 @@ def require_safe_config(path: Path) -> None:
         for name in names if isinstance(names, list) else [names]:
             _require_package(file, 'custom_imports', str(name))
         for inner in _objects(content):
-            name = inner.get('type')
-            if isinstance(name, str) and '.' in name:
-                _require_package(file, 'type', name)
-            if 'sys_path' in inner:  # of a storage backend, which imports from there
-                raise UnsafeConfigError(f'{file}: --safe-config takes no sys_path')
+            for key in ('type', 'runner_type'):
+                if isinstance(inner.get(key), str):
+                    _require_type(file, key, inner[key])
+            for key in ('default_scope', '_scope_'):  # whose module "registry" mmengine imports
+                if inner.get(key) is not None:
+                    _require_package(file, key, str(inner[key]))
+            for key in KEYS:
+                if key in inner:
+                    raise UnsafeConfigError(f'{file}: --safe-config takes no {key}')
+
+
+def _require_type(file: Path, key: str, name: str) -> None:
+    if not NAME.fullmatch(name) or name.split('.')[-1] in TYPES:
+        raise UnsafeConfigError(f'{file}: --safe-config takes no {key} {name!r}')
+    if '.' in name:
+        _require_package(file, key, name)
 
 
 def _require_package(file: Path, key: str, name: str) -> None:
@@ -56,7 +78,7 @@ def _objects(content: Any) -> Iterator[dict[str, Any]]:
     if isinstance(content, dict):
         yield content
         content = list(content.values())
-    if isinstance(content, list):
+    if isinstance(content, list | tuple):  # !!pairs of YAML
         for inner in content:
             yield from _objects(inner)
 
@@ -91,13 +113,14 @@ def _with_bases(path: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, dic
 
 
 def forbid_code() -> None:
-    """Let types in configs be names of registries only, not paths of any Python object, and read no pickles as data."""
+    """Let types in configs be names of registries only, not paths of any Python object, and data files be data."""
 
     def refuse(path: str) -> NoReturn:
         raise UnsafeConfigError(f'{path} is not registered, and --safe-config imports nothing by its path')
 
     registry.get_object_from_string = refuse
     register_handler(['pickle', 'pkl'])(_NoPickle)
+    register_handler(['yaml', 'yml'])(_SafeYaml)
 
 
 class _NoPickle(PickleHandler):
@@ -105,3 +128,13 @@ class _NoPickle(PickleHandler):
 
     def load_from_fileobj(self, file: Any, **kwargs: Any) -> NoReturn:
         raise UnsafeConfigError('a pickle could run code, and --safe-config reads none')
+
+
+class _SafeYaml(YamlHandler):
+    """Reads YAML that constructs nothing but lists, dicts and values."""
+
+    def load_from_fileobj(self, file: Any, **kwargs: Any) -> Any:
+        try:
+            return yaml.safe_load(file)
+        except yaml.YAMLError as error:
+            raise UnsafeConfigError(f'YAML that --safe-config does not read: {" ".join(str(error).split())}') from error

@@ -33,6 +33,13 @@ def write(path, content) -> None:
         ('c.json', {'custom_imports': {'imports': ['mmdet_detr', 'antigravity']}}, "custom_imports 'antigravity'"),
         ('c.json', {'custom_imports': 'antigravity'}, "custom_imports 'antigravity'"),
         ('c.json', {'hooks': [{'x': {'type': 'os.system', 'command': 'true'}}]}, "type 'os.system'"),
+        ('c.yaml', 'a: !!pairs [x: {type: os.system}]', "type 'os.system'"),
+        ('c.json', {'nms': {'type': "getattr(__import__('os'),'system')('true')"}}, 'takes no type'),
+        ('c.json', {'runner_type': 'evil.Runner'}, "runner_type 'evil.Runner'"),
+        ('c.json', {'default_scope': 'evil'}, "default_scope 'evil'"),
+        ('c.json', {'model': {'_scope_': 'evil'}}, "_scope_ 'evil'"),
+        ('c.json', {'cmc': {'type': 'mmdet.CameraMotionCompensation', 'warp_mode': 'exit()'}}, 'takes no type'),
+        ('c.json', {'model': {'type': 'KnowledgeDistillationSingleStageDetector'}}, 'takes no type'),
         ('c.json', {'custom_imports': 5}, "custom_imports '5'"),
         ('c.json', {'_base_': 5}, 'neither a file nor a list'),
         ('c.json', {'_ba{{$NONE:se_}}': 'evil.py'}, 'no variables'),
@@ -58,10 +65,10 @@ def test_data_is_accepted(tmp_path):
     assert Config.fromfile(tmp_path / 'c.json').list[1].type == 'ResNet'
 
 
-def test_objects_by_path_are_not_built_and_pickles_not_read(monkeypatch, tmp_path):
+def test_objects_by_path_are_not_built_and_data_constructs_nothing(monkeypatch, tmp_path):
     monkeypatch.setattr(registry, 'get_object_from_string', registry.get_object_from_string)
     assert MODELS.get('mmengine.utils.mkdir_or_exist') is not None
-    for ending in ('pickle', 'pkl'):
+    for ending in ('pickle', 'pkl', 'yaml', 'yml'):
         monkeypatch.setitem(file_handlers, ending, file_handlers[ending])
     forbid_code()
     with pytest.raises(RuntimeError, match=r'Failed to get mmengine\.utils'):
@@ -70,6 +77,12 @@ def test_objects_by_path_are_not_built_and_pickles_not_read(monkeypatch, tmp_pat
     for ending in ('pkl', 'pickle'):  # which an ann_file may be
         dump([1], tmp_path / f'data.{ending}')
         with pytest.raises(UnsafeConfigError, match='a pickle could run code'):
+            load(tmp_path / f'data.{ending}')
+    for ending in ('yaml', 'yml'):
+        dump([1], tmp_path / f'data.{ending}')
+        assert load(tmp_path / f'data.{ending}') == [1]
+        write(tmp_path / f'data.{ending}', 'a: !!python/object/apply:os.getcwd []')
+        with pytest.raises(UnsafeConfigError, match='could not determine a constructor'):
             load(tmp_path / f'data.{ending}')
 
 
