@@ -12,7 +12,7 @@ from mmengine.logging import MMLogger
 
 from .checkpoints import CheckpointError
 from .cpu_ranks import allow_ranks_on_cpu
-from .errors import ConfigError
+from .errors import ConfigError, one_line
 from .safe_config import forbid_code, require_safe_config
 
 MAX_CONSOLE_LINES = 12
@@ -53,7 +53,7 @@ def _require_readable(name: str) -> None:
         try:
             Config.fromfile(sys.argv[1])
         except Exception as error:  # a config is a program, which can raise anything
-            _fail(name, f'{sys.argv[1]} cannot be read: {type(error).__name__}: {" ".join(str(error).split())}')
+            _fail(name, f'{sys.argv[1]} cannot be read: {type(error).__name__}: {one_line(error)}')
 
 
 def _last_line(message: str) -> str:

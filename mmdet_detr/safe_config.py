@@ -16,7 +16,7 @@ from mmengine.fileio import PickleHandler, YamlHandler, register_handler
 from mmengine.registry import registry
 
 from .datasets.annotations import leads_outside
-from .errors import ConfigError
+from .errors import ConfigError, one_line
 
 PACKAGES = ('mmdet_detr', 'mmdet', 'mmengine', 'mmcv', 'mmpretrain')
 READERS = {'.json': json.loads, '.yaml': yaml.safe_load, '.yml': yaml.safe_load}
@@ -94,7 +94,7 @@ def _with_bases(path: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, dic
     except OSError as error:
         raise UnsafeConfigError(f'{path}: {error.strerror}') from error
     except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise UnsafeConfigError(f'{path}: {" ".join(str(error).split())}') from error
+        raise UnsafeConfigError(f'{path}: {one_line(error)}') from error
     if not isinstance(content, dict):
         raise UnsafeConfigError(f'{path} holds a {type(content).__name__}, not the object of a config')
     if '{{' in text:  # of which mmengine makes other text after this check
@@ -137,4 +137,4 @@ class _SafeYaml(YamlHandler):
         try:
             return yaml.safe_load(file)
         except yaml.YAMLError as error:
-            raise UnsafeConfigError(f'YAML that --safe-config does not read: {" ".join(str(error).split())}') from error
+            raise UnsafeConfigError(f'YAML that --safe-config does not read: {one_line(error)}') from error

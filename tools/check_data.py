@@ -26,7 +26,7 @@ import mmdet_detr  # noqa: F401  (before mmdet.models)
 from mmdet_detr.data_check import SplitReport, check_overlap, check_split, draw, markdown, num_queries_of, sources_of
 from mmdet_detr.data_check.report import kinds
 from mmdet_detr.datasets.annotations import Problem
-from mmdet_detr.errors import ConfigError
+from mmdet_detr.errors import ConfigError, one_line
 
 NAME = 'check_data'
 
@@ -61,7 +61,7 @@ def read_config(args: argparse.Namespace) -> Config:
         config = Config.fromfile(args.config)
         config.merge_from_dict(args.cfg_options or {})
     except Exception as error:  # a config is a program, which can raise anything
-        fail(f'{args.config} cannot be read: {type(error).__name__}: {" ".join(str(error).split())}')
+        fail(f'{args.config} cannot be read: {type(error).__name__}: {one_line(error)}')
     return config
 
 

@@ -237,14 +237,12 @@ class _Annotations:
             return
         if not isinstance(polygons, list):
             yield Problem('no segmentation', where, short(polygons), fatal=False)
-        elif not _sound_polygons(polygons):
+        elif not all(map(_is_polygon, polygons)):
             yield Problem('no polygon', where, short(polygons), fatal=False)
 
 
-def _sound_polygons(polygons: object) -> bool:
-    return isinstance(polygons, list) and all(
-        isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 and all(is_finite(v) for v in p) for p in polygons
-    )
+def _is_polygon(value: object) -> bool:
+    return isinstance(value, list) and len(value) >= 6 and len(value) % 2 == 0 and all(map(is_finite, value))
 
 
 def _completed(annotations: list[dict]) -> list[dict]:
@@ -252,8 +250,8 @@ def _completed(annotations: list[dict]) -> list[dict]:
     for number, entry in enumerate(annotations, 1):
         _, _, w, h = entry['bbox']
         segmentation = entry.get('segmentation')
-        if not isinstance(segmentation, dict) and not _sound_polygons(segmentation):
-            segmentation = []
+        if not isinstance(segmentation, dict):
+            segmentation = [p for p in segmentation if _is_polygon(p)] if isinstance(segmentation, list) else []
         completed.append(
             {
                 **entry,

@@ -8,8 +8,14 @@ from typing import Any
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 MAX_PIXELS = 178_956_970  # where PIL warns of a decompression bomb: 0.5 GB of RGB
+TURNING = {
+    'JPEG',
+    'MPO',
+    'PNG',
+}  # formats that OpenCV turns and Pillow does not; a TIFF is turned by both, WebP by none
 TURNED = {5, 6, 7, 8}  # values of EXIF's orientation that swap width and height
-ENDS = {'JPEG': b'\xff\xd9', 'PNG': b'IEND\xaeB`\x82', 'GIF': b';'}
+PNG_END = b'IEND\xaeB`\x82'
+ENDS = {'JPEG': b'\xff\xd9', 'MPO': b'\xff\xd9', 'GIF': b';'}
 TAIL = 4096
 
 
@@ -38,29 +44,34 @@ def inspect_image(
     size: tuple[int, int] | None = None,
     ignore_orientation: bool = False,
 ) -> Header:
-    """Read an image's head and look at its end, without decoding it.
+    """Read an image's head and look at its end; formats that have no mark at theirs are decoded.
 
     Args:
         path: the file.
-        max_pixels: more than that are refused.
+        max_pixels: more than that are refused; Pillow refuses twice ``MAX_PIXELS`` itself.
         size: (width, height) that annotations say.
         ignore_orientation: whether it will be decoded as stored, and not as EXIF turns it.
 
     Raises:
         BrokenImageError: the file is missing, empty, no image, cut off, too large, or of another size.
     """
+    path = Path(path)
     try:
-        with Path(path).open('rb') as file, warnings.catch_warnings():
+        if path.exists() and not path.is_file():
+            raise BrokenImageError('no regular file')
+        with path.open('rb') as file, warnings.catch_warnings():
             warnings.simplefilter('ignore')  # the limit of pixels is ours
             with Image.open(file) as image:
                 header = Header(image.format or '', *image.size, _turned(image))
             file.seek(0, 2)
             file.seek(max(0, file.tell() - TAIL))
             tail = file.read()
+    except BrokenImageError:
+        raise
     except FileNotFoundError:
         raise BrokenImageError('there is no such file') from None
     except UnidentifiedImageError:
-        raise BrokenImageError('empty' if Path(path).stat().st_size == 0 else 'no image') from None
+        raise BrokenImageError('empty' if path.stat().st_size == 0 else 'no image') from None
     except OSError as error:
         raise BrokenImageError(error.strerror or str(error)) from None
     except Image.DecompressionBombError as error:
@@ -69,10 +80,7 @@ def inspect_image(
         raise BrokenImageError(f'{type(error).__name__}: {error}') from None
     if header.width * header.height > max_pixels:
         raise BrokenImageError(f'{header.width} x {header.height} pixels are more than max_pixels={max_pixels}')
-    end = ENDS.get(header.format)
-    has_end = not end or end in tail or (header.format == 'JPEG' and _decodes(path))  # cameras append films to it
-    if not has_end:
-        raise BrokenImageError(f'cut off: a {header.format} without its end')
+    _require_end(path, header.format, tail)
     found = header.size(ignore_orientation)
     if size is not None and found != size:
         turned = ', turned by EXIF' if header.turned and not ignore_orientation else ''
@@ -85,18 +93,21 @@ def is_local(path: str, backend_args: dict[str, Any] | None) -> bool:
     return '://' not in path and (backend_args or {}).get('backend', 'local') in ('local', 'disk')
 
 
-def _decodes(path: Path | str) -> bool:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            with Image.open(path) as image:
-                image.load()
-    except Exception:  # whatever a decoder raises
-        return False
-    return True
+def _require_end(path: Path, kind: str, tail: bytes) -> None:
+    if kind == 'PNG':
+        if PNG_END not in tail:
+            raise BrokenImageError('cut off: a PNG without its end')
+    elif kind != 'WEBP' and not (kind in ENDS and tail.rstrip(b'\0').endswith(ENDS[kind])):  # Pillow opens whole WebPs
+        try:  # cameras append films to a JPEG; other formats have no mark
+            with warnings.catch_warnings():
+                warnings.simplefilter('ignore')
+                with Image.open(path) as image:
+                    image.load()
+        except Exception as error:  # whatever a decoder raises
+            raise BrokenImageError(f'cut off or broken: {type(error).__name__}: {error}') from None
 
 
 def _turned(image: Image.Image) -> bool:
-    if image.format == 'PNG' and 'exif' not in image.info:
-        return False  # PIL would decode the image to look behind it
+    if image.format not in TURNING or (image.format == 'PNG' and 'exif' not in image.info):
+        return False  # of a PNG, Pillow would decode the image to look behind it
     return image.getexif().get(ExifTags.Base.Orientation) in TURNED

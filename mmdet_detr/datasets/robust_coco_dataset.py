@@ -8,7 +8,7 @@ from mmcv.transforms import LoadImageFromFile
 from mmdet.datasets import CocoDataset
 from mmdet.datasets.api_wrappers import COCO
 
-from ..errors import ConfigError
+from ..errors import ConfigError, one_line
 from ..log import warn
 from ..randomness import seed_all
 from ..registry import DATASETS
@@ -39,13 +39,14 @@ class RobustCocoDataset(CocoDataset):
 
     Args:
         max_broken: share of annotations, of images in the file, and of the images that a rank has read in training,
-            above which the run ends with a BrokenDataError.
+            above which the run ends with a BrokenDataError; between 0 and 1.
         max_pixels: an image of more pixels counts as broken, before it is decoded.
         allow_outside: whether file names may be absolute or lead out of the image folder.
         evaluated: whether, in ``test_mode``, an evaluator reads the annotation file too, as CocoMetric does.
         kwargs: arguments of ``CocoDataset``.
 
     Raises:
+        ConfigError: ``max_broken`` is no share.
         AnnotationError: the annotation file has not the structure of one.
         BrokenDataError: too much is broken.
     """
@@ -59,6 +60,8 @@ class RobustCocoDataset(CocoDataset):
         evaluated: bool = True,
         **kwargs: Any,
     ) -> None:
+        if not 0 <= max_broken <= 1:
+            raise ConfigError(f'max_broken={max_broken} is no share between 0 and 1')
         self.max_broken = max_broken
         self.max_pixels = max_pixels
         self.allow_outside = allow_outside
@@ -113,6 +116,12 @@ class RobustCocoDataset(CocoDataset):
                     f'max_broken={self.max_broken:g}: {summary(self.problems)}'
                 )
 
+    def parse_data_info(self, raw_data_info: dict) -> dict:
+        info = super().parse_data_info(raw_data_info)
+        for instance in info['instances']:
+            instance.setdefault('mask', [])  # which mmdet ignores where masks are loaded, as it does short polygons
+        return info
+
     def filter_data(self) -> list[dict]:
         kept = super().filter_data()
         if not kept:
@@ -136,7 +145,7 @@ class RobustCocoDataset(CocoDataset):
             try:
                 self._inspect(info)
             except BrokenImageError as error:
-                broken.append(f'{info["img_path"]}: {error}')
+                broken.append(one_line(f'{info["img_path"]}: {error}'))
         if broken:
             more = f', and {len(broken) - 3} more' if len(broken) > 3 else ''
             raise BrokenDataError(f'{self.ann_file}: validation needs all its images: {"; ".join(broken[:3])}{more}')
@@ -168,9 +177,10 @@ class RobustCocoDataset(CocoDataset):
         try:
             return super().prepare_data(index)
         except Exception as error:  # as above
-            path = self.get_data_info(index)['img_path']
-            reason = ' '.join(f'{type(error).__name__}: {error}'.split())
-            raise BrokenDataError(f'{path} cannot be read, and validation needs all its images: {reason}') from error
+            reason = one_line(
+                f'{self.get_data_info(index)["img_path"]} cannot be read: {type(error).__name__}: {error}'
+            )
+            raise BrokenDataError(f'{reason}; validation needs all its images') from error
 
     def _inspect(self, info: dict[str, Any]) -> None:
         path = info['img_path']
@@ -181,19 +191,20 @@ class RobustCocoDataset(CocoDataset):
         inspect_image(path, self.max_pixels, (info['width'], info['height']), as_stored)
 
     def _skip(self, index: int, path: str, error: Exception) -> None:
-        reason = str(error) if isinstance(error, BrokenImageError) else f'{type(error).__name__}: {error}'
+        reason = one_line(error if isinstance(error, BrokenImageError) else f'{type(error).__name__}: {error}')
         self._found[index] = BROKEN
         broken, sound = (int((self._found == kind).sum()) for kind in (BROKEN, SOUND))
         read = broken + sound
         warn(f'{path} is left out: {reason} ({broken} of {read} images so far)')
         if broken > self.max_broken * max(read, min(len(self), ENOUGH)):
             share = f'more than max_broken={self.max_broken:g}'
-        elif broken >= ALL_BROKEN and not sound:
+        elif broken >= min(ALL_BROKEN, len(self)) and not sound:
             share = 'every one so far'
         else:
             return
+        last = one_line(path)
         raise BrokenDataError(
-            f'{broken} of {read} images cannot be used, {share}; the last: {path}: {reason}'
+            f'{broken} of {read} images cannot be used, {share}; the last: {last}: {reason}'
         ) from error
 
     def _rand_another(self) -> int:

@@ -1,6 +1,8 @@
 import io
+import os
 import zlib
 
+import mmcv
 import numpy as np
 import pytest
 from PIL import Image
@@ -18,9 +20,15 @@ def encoded(kind: str, mode: str = 'RGB', size: tuple[int, int] = (40, 30), **op
     return stream.getvalue()
 
 
-def turned() -> bytes:
+def turned(kind: str = 'JPEG') -> bytes:
     exif = Image.Exif()
     exif[0x0112] = 6
+    return encoded(kind, exif=exif)
+
+
+def with_thumbnail() -> bytes:
+    exif = Image.Exif()
+    exif[0x927C] = encoded('JPEG', size=(8, 8))
     return encoded('JPEG', exif=exif)
 
 
@@ -68,12 +76,26 @@ def test_orientation_ignored(tmp_path):
     assert inspect_image(tmp_path / 'image').size(ignore_orientation=True) == (40, 30)
 
 
+@pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'TIFF', 'WEBP'])
+def test_sizes_are_those_of_the_loader(tmp_path, kind):
+    (tmp_path / 'image').write_bytes(turned(kind))
+    header = inspect_image(tmp_path / 'image')
+    for ignored, flag in ((False, 'color'), (True, 'color_ignore_orientation')):
+        loaded = mmcv.imfrombytes(turned(kind), flag)
+        assert header.size(ignored) == loaded.shape[1::-1]
+
+
 @pytest.mark.parametrize(
     ('content', 'reason'),
     [
         (b'', 'empty'),
         (b'hello', 'no image'),
-        (encoded('JPEG')[:-200], 'cut off: a JPEG'),
+        (encoded('JPEG')[:-200], 'cut off or broken: OSError: image file is truncated'),
+        (with_thumbnail()[:-200], 'cut off or broken'),
+        (encoded('GIF')[:-50], 'cut off or broken'),
+        (encoded('BMP')[:-50], 'cut off or broken'),
+        (encoded('TIFF')[:-50], 'cut off or broken'),
+        (encoded('WEBP')[:-50], 'could not create decoder'),
         (encoded('JPEG')[:30], 'Truncated File Read'),
         (encoded('PNG')[:-20], 'cut off: a PNG'),
         (encoded('PNG', size=(2000, 60)), '2000 x 60 pixels are more than max_pixels=100000'),
@@ -101,5 +123,8 @@ def test_bomb(tmp_path):
 def test_no_file_and_no_image(tmp_path):
     with pytest.raises(BrokenImageError, match='there is no such file'):
         inspect_image(tmp_path / 'none.jpg')
-    with pytest.raises(BrokenImageError, match='directory'):
+    with pytest.raises(BrokenImageError, match='no regular file'):
         inspect_image(tmp_path)
+    os.mkfifo(tmp_path / 'pipe')  # reading one would wait for ever
+    with pytest.raises(BrokenImageError, match='no regular file'):
+        inspect_image(tmp_path / 'pipe')

@@ -18,6 +18,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from mmdet_detr.datasets import BrokenDataError
+from mmdet_detr.errors import ConfigError
 
 RANDOM = np.random.default_rng(0)
 SIZE = (64, 48)
@@ -299,6 +300,44 @@ def test_broken_annotations_are_left_out(folder, log):
     assert 'annotations.json: annotations[0], image 0: no box: bbox [0, 0, nan, 3] is not four finite numbers' in log()
     with pytest.raises(BrokenDataError, match=r'3 of the annotations, 23%, cannot be used, more than max_broken=0.1'):
         dataset(folder)
+
+
+def test_broken_masks_are_ignored_with_their_boxes(tmp_path):
+    """As mmdet ignores polygons of two points."""
+    picture().save(tmp_path / '0.jpg')
+    document = annotate(tmp_path, {'0.jpg': SIZE})
+    whole, short = [1, 1, 9, 1, 9, 9], [1, 2, 3, 4]
+    for segmentation in ([short], None, 'abc', [whole, short], [whole]):
+        document['annotations'].append({**document['annotations'][0], 'segmentation': segmentation})
+    (tmp_path / 'annotations.json').write_text(json.dumps(document))
+    loading = [{'type': 'LoadImageFromFile'}, {'type': 'LoadAnnotations', 'with_bbox': True, 'with_mask': True}]
+    sample = dataset(tmp_path, pipeline=[*loading, {'type': 'PackDetInputs', 'meta_keys': ()}])[0]['data_samples']
+    assert [len(sample.ignored_instances), len(sample.gt_instances)] == [4, 2]
+    assert sample.gt_instances.masks.areas.min() > 20
+
+
+def test_a_share_has_to_be_one(folder):
+    for share in (-0.1, 10):
+        with pytest.raises(ConfigError, match='no share between 0 and 1'):
+            dataset(folder, max_broken=share)
+
+
+def test_few_images_none_of_which_can_be_read(tmp_path):
+    annotate(tmp_path, {'a.jpg': SIZE, 'b.jpg': SIZE})
+    with pytest.raises(BrokenDataError, match='2 of 2 images cannot be used, every one so far'):
+        dataset(tmp_path, max_broken=1.0)[0]
+
+
+def test_errors_of_several_lines_end_in_one(folder):
+    annotate(folder, {'a\nb.jpg': SIZE})
+    with pytest.raises(BrokenDataError, match=r'a b\.jpg: there is no such file') as raised:
+        dataset(folder, test_mode=True)
+    assert '\n' not in str(raised.value)
+    fails = [{'type': 'LoadImageFromFile'}, {'type': 'Resize', 'scale': ('a', 'b')}]
+    annotate(folder, {'0.jpg': SIZE})
+    with pytest.raises(BrokenDataError, match=r'the last: .*0.jpg: \w+: ') as raised:
+        dataset(folder, pipeline=fails)[0]
+    assert '\n' not in str(raised.value)
 
 
 def test_a_path_outside_is_refused_unless_allowed(folder):
