@@ -8,11 +8,7 @@ from typing import Any
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 MAX_PIXELS = 178_956_970  # where PIL warns of a decompression bomb: 0.5 GB of RGB
-TURNING = {
-    'JPEG',
-    'MPO',
-    'PNG',
-}  # formats that OpenCV turns and Pillow does not; a TIFF is turned by both, WebP by none
+TURNING = {'JPEG', 'MPO', 'PNG'}  # what OpenCV turns and Pillow does not; a TIFF is turned by both, a WebP by none
 TURNED = {5, 6, 7, 8}  # values of EXIF's orientation that swap width and height
 PNG_END = b'IEND\xaeB`\x82'
 ENDS = {'JPEG': b'\xff\xd9', 'MPO': b'\xff\xd9', 'GIF': b';'}

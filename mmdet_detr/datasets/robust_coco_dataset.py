@@ -177,9 +177,8 @@ class RobustCocoDataset(CocoDataset):
         try:
             return super().prepare_data(index)
         except Exception as error:  # as above
-            reason = one_line(
-                f'{self.get_data_info(index)["img_path"]} cannot be read: {type(error).__name__}: {error}'
-            )
+            path = self.get_data_info(index)['img_path']
+            reason = one_line(f'{path} cannot be read: {type(error).__name__}: {error}')
             raise BrokenDataError(f'{reason}; validation needs all its images') from error
 
     def _inspect(self, info: dict[str, Any]) -> None:

@@ -277,9 +277,8 @@ def test_ten_thousand_images(tmp_path):
         document['images'] = [{**image, 'id': i, 'file_name': f'{i}.jpg'} for i in range(10_000)]
         document['annotations'] = [{**annotation, 'id': i, 'image_id': i} for i in range(10_000)]
         for i in range(10_000):
-            (root / 'train' / f'{i}.jpg').write_bytes(
-                source[:2] + b'\xff\xfe\x00\x04' + i.to_bytes(2, 'big') + source[2:]
-            )  # a comment
+            comment = b'\xff\xfe\x00\x04' + i.to_bytes(2, 'big')
+            (root / 'train' / f'{i}.jpg').write_bytes(source[:2] + comment + source[2:])
 
     edit(tmp_path, 'train', many)
     start = time.perf_counter()
