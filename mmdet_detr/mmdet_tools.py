@@ -1,5 +1,6 @@
 """Run the scripts that mmdet ships in its package."""
 
+import errno
 import logging
 import runpy
 import sys
@@ -22,8 +23,9 @@ SAFE = '--safe-config'
 def run_mmdet_tool(name: str) -> None:
     """Run ``tools/{name}.py`` of the installed mmdet with this process's arguments.
 
-    A file named on the command line that does not exist, a checkpoint that cannot be used and parts of a config that do
-    not fit together end the process with one line and exit code 2, instead of a stack trace from inside mmengine.
+    A file named on the command line that does not exist, a checkpoint that cannot be used, parts of a config that do
+    not fit together and a full disk end the process with one line and exit code 2, instead of a stack trace from inside
+    mmengine.
     ``--safe-config`` refuses configs that could run code (:mod:`mmdet_detr.safe_config`).
     """
     script = Path(mmdet.__file__).parent / '.mim' / 'tools' / f'{name}.py'
@@ -45,6 +47,10 @@ def run_mmdet_tool(name: str) -> None:
         runpy.run_path(str(script), run_name='__main__')
     except (CheckpointError, ConfigError) as error:
         _fail(name, _last_line(str(error)))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _fail(name, f'{error.filename or "a file of the run"} cannot be written: {error.strerror}')
 
 
 def _require_readable(name: str) -> None:

@@ -279,6 +279,21 @@ def test_bad_data_is_one_line_from_a_worker_too(folder, run_python, tmp_path):
     assert 'Traceback' not in done.stderr
 
 
+def test_full_disk_is_one_line(run_python, tmp_path):
+    (tmp_path / 'run.py').write_text(
+        'import runpy\n'
+        'from mmdet_detr.mmdet_tools import run_mmdet_tool\n'
+        'def run_path(*args, **kwargs):\n'
+        '    raise OSError(28, "No space left on device", "scalars.json")\n'
+        'runpy.run_path = run_path\n'
+        'run_mmdet_tool("train")\n'
+    )
+    done = run_python(tmp_path / 'run.py', CONFIG)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == 'train: scalars.json cannot be written: No space left on device'
+    assert 'Traceback' not in done.stderr
+
+
 def test_bad_input_is_one_line(folder, run_python):
     tools = ROOT / 'tools'
     (folder / 'broken.json').write_text('{')

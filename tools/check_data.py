@@ -6,6 +6,7 @@ objects than queries. Exit code 1 with errors, 0 with warnings only, 2 where not
 """
 
 import argparse
+import io
 import json
 import logging
 import os
@@ -42,7 +43,10 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--clean', type=Path, help='folder for annotation files without what cannot be used')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides, as in training')
-    return parser.parse_args()
+    try:
+        return parser.parse_args()
+    except ValueError as error:  # of DictAction
+        fail(f'--cfg-options takes KEY=VALUE: {error}')
 
 
 def fail(message: str) -> NoReturn:
@@ -52,7 +56,7 @@ def fail(message: str) -> NoReturn:
 
 def num_classes_of(model: dict) -> int | None:
     """What the head of a config says, where it has one."""
-    head = model.get('bbox_head') or model.get('roi_head', {}).get('bbox_head')
+    head = model.get('bbox_head') or (model.get('roi_head') or {}).get('bbox_head')
     return head.get('num_classes') if isinstance(head, dict) else None
 
 
@@ -94,6 +98,8 @@ def show(console: Console, title: str, problems: list[Problem]) -> None:
 def main() -> None:
     args = parse_args()
     logging.disable(logging.INFO)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors='backslashreplace')  # names of classes where the terminal has not their letters
     warnings.simplefilter('ignore')
     if not args.config.is_file():
         fail(f'no such file: {args.config}')
@@ -103,7 +109,7 @@ def main() -> None:
     config = read_config(args)
     try:
         init_default_scope('mmdet')
-        model = config.get('model', {})
+        model = config.get('model') or {}
         num_queries = num_queries_of(model)
         sources = sources_of(config)
         # decoders and hashes run without Python's lock
@@ -122,8 +128,8 @@ def main() -> None:
             {'splits': splits, 'ann_file': path, 'problems': [asdict(problem) for problem in problems]}
             for splits, path, problems in lists
         ]
-        (args.out / 'data_check.json').write_text(json.dumps(found, indent=1) + '\n')
-        (args.out / 'data_check.md').write_text(markdown(reports, overlap, num_queries))
+        (args.out / 'data_check.json').write_text(json.dumps(found, indent=1) + '\n', encoding='utf-8')
+        (args.out / 'data_check.md').write_text(markdown(reports, overlap, num_queries), encoding='utf-8')
         draw(reports, num_queries, args.out / 'data_check.png')
         if args.clean:
             write_clean(args.clean, reports)

@@ -1,5 +1,6 @@
 """Which checkpoint a run goes on from."""
 
+import re
 import zipfile
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import mmengine.runner
 from mmengine.runner import _flexible_runner, runner
 
 from ..log import warn
+
+SAVED = re.compile(r'(interrupted_)?(iter|epoch)_\d+\.pth')  # by a run; other files may hold weights only
 
 
 def find_latest_checkpoint(path: str) -> str | None:
@@ -26,7 +29,7 @@ def find_latest_checkpoint(path: str) -> str | None:
     folders = {folder, Path(named).parent} if named else {folder}
     files = [file for one in folders for file in one.glob('*.pth')]
     others = [file for file in files if not file.name.startswith('best_')]  # which have no optimizer
-    others.sort(key=lambda file: file.stat().st_mtime, reverse=True)
+    others.sort(key=lambda file: (bool(SAVED.match(file.name)), file.stat().st_mtime), reverse=True)
     moved = [folder / Path(named).name] if named else []  # where the work folder was copied
     found = next((file for file in moved + others if is_complete(file)), None)
     if named or found:

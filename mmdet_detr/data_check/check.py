@@ -36,42 +36,48 @@ class SplitReport:
 
     @property
     def objects(self) -> Counter:
-        """Boxes an image, by its id."""
+        """Boxes an image, by its id; without crowds, which no detector is trained on."""
         counts = Counter({image['id']: 0 for image in self.clean['images']})
-        known = self._known
-        counts.update(entry['image_id'] for entry in self.clean['annotations'] if entry['category_id'] in known)
+        counts.update(entry['image_id'] for entry, _ in self._trained())
         return counts
 
     @property
     def boxes(self) -> Counter:
-        """Boxes of each class of the config."""
+        """Boxes of each class of the config, without crowds."""
         counts = Counter(dict.fromkeys(self.source.classes, 0))
-        known = self._known
-        counts.update(known[a['category_id']] for a in self.clean['annotations'] if a['category_id'] in known)
+        counts.update(name for _, name in self._trained())
         return counts
 
     def cleaned(self) -> Document:
         """What is left of the annotation file without what cannot be used, images included.
 
-        Where ids of images are of several types, which pycocotools cannot sort, images get new ones.
+        Where ids of images or categories are of several types, which pycocotools cannot sort, they get new ones.
         """
         images = [image for image in self.clean['images'] if image['file_name'] in self.hashes]
-        ids = {image['id']: image['id'] for image in images}
-        if len({type(number) for number in ids}) > 1:
-            ids = {old: new for new, old in enumerate(ids, 1)}
+        ids, classes = _of_one_type(images), _of_one_type(self.clean['categories'])
         return {
             **self.clean,
             'images': [{**image, 'id': ids[image['id']]} for image in images],
+            'categories': [{**category, 'id': classes[category['id']]} for category in self.clean['categories']],
             'annotations': [
-                {**entry, 'image_id': ids[entry['image_id']]}
+                {**entry, 'image_id': ids[entry['image_id']], 'category_id': classes[entry['category_id']]}
                 for entry in self.clean['annotations']
                 if entry['image_id'] in ids
             ],
         }
 
-    @property
-    def _known(self) -> dict[int | str, str]:
-        return {c['id']: c['name'] for c in self.clean['categories'] if c['name'] in self.source.classes}
+    def _trained(self) -> Iterator[tuple[dict, str]]:
+        """Annotations that a detector learns, with the names of their classes."""
+        known = {c['id']: c['name'] for c in self.clean['categories'] if c['name'] in self.source.classes}
+        for entry in self.clean['annotations']:
+            if entry['category_id'] in known and not entry['iscrowd']:
+                yield entry, known[entry['category_id']]
+
+
+def _of_one_type(entries: list[dict]) -> dict[int | str, int | str]:
+    """An id for each id."""
+    ids = [entry['id'] for entry in entries]
+    return dict(zip(ids, ids if len(set(map(type, ids))) < 2 else range(1, len(ids) + 1), strict=True))
 
 
 def check_split(
@@ -98,7 +104,7 @@ def check_split(
         nothing: Document = {'images': [], 'annotations': [], 'categories': []}
         return SplitReport(source, nothing, [Problem('no annotations', source.ann_file, str(error))])
     clean, problems = check_annotations(document, source.allow_outside)
-    if set(source.splits) != {'train'}:
+    if set(source.splits) != {'train'} and source.evaluated:
         worse = evaluation_problems(document, problems, source.classes)
         known = {str(problem) for problem in worse}
         problems = worse + [problem for problem in problems if str(problem) not in known]

@@ -13,6 +13,7 @@ from matplotlib import pyplot as plt
 
 SHOWN = 50  # problems of a kind that the page lists
 BARS = 40  # classes in the picture
+ROWS = 20  # data sets in the picture
 
 
 def kinds(problems: list[Problem]) -> list[tuple[str, bool, int, Problem]]:
@@ -64,7 +65,8 @@ def _listed(problems: list[Problem]) -> list[str]:
 
 
 def draw(reports: list[SplitReport], num_queries: int | None, path: Path) -> None:
-    """Objects an image against the queries, and boxes of the classes; a row for each data set."""
+    """Objects an image against the queries, and boxes of the classes; a row for each of the first data sets."""
+    reports = reports[:ROWS]
     figure, axes = plt.subplots(len(reports), 2, figsize=(11, 3.2 * len(reports)), layout='constrained', squeeze=False)
     for (left, right), report in zip(axes, reports, strict=True):
         counts = list(report.objects.values()) or [0]

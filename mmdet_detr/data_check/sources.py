@@ -10,6 +10,7 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config
 
 from ..datasets.images import MAX_PIXELS, is_local
+from ..datasets.robust_coco_dataset import RobustCocoDataset
 from ..errors import ConfigError
 
 
@@ -25,6 +26,7 @@ class Source:
         ignore_orientation: whether its loader ignores EXIF's orientation.
         max_pixels: more pixels than that count as broken.
         allow_outside: whether file names may lead out of the folder.
+        evaluated: whether an evaluator reads the file in validation.
     """
 
     splits: tuple[str, ...]
@@ -34,6 +36,7 @@ class Source:
     ignore_orientation: bool = False
     max_pixels: int = MAX_PIXELS
     allow_outside: bool = False
+    evaluated: bool = True
 
     @property
     def name(self) -> str:
@@ -50,10 +53,13 @@ def sources_of(config: Config) -> list[Source]:
     for split in ('train', 'val', 'test'):
         loader = config.get(f'{split}_dataloader')
         if loader:
-            if 'dataset' not in loader:
+            if not isinstance(loader, dict) or 'dataset' not in loader:
                 raise ConfigError(f'{split}_dataloader has no dataset')
-            for leaf in _leaves(loader['dataset']):
-                found.setdefault(_key(leaf), []).append(split)
+            try:
+                for leaf in _leaves(loader['dataset']):
+                    found.setdefault(_key(leaf), []).append(split)
+            except (AttributeError, KeyError, TypeError) as error:
+                raise ConfigError(f'{split}_dataloader is not understood: {type(error).__name__}: {error}') from error
     if not found:
         raise ConfigError(f'{config.filename} has no data loaders')
     return [Source(tuple(dict.fromkeys(splits)), *key) for key, splits in found.items()]
@@ -74,7 +80,7 @@ def _leaves(dataset: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def _key(dataset: dict[str, Any]) -> tuple:
     name = dataset.get('type')
     kind: Any = DATASETS.get(name) if isinstance(name, str) else name
-    if kind is None or not issubclass(kind, CocoDataset):
+    if kind is None or not issubclass(kind, CocoDataset) or not _reads_coco(kind):
         raise ConfigError(f'check_data reads COCO files, not those of a {name}')
     root = dataset.get('data_root') or ''
     paths = [dataset.get('ann_file') or '', (dataset.get('data_prefix') or {}).get('img') or '']
@@ -93,7 +99,14 @@ def _key(dataset: dict[str, Any]) -> tuple:
         'ignore_orientation' in loading.get('color_type', ''),
         dataset.get('max_pixels', MAX_PIXELS),
         dataset.get('allow_outside', False),
+        dataset.get('evaluated', True),
     )
+
+
+def _reads_coco(kind: type[CocoDataset]) -> bool:
+    """Whether a data set takes a file as it is, which those of LVIS, Objects365 and panoptic labels do not."""
+    as_it_is = kind.COCOAPI is CocoDataset.COCOAPI and kind.load_data_list is CocoDataset.load_data_list
+    return as_it_is or issubclass(kind, RobustCocoDataset)
 
 
 def num_queries_of(model: Any) -> int | None:

@@ -49,14 +49,15 @@ def read_annotations(path: Path | str, labelled: bool = True) -> Document:
         The document: a dict with the lists ``images``, ``annotations`` and ``categories``.
 
     Raises:
-        AnnotationError: the file cannot be read, is no JSON, or has not that structure.
+        AnnotationError: the file cannot be read, is no JSON in UTF-8, as which pycocotools reads it, or has not that
+            structure.
     """
     try:
-        document = json.loads(Path(path).read_bytes())
+        document = json.loads(Path(path).read_bytes().decode())
     except OSError as error:
         raise AnnotationError(f'{path}: {error.strerror}') from error
     except (ValueError, RecursionError) as error:  # of which JSONDecodeError and UnicodeDecodeError are two
-        raise AnnotationError(f'{path} is no JSON: {error}') from error
+        raise AnnotationError(f'{path} is no JSON in UTF-8: {error}') from error
     if not isinstance(document, dict):
         raise AnnotationError(f'{path} holds a {type(document).__name__}, not the object of a COCO file')
     if not labelled:

@@ -49,8 +49,9 @@ def evaluation_problems(document: Document, problems: list[Problem], classes: Se
             found.append(Problem('wrong type', where, f'iscrowd {short(entry["iscrowd"])} is not 0 or 1'))
         if entry.get('id') == 0:
             found.append(Problem('annotation id 0', where, 'which evaluation counts as not found', fatal=False))
-    kinds = {type(image.get('id')).__name__ for image in document['images'] if isinstance(image, dict)}
-    if len(kinds) > 1:
-        found.append(Problem('wrong type', 'images', f'ids of several types: {", ".join(sorted(kinds))}'))
+    for name in ('images', 'categories'):  # which it sorts
+        kinds = {type(entry.get('id')).__name__ for entry in document[name] if isinstance(entry, dict)}
+        if len(kinds) > 1:
+            found.append(Problem('wrong type', name, f'ids of several types: {", ".join(sorted(kinds))}'))
     fatal = [Problem(p.kind, p.where, p.reason) for p in problems if p.kind in NOT_TO_EVALUATE]
     return found + [problem for problem in fatal if problem.where.split(',')[0] not in ignored]

@@ -99,6 +99,8 @@ class RobustCocoDataset(CocoDataset):
             )
         for problem in found:
             warn(f'{self.ann_file}: {problem}')
+        if not given['annotations']:
+            warn(f'{self.ann_file} has no annotations: it will evaluate to an AP of -1')
 
     def _report(self, document: Document) -> None:
         if not self.problems:

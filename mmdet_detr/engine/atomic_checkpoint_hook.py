@@ -17,6 +17,7 @@ from ..log import warn
 from ..registry import HOOKS
 
 PART = '.part'  # what is being written; never read, and gone after the next start
+FULL = 'inline_container'  # of what PyTorch says, other than OSError, where it cannot write a file
 
 
 class CheckpointWriteError(CheckpointError):
@@ -169,9 +170,12 @@ def _written(path: Path) -> Iterator[Path]:
                 _delete(path)
             part.replace(path)
             _to_disk(path.parent)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and FULL not in str(error):
+            raise
         _delete(part)
-        raise CheckpointWriteError(f'cannot write {path}: {error.strerror or error}; earlier ones are whole') from error
+        reason = error.strerror if isinstance(error, OSError) else 'disk full?'
+        raise CheckpointWriteError(f'cannot write {path}: {reason or error}; earlier ones are whole') from error
 
 
 def _to_disk(path: Path) -> None:

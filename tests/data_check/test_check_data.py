@@ -135,6 +135,36 @@ def test_decode_finds_what_the_head_does_not_say(folder):
     assert (code, problems(folder)['train.json']) == (1, [('broken image', True)])
 
 
+def test_crowds_are_not_learnt(folder):
+    def change(document):
+        first = document['images'][0]['id']
+        for entry in document['annotations']:
+            entry['iscrowd'] = int(entry['image_id'] == first)
+        crowd = next(entry for entry in document['annotations'] if entry['iscrowd'])
+        document['annotations'] += [{**crowd, 'id': 5000 + i} for i in range(20)]
+
+    edit(folder, 'train', change)
+    assert check(folder)[0] == 0
+    assert problems(folder)['train.json'] == [('images without boxes', False)]
+
+
+def test_what_is_not_evaluated_may_lack_what_evaluation_needs(folder):
+    edit(folder, 'val', lambda document: document['annotations'][0].pop('area'))
+    assert check(folder)[0] == 1
+    assert problems(folder)['val.json'] == [('missing key', True)]
+    options = [f'{split}_dataloader.dataset.evaluated=False' for split in ('val', 'test')]
+    assert check(folder, '--cfg-options', *options)[0] == 0
+
+
+def test_a_byte_order_mark_and_a_model_without_head(folder):
+    path = folder / 'data' / 'shapes' / 'annotations' / 'instances_val.json'
+    path.write_bytes(b'\xef\xbb\xbf' + path.read_bytes())
+    code, _, err = check(folder, '--cfg-options', 'model.bbox_head=None', 'model.roi_head=None')
+    assert code == 1, err
+    assert problems(folder)['val.json'] == [('no annotations', True)]
+    assert 'is no JSON in UTF-8: Unexpected UTF-8 BOM' in (folder / 'data_check' / 'data_check.md').read_text()
+
+
 def test_warnings_alone_are_no_failure(folder):
     edit(folder, 'train', lambda document: document['annotations'][0]['bbox'].__setitem__(2, 100))
     assert check(folder)[0] == 0
@@ -172,6 +202,7 @@ def test_clean_files_have_nothing_wrong(folder):
         document['annotations'][0]['bbox'] = [1, 1, 0, 0]
         old = document['images'][5]['id']
         document['images'][5]['id'] = 'five'  # validation sorts by id
+        document['categories'].append({'id': 'many', 'name': 'many'})
         for entry in document['annotations']:
             entry['image_id'] = 'five' if entry['image_id'] == old else entry['image_id']
 
@@ -204,13 +235,18 @@ def test_a_missing_file_leaves_the_others_checked(folder):
     assert problems(folder)['val.json'] == []
 
 
-def test_names_that_are_hard_to_write(folder):
+def test_names_that_are_hard_to_write(folder, monkeypatch):
     def change(document):
         document['images'][0]['file_name'] = '\ud800.jpg'
         document['categories'][0]['name'] = '$\\frac$'
+        document['categories'].append({'id': 9, 'name': '\u732b'})
+        document['annotations'][0]['category_id'] = 9
 
     edit(folder, 'train', change)
-    code, _, err = check(folder)
+    for name, value in (('LC_ALL', 'C'), ('PYTHONUTF8', '0'), ('PYTHONCOERCECLOCALE', '0')):
+        monkeypatch.setenv(name, value)
+    code, out, err = check(folder)
+    assert '\\u732b' in out
     assert code == 1, err
     assert ('wrong type', True) in problems(folder)['train.json']
 
@@ -225,6 +261,13 @@ def test_names_that_are_hard_to_write(folder):
         ((), 'syntax.py', 'syntax.py cannot be read: SyntaxError'),
         ((), 'broken.json', 'broken.json cannot be read: JSONDecodeError'),
         (('--cfg-options', 'train_dataloader.dataset.type=VOCDataset'), CONFIG, 'reads COCO files, not those of a VOC'),
+        (('--cfg-options', 'train_dataloader.dataset.type=CocoPanopticDataset'), CONFIG, 'not those of a CocoPan'),
+        (('--cfg-options', 'train_dataloader.dataset.type=LVISDataset'), CONFIG, 'not those of a LVIS'),
+        (('--cfg-options', 'train_dataloader=5'), CONFIG, 'train_dataloader has no dataset'),
+        (('--cfg-options', 'train_dataloader.dataset=[]'), CONFIG, 'train_dataloader is not understood'),
+        (('--cfg-options', 'val_dataloader.dataset.ann_file=5'), CONFIG, 'val_dataloader is not understood: TypeError'),
+        (('--cfg-options', 'val_dataloader.dataset.metainfo.classes=5'), CONFIG, 'val_dataloader is not understood'),
+        (('--cfg-options', 'model'), CONFIG, '--cfg-options takes KEY=VALUE'),
     ],
 )
 def test_bad_input(folder, arguments, config, message):

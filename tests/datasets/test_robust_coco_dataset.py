@@ -254,9 +254,10 @@ def change(entry: dict, **values) -> None:
         (lambda d: change(d['annotations'][1], id='b'), r"annotations\[1\]: wrong type: id 'b'"),
         (lambda d: change(d['annotations'][1], iscrowd=None), r'annotations\[1\]: wrong type: iscrowd None'),
         (lambda d: change(d['images'][1], id='b'), r'images: wrong type: ids of several types: int, str'),
+        (lambda d: d['categories'].append({'id': 'b', 'name': 'b'}), r'categories: wrong type: ids of several types'),
     ],
 )
-def test_what_cannot_be_evaluated_ends_validation_at_its_start(tmp_path, change_it, said):
+def test_what_cannot_be_evaluated_ends_validation_at_its_start(tmp_path, change_it, said, log):
     """pycocotools reads the file itself, after the first epoch."""
     for name in ('0.jpg', '1.jpg'):
         picture().save(tmp_path / name)
@@ -271,9 +272,10 @@ def test_what_cannot_be_evaluated_ends_validation_at_its_start(tmp_path, change_
     dataset(tmp_path, test_mode=True, max_broken=1.0, evaluated=False)
     del document['annotations']  # as in a test set
     document['images'][1].update(file_name='1.jpg', id=1)
-    document['categories'][0]['name'] = 'thing'
+    document['categories'] = [{'id': 1, 'name': 'thing'}]
     (tmp_path / 'annotations.json').write_text(json.dumps(document))
     assert len(dataset(tmp_path, test_mode=True)) == 2
+    assert 'annotations.json has no annotations: it will evaluate to an AP of -1' in log()
 
 
 def test_what_evaluation_passes_over_or_miscounts_does_not_end_it(tmp_path, log):

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from mmdet_detr.datasets.shapes import ShapesOptions, write_shapes
 from mmdet_detr.engine import CheckpointWriteError, leave_signals_to_parent
+from mmdet_detr.engine.atomic_checkpoint_hook import _written as written
 from mmdet_detr.engine.preemption_hook import EXIT_CODE
 from mmdet_detr.errors import ConfigError
 
@@ -356,6 +357,16 @@ def test_disk_full(shapes, tmp_path, monkeypatch):
     assert find_latest_checkpoint(tmp_path / 'parts').endswith('iter_4.pth')
     monkeypatch.undo()
     assert equal(whole, train(shapes, tmp_path / 'parts', BY_ITERATION, resume=True, **seeded))
+
+
+def test_disk_full_where_pytorch_writes_by_itself(tmp_path):
+    """As DeepSpeed lets it; PyTorch says this in the place of an OSError."""
+    (tmp_path / 'a.pth.part').write_bytes(b'half')
+    with pytest.raises(CheckpointWriteError, match=r'cannot write .*a.pth: disk full\?'), written(tmp_path / 'a.pth'):
+        raise RuntimeError('[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534')
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(RuntimeError, match='of another kind'), written(tmp_path / 'a.pth'):
+        raise RuntimeError('of another kind')
 
 
 def test_half_written_file_of_a_killed_run(shapes, tmp_path):
