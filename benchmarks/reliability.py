@@ -29,7 +29,7 @@ JOBS = 2  # at once
 # fault, the tests that inject it, and what they compare
 FAULTS = (
     (KILLED, 'tests/test_crash.py', 'iterations of the last checkpoint; weights at the end, bit for bit'),
-    ('the disk is full', 'tests/engine/test_resume.py -k disk', 'the checkpoint before'),
+    ('the disk is full', 'tests/engine/test_atomic_checkpoint_hook.py -k disk', 'the checkpoint before'),
     ('the last checkpoint is missing or cut off', 'tests/checkpoints/test_latest.py', 'which one the run goes on from'),
     (
         'SIGTERM, SIGUSR1; in training, in validation, to workers too',

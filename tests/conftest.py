@@ -10,6 +10,7 @@ import torch
 from mmengine.registry import DefaultScope
 
 import mmdet_detr  # noqa: F401  (stands in for missing operators before mmdet.models is imported)
+from mmdet_detr.datasets.shapes import ShapesOptions, write_shapes
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -23,6 +24,15 @@ def mmdet_scope() -> Iterator[None]:
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope('mmdet'):
         yield
+
+
+@pytest.fixture(scope='session')
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of 24 images to train on and four to validate with."""
+    root = tmp_path_factory.mktemp('shapes')
+    for split, count in (('train', 24), ('val', 4)):
+        list(write_shapes(root, split, count, ShapesOptions()))
+    return root
 
 
 def run(*command: object, cwd: Path | None = None) -> subprocess.CompletedProcess:

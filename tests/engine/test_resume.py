@@ -8,103 +8,16 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
 from helpers import shapes_config
-from mmengine.fileio import LocalBackend
 from mmengine.hooks import Hook
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import find_latest_checkpoint
 from mmengine.runner._flexible_runner import FlexibleRunner
-from torch.utils.data import DataLoader
+from runs import BY_EPOCH, BY_ITERATION, At, InValidation, equal, interrupted, send, train
 
-from mmdet_detr.datasets.shapes import ShapesOptions, write_shapes
-from mmdet_detr.engine import CheckpointWriteError, leave_signals_to_parent
-from mmdet_detr.engine.atomic_checkpoint_hook import _written as written
-from mmdet_detr.engine.preemption_hook import EXIT_CODE
 from mmdet_detr.errors import ConfigError
-
-ROBUST = {
-    'train_dataloader.dataset.type': 'mmdet_detr.RobustCocoDataset',
-    'default_hooks.checkpoint.type': 'mmdet_detr.AtomicCheckpointHook',
-    'custom_hooks': [{'type': 'mmdet_detr.ReproducibleHook'}, {'type': 'mmdet_detr.PreemptionHook'}],
-    'model.neck.dropout': 0.1,
-}
-BY_ITERATION = {
-    **ROBUST,
-    'train_dataloader.sampler': {
-        '_delete_': True,
-        'type': 'mmdet_detr.SeededSampler',
-        'sampler': {'type': 'InfiniteSampler', 'shuffle': True},
-    },
-    'train_cfg.max_iters': 9,
-    'train_cfg.val_interval': 4,
-    'default_hooks.checkpoint.interval': 4,
-}
-BY_EPOCH = {
-    **ROBUST,
-    'train_dataloader.sampler': {
-        '_delete_': True,
-        'type': 'mmdet_detr.SeededSampler',
-        'sampler': {'type': 'DefaultSampler', 'shuffle': True},
-    },
-    'train_cfg': {'_delete_': True, 'type': 'EpochBasedTrainLoop', 'max_epochs': 3, 'val_interval': 1},
-    'default_hooks.checkpoint': {'_delete_': True, 'type': 'mmdet_detr.AtomicCheckpointHook', 'interval': 1},
-    'log_processor.by_epoch': True,
-}
-
-
-@pytest.fixture(scope='module')
-def shapes(tmp_path_factory):
-    root = tmp_path_factory.mktemp('shapes')
-    for split, count in (('train', 24), ('val', 4)):
-        list(write_shapes(root, split, count, ShapesOptions()))
-    return root
-
-
-class At(Hook):
-    """Does something after an iteration."""
-
-    def __init__(self, iteration: int, action: Callable[[], None]) -> None:
-        self.iteration, self.action = iteration, action
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        if runner.iter + 1 == self.iteration:
-            self.action()
-
-
-class InValidation(Hook):
-    def __init__(self, action: Callable[[], None]) -> None:
-        self.action = action
-
-    def before_val(self, runner):
-        self.action()
-
-
-def send(number: int) -> Callable[[], None]:
-    return lambda: os.kill(os.getpid(), number)
-
-
-def train(shapes, work_dir, options, *hooks: Hook, **more) -> dict[str, torch.Tensor]:
-    runner = Runner.from_cfg(shapes_config(shapes, work_dir, **{**options, **more}))
-    for hook in hooks:
-        runner.register_hook(hook)
-    return runner.train().state_dict()
-
-
-def interrupted(shapes, work_dir, options, *hooks: Hook, **more) -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit) as ended:
-        train(shapes, work_dir, options, *hooks, **more)
-    assert ended.value.code == EXIT_CODE
-    assert signal.getsignal(signal.SIGTERM) is before
-
-
-def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    assert one.keys() == other.keys()
-    return all(torch.equal(value, other[name]) for name, value in one.items())
 
 
 def test_after_the_last_iteration_of_an_epoch(shapes, tmp_path):
@@ -160,39 +73,6 @@ def test_flexible_runner_within_an_epoch(shapes, tmp_path):
     assert (meta['epoch'], meta['iter']) == (0, 2)
 
 
-def test_workers_of_two_ranks_draw_different_numbers(monkeypatch):
-    """Where a data set does not take the seed of the draw."""
-
-    class Drawn(torch.utils.data.Dataset):
-        def __len__(self) -> int:
-            return 2
-
-        def __getitem__(self, index: int) -> float:
-            return np.random.rand()
-
-    numbers = []
-    for rank in ('0', '1', '0'):
-        monkeypatch.setenv('RANK', rank)
-        torch.manual_seed(3)  # the same on all ranks
-        numbers.append(torch.cat(list(DataLoader(Drawn(), num_workers=2, worker_init_fn=leave_signals_to_parent))))
-    assert len(set(numbers[0].tolist() + numbers[1].tolist())) == 4
-    assert torch.equal(numbers[0], numbers[2])
-
-
-def test_workers_leave_the_memory_of_their_parent_alone():
-    """A full garbage collection writes to every object that it visits, and a forked page that is written is copied."""
-
-    class Frozen(torch.utils.data.Dataset):
-        def __len__(self) -> int:
-            return 1
-
-        def __getitem__(self, index: int) -> int:
-            return gc.get_freeze_count()
-
-    (count,) = DataLoader(Frozen(), num_workers=1, worker_init_fn=leave_signals_to_parent)
-    assert count > gc.get_freeze_count() + 10_000
-
-
 class ToTheGroup:
     """Sends a signal to the workers first and then to the training, as a cluster does to every process of a job."""
 
@@ -234,21 +114,6 @@ def test_another_batch_size_starts_the_epoch_anew(shapes, tmp_path):
     assert len(set(seen)) == len(seen) == 3 * 24
     log = '\n'.join(path.read_text() for path in (tmp_path / 'run').rglob('*.log'))
     assert 'epoch 1 had 3 batches and has 6 now: it starts anew' in log
-
-
-def test_checkpoints_in_a_relative_folder(shapes, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    seeded = {'randomness': {'seed': 5}, 'default_hooks.checkpoint.out_dir': './checkpoints'}
-    whole = train(shapes, tmp_path / 'whole', BY_ITERATION, **seeded)
-    interrupted(shapes, tmp_path / 'parts', BY_ITERATION, At(6, send(signal.SIGTERM)), **seeded)
-    (tmp_path / 'elsewhere').mkdir()
-    monkeypatch.chdir(tmp_path / 'elsewhere')
-    named = tmp_path / 'checkpoints' / 'parts' / 'interrupted_iter_6.pth'
-    assert find_latest_checkpoint(tmp_path / 'parts') == str(named)
-    named.unlink()
-    assert find_latest_checkpoint(tmp_path / 'parts') == str(named.with_name('iter_4.pth'))
-    monkeypatch.chdir(tmp_path)
-    assert equal(whole, train(shapes, tmp_path / 'parts', BY_ITERATION, resume=True, **seeded))
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGUSR1])
@@ -311,71 +176,6 @@ def test_usr1_saves_and_goes_on(shapes, tmp_path):
     train(shapes, tmp_path / 'run', BY_ITERATION, At(2, send(signal.SIGUSR1)), Look())
     assert seen == [False, False, True, True, False, False, False, False, False]  # until that of iteration 4
     assert find_latest_checkpoint(tmp_path / 'run').endswith('iter_9.pth')
-
-
-def test_keeps_as_many_as_asked_for(shapes, tmp_path):
-    """And deletes the oldest only when the newest is complete."""
-    there = []
-
-    class Look(Hook):
-        priority = 'LOWEST'
-
-        def before_save_checkpoint(self, runner, checkpoint):
-            there.append(sorted(path.name for path in (tmp_path / 'run').glob('*.pth')))
-
-    options = {'default_hooks.checkpoint.interval': 2, 'default_hooks.checkpoint.max_keep_ckpts': 1}
-    train(shapes, tmp_path / 'run', BY_ITERATION, Look(), **options)
-    assert there == [[], ['iter_2.pth'], ['iter_4.pth'], ['iter_6.pth'], ['iter_8.pth']]
-    assert [path.name for path in (tmp_path / 'run').glob('*.pth*')] == ['iter_9.pth']
-
-
-def test_best_checkpoint_is_replaced_not_lost(shapes, tmp_path):
-    options = {'default_hooks.checkpoint.save_best': 'coco/bbox_mAP', 'default_hooks.checkpoint.rule': 'greater'}
-    train(shapes, tmp_path / 'run', BY_ITERATION, **options)
-    assert len(list((tmp_path / 'run').glob('best_*.pth'))) == 1
-    assert not list((tmp_path / 'run').glob('*.part'))
-
-
-def test_disk_full(shapes, tmp_path, monkeypatch):
-    """A clear error, and the checkpoint before it is whole and the one to resume from."""
-    put = LocalBackend.put
-
-    def put_until_full(self, content, path):
-        if 'iter_8' not in str(path):
-            return put(self, content, path)
-        with open(path, 'wb') as file:
-            file.write(content[:1000])
-        raise OSError(28, os.strerror(28))
-
-    seeded = {'randomness': {'seed': 5}}
-    whole = train(shapes, tmp_path / 'whole', BY_ITERATION, **seeded)
-    monkeypatch.setattr(LocalBackend, 'put', put_until_full)
-    with pytest.raises(CheckpointWriteError, match=r'cannot write .*iter_8.pth: No space left on device') as raised:
-        train(shapes, tmp_path / 'parts', BY_ITERATION, **seeded)
-    assert '\n' not in str(raised.value)
-    assert sorted(path.name for path in (tmp_path / 'parts').glob('*.pth*')) == ['iter_4.pth']
-    assert find_latest_checkpoint(tmp_path / 'parts').endswith('iter_4.pth')
-    monkeypatch.undo()
-    assert equal(whole, train(shapes, tmp_path / 'parts', BY_ITERATION, resume=True, **seeded))
-
-
-def test_disk_full_where_pytorch_writes_by_itself(tmp_path):
-    """As DeepSpeed lets it; PyTorch says this in the place of an OSError."""
-    (tmp_path / 'a.pth.part').write_bytes(b'half')
-    with pytest.raises(CheckpointWriteError, match=r'cannot write .*a.pth: disk full\?'), written(tmp_path / 'a.pth'):
-        raise RuntimeError('[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534')
-    assert not list(tmp_path.iterdir())
-    with pytest.raises(RuntimeError, match='of another kind'), written(tmp_path / 'a.pth'):
-        raise RuntimeError('of another kind')
-
-
-def test_half_written_file_of_a_killed_run(shapes, tmp_path):
-    (tmp_path / 'run').mkdir()
-    (tmp_path / 'run' / 'iter_4.pth.part').write_bytes(b'half')
-    train(shapes, tmp_path / 'run', BY_ITERATION)
-    assert not list((tmp_path / 'run').glob('*.part'))
-    log = next((tmp_path / 'run').rglob('*.log')).read_text()
-    assert 'iter_4.pth.part was left half-written by an earlier run and is deleted' in log
 
 
 def test_needs_the_checkpoint_hook(shapes, tmp_path):
