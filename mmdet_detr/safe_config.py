@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import yaml
 from mmengine.fileio import PickleHandler, YamlHandler, register_handler
-from mmengine.registry import registry
+from mmengine.registry import Registry, registry
 
 from .datasets.annotations import leads_outside
 from .errors import ConfigError, one_line
@@ -21,6 +21,7 @@ from .errors import ConfigError, one_line
 PACKAGES = ('mmdet_detr', 'mmdet', 'mmengine', 'mmcv', 'mmpretrain')
 READERS = {'.json': json.loads, '.yaml': yaml.safe_load, '.yml': yaml.safe_load}
 NAME = re.compile(r'\w+(\.\w+)*')  # mmcv's nms evaluates its type
+UNQUOTED = re.compile(r"['\\\n]")  # which mmengine leaves in keys when it stores a config as Python
 # what imports, evaluates or unpickles what the config says
 KEYS = ('sys_path', 'trust_remote_code')
 TYPES = (
@@ -49,38 +50,49 @@ def require_safe_config(path: Path) -> None:
         imports = content.get('custom_imports') or {}
         names = imports.get('imports', []) if isinstance(imports, dict) else imports
         for name in names if isinstance(names, list) else [names]:
-            _require_package(file, 'custom_imports', str(name))
+            _require_package(f'{file}: custom_imports', str(name))
         for inner in _objects(content):
-            for key in ('type', 'runner_type'):
-                if isinstance(inner.get(key), str):
-                    _require_type(file, key, inner[key])
-            for key in ('default_scope', '_scope_'):  # whose module "registry" mmengine imports
-                if inner.get(key) is not None:
-                    _require_package(file, key, str(inner[key]))
-            for key in KEYS:
-                if key in inner:
-                    raise UnsafeConfigError(f'{file}: --safe-config takes no {key}')
+            for key, value in inner.items():
+                _require_safe_entry(file, str(key), value)
 
 
-def _require_type(file: Path, key: str, name: str) -> None:
+def _require_safe_entry(file: Path, key: str, value: Any) -> None:
+    if key in KEYS or (key == 'compile' and isinstance(value, dict)):  # whose options name a compiler
+        raise UnsafeConfigError(f'{file}: --safe-config takes no {key}')
+    if UNQUOTED.search(key):
+        raise UnsafeConfigError(f'{file}: --safe-config takes no key {key!r}')
+    if key == 'type' and isinstance(value, str):
+        _require_type(f'{file}: type', value)
+    if key in ('default_scope', '_scope_') and value is not None:  # whose module "registry" mmengine imports
+        _require_package(f'{file}: {key}', str(value))
+
+
+def _require_type(what: str, name: str) -> None:
     if not NAME.fullmatch(name) or name.split('.')[-1] in TYPES:
-        raise UnsafeConfigError(f'{file}: --safe-config takes no {key} {name!r}')
+        raise UnsafeConfigError(f'{what} {name!r} is refused by --safe-config')
     if '.' in name:
-        _require_package(file, key, name)
+        _require_package(what, name)
 
 
-def _require_package(file: Path, key: str, name: str) -> None:
+def _require_package(what: str, name: str) -> None:
     if name.split('.')[0] not in PACKAGES:
-        raise UnsafeConfigError(f'{file}: {key} {name!r} is not of {", ".join(PACKAGES)}, as --safe-config wants it')
+        raise UnsafeConfigError(f'{what} {name!r} is not of {", ".join(PACKAGES)}, as --safe-config wants it')
 
 
-def _objects(content: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(content, dict):
-        yield content
-        content = list(content.values())
-    if isinstance(content, list | tuple):  # !!pairs of YAML
-        for inner in content:
-            yield from _objects(inner)
+def _objects(content: Any) -> Iterator[dict[Any, Any]]:
+    """Each object in a document once; YAML may hold one in many places, and in itself."""
+    seen: set[int] = set()
+    rest = [content]
+    while rest:
+        inner = rest.pop()
+        if id(inner) in seen:
+            continue
+        seen.add(id(inner))
+        if isinstance(inner, dict):
+            yield inner
+            rest += inner.values()
+        elif isinstance(inner, list | tuple):  # !!pairs of YAML
+            rest += inner
 
 
 def _with_bases(path: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -89,7 +101,7 @@ def _with_bases(path: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, dic
     if path.resolve() in above:
         raise UnsafeConfigError(f'{path} is its own base')
     try:
-        text = path.read_text()
+        text = path.read_text(encoding='utf-8')
         content = READERS[path.suffix](text)
     except OSError as error:
         raise UnsafeConfigError(f'{path}: {error.strerror}') from error
@@ -113,11 +125,21 @@ def _with_bases(path: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, dic
 
 
 def forbid_code() -> None:
-    """Let types in configs be names of registries only, not paths of any Python object, and data files be data."""
+    """Let types in configs be names of registries only, not paths of any Python object, and data files be data.
+
+    What a config of an installed package says, the one that builds on it can change: types are looked at again when
+    they are looked up, under whatever key they stand.
+    """
+    get = Registry.get
+
+    def get_safely(self: Registry, key: str) -> Any:
+        _require_type('type', key)
+        return get(self, key)
 
     def refuse(path: str) -> NoReturn:
         raise UnsafeConfigError(f'{path} is not registered, and --safe-config imports nothing by its path')
 
+    Registry.get = get_safely
     registry.get_object_from_string = refuse
     register_handler(['pickle', 'pkl'])(_NoPickle)
     register_handler(['yaml', 'yml'])(_SafeYaml)

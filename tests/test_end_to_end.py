@@ -284,13 +284,13 @@ def test_full_disk_is_one_line(run_python, tmp_path):
         'import runpy\n'
         'from mmdet_detr.mmdet_tools import run_mmdet_tool\n'
         'def run_path(*args, **kwargs):\n'
-        '    raise OSError(28, "No space left on device", "scalars.json")\n'
+        '    raise OSError(28, "No space left on device")\n'
         'runpy.run_path = run_path\n'
         'run_mmdet_tool("train")\n'
     )
     done = run_python(tmp_path / 'run.py', CONFIG)
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1] == 'train: scalars.json cannot be written: No space left on device'
+    assert done.stderr.splitlines()[-1] == 'train: a file of the run cannot be written: No space left on device'
     assert 'Traceback' not in done.stderr
 
 

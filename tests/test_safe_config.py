@@ -8,7 +8,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.fileio import dump, load
 from mmengine.fileio.io import file_handlers
-from mmengine.registry import registry
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, Registry, registry
 
 from mmdet_detr.datasets.shapes import ShapesOptions, write_shapes
 from mmdet_detr.safe_config import UnsafeConfigError, forbid_code, require_safe_config
@@ -34,12 +34,14 @@ def write(path, content) -> None:
         ('c.json', {'custom_imports': 'antigravity'}, "custom_imports 'antigravity'"),
         ('c.json', {'hooks': [{'x': {'type': 'os.system', 'command': 'true'}}]}, "type 'os.system'"),
         ('c.yaml', 'a: !!pairs [x: {type: os.system}]', "type 'os.system'"),
-        ('c.json', {'nms': {'type': "getattr(__import__('os'),'system')('true')"}}, 'takes no type'),
-        ('c.json', {'runner_type': 'evil.Runner'}, "runner_type 'evil.Runner'"),
+        ('c.json', {'nms': {'type': "getattr(__import__('os'),'system')('true')"}}, 'is refused'),
         ('c.json', {'default_scope': 'evil'}, "default_scope 'evil'"),
         ('c.json', {'model': {'_scope_': 'evil'}}, "_scope_ 'evil'"),
-        ('c.json', {'cmc': {'type': 'mmdet.CameraMotionCompensation', 'warp_mode': 'exit()'}}, 'takes no type'),
-        ('c.json', {'model': {'type': 'KnowledgeDistillationSingleStageDetector'}}, 'takes no type'),
+        ('c.json', {'cmc': {'type': 'mmdet.CameraMotionCompensation', 'warp_mode': 'exit()'}}, 'is refused'),
+        ('c.json', {'model': {'type': 'KnowledgeDistillationSingleStageDetector'}}, 'is refused'),
+        ('c.json', {'compile': {'options': {'cpp.cxx': [None, './evil']}}}, 'takes no compile'),
+        ('c.json', {'x': {"a': exit(), 'b": 1}}, 'takes no key'),
+        ('c.yaml', 'a: &x {b: *x, type: os.system}', "type 'os.system'"),
         ('c.json', {'custom_imports': 5}, "custom_imports '5'"),
         ('c.json', {'_base_': 5}, 'neither a file nor a list'),
         ('c.json', {'_ba{{$NONE:se_}}': 'evil.py'}, 'no variables'),
@@ -67,6 +69,7 @@ def test_data_is_accepted(tmp_path):
 
 def test_objects_by_path_are_not_built_and_data_constructs_nothing(monkeypatch, tmp_path):
     monkeypatch.setattr(registry, 'get_object_from_string', registry.get_object_from_string)
+    monkeypatch.setattr(Registry, 'get', Registry.get)
     assert MODELS.get('mmengine.utils.mkdir_or_exist') is not None
     for ending in ('pickle', 'pkl', 'yaml', 'yml'):
         monkeypatch.setitem(file_handlers, ending, file_handlers[ending])
@@ -74,6 +77,11 @@ def test_objects_by_path_are_not_built_and_data_constructs_nothing(monkeypatch, 
     with pytest.raises(RuntimeError, match=r'Failed to get mmengine\.utils'):
         MODELS.get('mmengine.utils.mkdir_or_exist')
     assert MODELS.get('mmdet_detr.DETRHead') is not None
+    for name in ('CameraMotionCompensation', 'mmdet.OpenImagesDataset'):  # of a base in an installed package
+        with pytest.raises(UnsafeConfigError, match='is refused'):
+            MODELS.get(name)
+    with pytest.raises(UnsafeConfigError, match='not of mmdet_detr'):  # mmengine would import antigravity.registry
+        OPTIM_WRAPPER_CONSTRUCTORS.get('antigravity.Constructor')
     for ending in ('pkl', 'pickle'):  # which an ann_file may be
         dump([1], tmp_path / f'data.{ending}')
         with pytest.raises(UnsafeConfigError, match='a pickle could run code'):

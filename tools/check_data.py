@@ -45,7 +45,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides, as in training')
     try:
         return parser.parse_args()
-    except ValueError as error:  # of DictAction
+    except (AssertionError, ValueError) as error:  # of DictAction
         fail(f'--cfg-options takes KEY=VALUE: {error}')
 
 
@@ -56,6 +56,8 @@ def fail(message: str) -> NoReturn:
 
 def num_classes_of(model: dict) -> int | None:
     """What the head of a config says, where it has one."""
+    if not isinstance(model, dict):
+        fail(f'the config has a {type(model).__name__} as its model')
     head = model.get('bbox_head') or (model.get('roi_head') or {}).get('bbox_head')
     return head.get('num_classes') if isinstance(head, dict) else None
 

@@ -9,7 +9,7 @@ from mmengine.runner import _flexible_runner, runner
 
 from ..log import warn
 
-SAVED = re.compile(r'(interrupted_)?(iter|epoch)_\d+\.pth')  # by a run; other files may hold weights only
+OPTIMIZER = re.compile(rb'(X\t\0\0\0|\x8c\t)optimizer')  # as a key, in pickle's protocols 2 and 4
 
 
 def find_latest_checkpoint(path: str) -> str | None:
@@ -27,11 +27,10 @@ def find_latest_checkpoint(path: str) -> str | None:
     if named and ('://' in named or is_complete(Path(named))):
         return named
     folders = {folder, Path(named).parent} if named else {folder}
-    files = [file for one in folders for file in one.glob('*.pth')]
-    others = [file for file in files if not file.name.startswith('best_')]  # which have no optimizer
-    others.sort(key=lambda file: (bool(SAVED.match(file.name)), file.stat().st_mtime), reverse=True)
+    files = [file for one in folders for file in one.glob('*.pth') if is_complete(file) and _has_optimizer(file)]
+    files.sort(key=lambda file: file.stat().st_mtime, reverse=True)
     moved = [folder / Path(named).name] if named else []  # where the work folder was copied
-    found = next((file for file in moved + others if is_complete(file)), None)
+    found = next((file for file in moved + files if is_complete(file)), None)
     if named or found:
         what = f'names {named}, which is missing or incomplete' if named else 'is missing or empty'
         warn(f'{pointer} {what}: {f"going on from {found}" if found else "no other checkpoint is complete"}')
@@ -41,6 +40,17 @@ def find_latest_checkpoint(path: str) -> str | None:
 def is_complete(path: Path) -> bool:
     """Whether a checkpoint has its end: the index of the archive that PyTorch writes, or a folder's files."""
     return path.is_dir() or zipfile.is_zipfile(path)
+
+
+def _has_optimizer(path: Path) -> bool:
+    """Whether a checkpoint is one to go on from, and not weights alone, as the best ones are."""
+    if path.is_dir():  # of a training strategy, which saves it beside the weights
+        return True
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(OPTIMIZER.search(archive.read(name)) for name in archive.namelist() if name.endswith('data.pkl'))
+    except zipfile.BadZipFile:  # damaged in its middle
+        return False
 
 
 def register_find_latest() -> None:

@@ -150,6 +150,8 @@ def _read_file(path: Path, map_location: MapLocation) -> dict:
         raise CheckpointError(f'{path} is no checkpoint, or is damaged: {reason}') from error
     if not isinstance(checkpoint, dict):
         raise CheckpointError(f'{path} holds a {type(checkpoint).__name__} and no weights')
+    if isinstance(checkpoint.get('meta'), dict):
+        checkpoint['meta'].pop('config', None)  # of old files; mmengine would run it to resume
     return checkpoint
 
 

@@ -139,12 +139,13 @@ def _check_classes(report: SplitReport, num_classes: int | None) -> Iterator[Pro
         yield Problem('order of the classes', where, reason)
     if num_classes is not None and num_classes != len(classes):
         yield Problem('num_classes', where, f'the model has {num_classes}, the data set {len(classes)} classes')
+    boxes = report.boxes
     used = Counter(entry['category_id'] for entry in report.clean['annotations'])
     for category in report.clean['categories']:
         if category['name'] not in classes and used[category['id']]:
             reason = f'{category["name"]}: {used[category["id"]]} boxes'
             yield Problem('category that the config leaves out', where, reason, fatal=False)
-        elif category['name'] in classes and not used[category['id']]:
+        elif category['name'] in classes and not boxes[category['name']]:
             yield Problem('class without boxes', where, category['name'], fatal=False)
 
 

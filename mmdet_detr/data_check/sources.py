@@ -58,7 +58,7 @@ def sources_of(config: Config) -> list[Source]:
             try:
                 for leaf in _leaves(loader['dataset']):
                     found.setdefault(_key(leaf), []).append(split)
-            except (AttributeError, KeyError, TypeError) as error:
+            except (AttributeError, KeyError, TypeError, UnicodeError) as error:
                 raise ConfigError(f'{split}_dataloader is not understood: {type(error).__name__}: {error}') from error
     if not found:
         raise ConfigError(f'{config.filename} has no data loaders')

@@ -96,7 +96,7 @@ def check_annotations(document: Document, allow_outside: bool = False) -> tuple[
     categories = sound('categories', _Categories())
     images = sound('images', _Images(allow_outside))
     annotations = sound('annotations', _Annotations(images, categories))
-    clean = {**document, 'images': images, 'categories': categories, 'annotations': _completed(annotations)}
+    clean = {**document, 'images': images, 'categories': categories, 'annotations': _completed(annotations, images)}
     return clean, problems
 
 
@@ -222,7 +222,7 @@ class _Annotations:
             yield Problem('no box', where, f'bbox {short(box)} is not four finite numbers')
             return
         yield from self._box(box, *self.sizes[image], where)
-        yield from self._polygons(entry.get('segmentation'), where)
+        yield from self._segmentation(entry.get('segmentation'), self.sizes[image], where)
 
     def _box(self, box: list[float], width: int, height: int, where: str) -> Iterator[Problem]:
         x, y, w, h = box
@@ -233,25 +233,36 @@ class _Annotations:
         elif x < 0 or y < 0 or x + w > width or y + h > height:
             yield Problem('box reaches out of its image', where, f'{box} of {width} x {height}', fatal=False)
 
-    def _polygons(self, polygons: object, where: str) -> Iterator[Problem]:
-        if polygons is None or isinstance(polygons, dict):  # run lengths
-            return
-        if not isinstance(polygons, list):
-            yield Problem('no segmentation', where, short(polygons), fatal=False)
-        elif not all(map(_is_polygon, polygons)):
-            yield Problem('no polygon', where, short(polygons), fatal=False)
+    def _segmentation(self, value: object, size: tuple[int, int], where: str) -> Iterator[Problem]:
+        if isinstance(value, dict) and not _are_run_lengths(value, size):
+            yield Problem('no run lengths', where, short(value), fatal=False)
+        elif isinstance(value, list) and not all(map(_is_polygon, value)):
+            yield Problem('no polygon', where, short(value), fatal=False)
+        elif value is not None and not isinstance(value, dict | list):
+            yield Problem('no segmentation', where, short(value), fatal=False)
 
 
 def _is_polygon(value: object) -> bool:
     return isinstance(value, list) and len(value) >= 6 and len(value) % 2 == 0 and all(map(is_finite, value))
 
 
-def _completed(annotations: list[dict]) -> list[dict]:
+def _are_run_lengths(value: object, size: tuple[int, int]) -> bool:
+    """Whether these are run lengths of an image of (width, height), as far as can be seen without decoding them."""
+    if not isinstance(value, dict) or value.get('size') != [size[1], size[0]]:
+        return False
+    counts = value.get('counts')
+    if isinstance(counts, list):
+        return all(isinstance(count, int) and count >= 0 for count in counts) and sum(counts) == size[0] * size[1]
+    return isinstance(counts, str)
+
+
+def _completed(annotations: list[dict], images: list[dict]) -> list[dict]:
+    sizes = {image['id']: (image['width'], image['height']) for image in images}
     completed = []
     for number, entry in enumerate(annotations, 1):
         _, _, w, h = entry['bbox']
         segmentation = entry.get('segmentation')
-        if not isinstance(segmentation, dict):
+        if not _are_run_lengths(segmentation, sizes[entry['image_id']]):
             segmentation = [p for p in segmentation if _is_polygon(p)] if isinstance(segmentation, list) else []
         completed.append(
             {

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mmcv
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 MAX_PIXELS = 178_956_970  # where PIL warns of a decompression bomb: 0.5 GB of RGB
@@ -98,7 +99,9 @@ def _require_end(path: Path, kind: str, tail: bytes) -> None:
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore')
                 with Image.open(path) as image:
-                    image.load()
+                    image.load()  # raises where data is missing, which OpenCV fills with grey
+            if mmcv.imread(path) is None:
+                raise ValueError('OpenCV does not read it')
         except Exception as error:  # whatever a decoder raises
             raise BrokenImageError(f'cut off or broken: {type(error).__name__}: {error}') from None
 

@@ -14,12 +14,12 @@ def folder(tmp_path):
     """Checkpoints of iterations 2, 4 and 6, of which the last was cut off."""
     for second, iteration in enumerate((2, 4, 6)):
         path = tmp_path / f'iter_{iteration}.pth'
-        torch.save({'meta': {'iter': iteration}, 'weight': torch.zeros(1000)}, path)
+        torch.save({'meta': {'iter': iteration}, 'weight': torch.zeros(1000), 'optimizer': {}}, path)
         if iteration == 6:
             path.write_bytes(path.read_bytes()[:2000])
         os.utime(path, (1000 + second, 1000 + second))
     for name in ('best_coco_bbox_mAP_iter_4.pth', 'published.pth'):  # newer, without optimizer
-        torch.save({'weight': torch.zeros(1000)}, tmp_path / name)
+        torch.save({'meta': {'cfg': 'the optimizer'}, 'weight': torch.zeros(1000)}, tmp_path / name)
     return tmp_path
 
 
@@ -48,6 +48,15 @@ def test_the_newest_complete_one_where_the_named_one_is_not(folder, named, warni
     assert find_latest_checkpoint(str(folder)) == f'{folder}/iter_4.pth'
     (line,) = warnings
     assert f'going on from {folder}/iter_4.pth' in line
+
+
+def test_weights_alone_are_none_to_go_on_from(folder, warnings):
+    (folder / 'iter_2.pth').unlink()
+    path = folder / 'iter_4.pth'
+    content = bytearray(path.read_bytes())
+    content[content.index(b'optimizer')] ^= 1
+    path.write_bytes(content)
+    assert find_latest_checkpoint(str(folder)) is None
 
 
 def test_none(tmp_path, warnings):

@@ -92,6 +92,13 @@ def test_content_of_other_models_is_left_alone(content, tmp_path):
     )
 
 
+def test_a_stored_config_that_resuming_would_run_is_dropped(tmp_path):
+    meta = {'epoch': 1, 'iter': 2, 'cfg': 'a = 1', 'config': 'exit()'}
+    torch.save({'state_dict': OTHER, 'meta': meta}, tmp_path / 'file.pth')
+    read = CheckpointLoader.load_checkpoint(str(tmp_path / 'file.pth'), 'cpu')
+    assert read['meta'] == {'epoch': 1, 'iter': 2, 'cfg': 'a = 1'}
+
+
 def test_what_was_read_can_be_saved_and_read_again(tmp_path):
     """With nothing but plain values beside the tensors."""
     for content in (WEIGHTS, {'state_dict': OTHER}):

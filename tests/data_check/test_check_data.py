@@ -268,6 +268,7 @@ def test_names_that_are_hard_to_write(folder, monkeypatch):
         (('--cfg-options', 'val_dataloader.dataset.ann_file=5'), CONFIG, 'val_dataloader is not understood: TypeError'),
         (('--cfg-options', 'val_dataloader.dataset.metainfo.classes=5'), CONFIG, 'val_dataloader is not understood'),
         (('--cfg-options', 'model'), CONFIG, '--cfg-options takes KEY=VALUE'),
+        (('--cfg-options', 'model=5'), CONFIG, 'the config has a int as its model'),
     ],
 )
 def test_bad_input(folder, arguments, config, message):

@@ -96,6 +96,8 @@ def test_sizes_are_those_of_the_loader(tmp_path, kind):
         (encoded('BMP')[:-50], 'cut off or broken'),
         (encoded('TIFF')[:-50], 'cut off or broken'),
         (encoded('WEBP')[:-50], 'could not create decoder'),
+        (animated()[:-10], 'cut off or broken'),
+        (encoded('TGA'), 'OpenCV does not read it'),
         (encoded('JPEG')[:30], 'Truncated File Read'),
         (encoded('PNG')[:-20], 'cut off: a PNG'),
         (encoded('PNG', size=(2000, 60)), '2000 x 60 pixels are more than max_pixels=100000'),

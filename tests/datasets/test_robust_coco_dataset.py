@@ -309,12 +309,14 @@ def test_broken_masks_are_ignored_with_their_boxes(tmp_path):
     picture().save(tmp_path / '0.jpg')
     document = annotate(tmp_path, {'0.jpg': SIZE})
     whole, short = [1, 1, 9, 1, 9, 9], [1, 2, 3, 4]
-    for segmentation in ([short], None, 'abc', [whole, short], [whole]):
+    runs = {'size': [48, 64], 'counts': [1000, 2072]}
+    broken = ({**runs, 'size': [10, 10]}, {**runs, 'counts': [1, 2]}, {**runs, 'counts': None})
+    for segmentation in ([short], None, 'abc', *broken, [whole, short], [whole], runs):
         document['annotations'].append({**document['annotations'][0], 'segmentation': segmentation})
     (tmp_path / 'annotations.json').write_text(json.dumps(document))
     loading = [{'type': 'LoadImageFromFile'}, {'type': 'LoadAnnotations', 'with_bbox': True, 'with_mask': True}]
     sample = dataset(tmp_path, pipeline=[*loading, {'type': 'PackDetInputs', 'meta_keys': ()}])[0]['data_samples']
-    assert [len(sample.ignored_instances), len(sample.gt_instances)] == [4, 2]
+    assert [len(sample.ignored_instances), len(sample.gt_instances)] == [7, 3]
     assert sample.gt_instances.masks.areas.min() > 20
 
 
