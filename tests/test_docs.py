@@ -99,6 +99,8 @@ SHOWN_IN = {
     'padding': 'benchmarks/notes.md',
     'plan': 'docs/scaling.md',
     'reliability': 'benchmarks/reliability.md',
+    'soak': 'benchmarks/reliability.md',
+    'log_history': 'benchmarks/notes.md',
 }
 
 
@@ -117,6 +119,8 @@ SHOWN_IN = {
         'padding',
         'plan',
         'reliability',
+        'soak',
+        'log_history',
     ],
 )
 def test_measured_figures_are_those_of_the_script(name):

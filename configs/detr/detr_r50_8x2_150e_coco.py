@@ -116,6 +116,7 @@ custom_hooks = [
     dict(type='mmdet_detr.BatchSizeHook'),
     dict(type='mmdet_detr.SkipNonFiniteHook', max_consecutive=50),
     dict(type='mmdet_detr.MatchReportHook'),
+    dict(type='mmdet_detr.LogHistoryHook'),
     dict(type='mmdet_detr.ReproducibleHook'),
     dict(type='mmdet_detr.PreemptionHook'),
 ]

@@ -2,6 +2,7 @@ from .atomic_checkpoint_hook import AtomicCheckpointHook, CheckpointWriteError
 from .batch_size_hook import BatchSizeHook
 from .class_names_hook import ClassNamesHook
 from .fsdp_strategy import FSDPStrategy
+from .log_history_hook import LogHistoryHook
 from .match_report_hook import MatchReportHook
 from .preemption_hook import PreemptionHook
 from .reproducible_hook import ReproducibleHook
@@ -14,6 +15,7 @@ __all__ = [
     'CheckpointWriteError',
     'ClassNamesHook',
     'FSDPStrategy',
+    'LogHistoryHook',
     'MatchReportHook',
     'PreemptionHook',
     'ReproducibleHook',

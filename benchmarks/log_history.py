@@ -1,0 +1,64 @@
+"""What mmengine's log history costs an iteration and a checkpoint, by the number of iterations behind it.
+
+    python benchmarks/log_history.py [--out benchmarks/results]
+
+Adds a value to each of the scalars that a DETR of six decoder layers logs, in histories of growing length, with and
+without the bound of LogHistoryHook. Writes log_history.json and log_history.md.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+from mmengine.logging import HistoryBuffer
+from rich.progress import track
+
+from mmdet_detr.benchmark.machine import machine
+from mmdet_detr.benchmark.present import table
+from mmdet_detr.engine import LogHistoryHook
+
+ROOT = Path(__file__).parents[1]
+SCALARS = (
+    26  # lr, two times, norm of the gradients, loss and three for each of six layers, and what MatchReportHook adds
+)
+LENGTHS = (10_000, 100_000, 1_000_000)
+ROUNDS = 20
+
+
+def cost(max_length: int, length: int) -> tuple[float, float]:
+    """Milliseconds an iteration (median), and MiB of all histories."""
+    kept = min(length, max_length)
+    buffers = [HistoryBuffer(np.zeros(kept), np.ones(kept), max_length) for _ in range(SCALARS)]
+    times = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        for buffer in buffers:
+            buffer.update(1.0)
+        times.append(1e3 * (time.perf_counter() - start))
+    size = sum(array.nbytes for buffer in buffers for array in buffer.data) / 2**20
+    return statistics.median(times), size
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--out', type=Path, default=ROOT / 'benchmarks' / 'results', help='folder of the results')
+    arguments = parser.parse_args()
+    results = []
+    for length in track(LENGTHS, description='lengths'):
+        mmengine, ours = cost(1_000_000, length), cost(LogHistoryHook().max_length, length)
+        results.append({'iterations': length, 'mmengine': mmengine, 'ours': ours})
+    rows = [[f'{r["iterations"]:,}', *(f'{value:.1f}' for value in (*r['mmengine'], *r['ours']))] for r in results]
+    titles = ['iterations behind it', 'mmengine: ms an iteration', 'MiB', 'with LogHistoryHook: ms an iteration', 'MiB']
+    text = f'{table(titles, rows)}\n\n`python benchmarks/log_history.py`, {machine("cpu")}.\n'
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    document = {'machine': machine('cpu'), 'scalars': SCALARS, 'results': results}
+    (arguments.out / 'log_history.json').write_text(json.dumps(document, indent=1) + '\n')
+    (arguments.out / 'log_history.md').write_text(text)
+    print(text)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,31 @@
+import json
+
+import pytest
+from helpers import shapes_config
+from mmengine.runner import Runner
+from runs import BY_ITERATION
+
+
+def losses(work_dir) -> list[float]:
+    lines = next(work_dir.rglob('scalars.json')).read_text().splitlines()
+    return [entry['loss'] for entry in map(json.loads, lines) if 'loss' in entry]
+
+
+@pytest.mark.parametrize('resumed', [False, True])
+def test_keeps_what_the_log_reads(shapes, tmp_path, resumed):
+    more = {'log_processor.window_size': 3, 'default_hooks.checkpoint.max_keep_ckpts': 3, 'randomness': {'seed': 5}}
+    options = {**BY_ITERATION, **more}
+    whole = Runner.from_cfg(shapes_config(shapes, tmp_path / 'whole', **options))
+    whole.train()
+    more = {'custom_hooks': [*options['custom_hooks'], {'type': 'mmdet_detr.LogHistoryHook', 'max_length': 3}]}
+    if resumed:  # from a run without the hook
+        more |= {'resume': True, 'load_from': str(tmp_path / 'whole' / 'iter_8.pth')}
+    short = Runner.from_cfg(shapes_config(shapes, tmp_path / 'short', **{**options, **more}))
+    short.train()
+    names = [name for name in short.message_hub.log_scalars if name.startswith('train/')]
+    assert 'train/loss' in names
+    for name in names:
+        values, counts = short.message_hub.get_scalar(name).data
+        assert len(values) == len(counts) <= 3
+    assert len(whole.message_hub.get_scalar('train/loss').data[0]) == 9
+    assert losses(tmp_path / 'short') == losses(tmp_path / 'whole')[8 if resumed else 0 :]
