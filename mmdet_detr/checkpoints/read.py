@@ -15,7 +15,6 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import urlparse
 
-import numpy as np
 import safetensors.torch
 import torch
 from mmengine.dist import barrier, get_rank
@@ -24,6 +23,7 @@ from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import get_torchvision_models
 from torch import Tensor
 
+from . import numpy_values
 from .errors import CheckpointError, CheckpointNotFoundError
 from .renaming import is_detr
 
@@ -137,7 +137,7 @@ def _read_file(path: Path, map_location: MapLocation) -> dict:
             return {name: value.to(device) for name, value in tensors.items()}
         if _is_compressed(path):
             raise CheckpointError(f'{path} is refused: it is compressed, which PyTorch does not do')
-        checkpoint = _torch_load(path, map_location)
+        checkpoint = numpy_values.with_arrays(_torch_load(path, map_location))
     except CheckpointError:
         raise
     except pickle.UnpicklingError as error:
@@ -172,23 +172,15 @@ def _history_method(owner: type, name: str) -> Callable:
 
 def _allowed() -> dict[str, Any]:
     """What a training checkpoint may hold besides tensors, by the name that pickle gives it."""
-    array = np.zeros(0)
-    reconstruct, scalar = array.__reduce__()[0], np.float64(0).__reduce__()[0]
-    names = {
+    return {
         'builtins.getattr': _history_method,
         'mmengine.logging.history_buffer.HistoryBuffer': HistoryBuffer,
         'argparse.Namespace': argparse.Namespace,  # the arguments in the official script's checkpoints
         'collections.Counter': Counter,  # milestones of a schedule
         'builtins.set': set,
         '_codecs.encode': encode,
-        'numpy.ndarray': np.ndarray,
-        'numpy.dtype': np.dtype,
+        **numpy_values.names(),
     }
-    for core in ('numpy.core', 'numpy._core'):  # before and since numpy 2
-        names |= {f'{core}.multiarray._reconstruct': reconstruct, f'{core}.multiarray.scalar': scalar}
-    for code in np.typecodes['AllInteger'] + np.typecodes['AllFloat'] + '?':
-        names[f'numpy.dtypes.{code}'] = type(np.dtype(code))
-    return names
 
 
 class _Unpickler(pickle.Unpickler):

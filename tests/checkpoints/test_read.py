@@ -99,6 +99,29 @@ def test_a_stored_config_that_resuming_would_run_is_dropped(tmp_path):
     assert read['meta'] == {'epoch': 1, 'iter': 2, 'cfg': 'a = 1'}
 
 
+def test_damaged_types_of_numpy_corrupt_no_memory(tmp_path, either_torch):
+    """Found by damaging files: two entries of a dtype's state gone, NumPy itself writes where it should not."""
+    values = {'array': np.arange(3), 'number': np.float64(2.5), 'turned': np.arange(6.0).reshape(2, 3).T}
+    values |= {'big': np.arange(2, dtype='>i2'), 'history': HistoryBuffer([1.0, 2.0], [1, 1]), 'in': [(np.ones(1),)]}
+    torch.save(values, tmp_path / 'old', _use_new_zipfile_serialization=False)
+    content = (tmp_path / 'old').read_bytes()
+    damaged = content.replace(b'NNNJ', b'NJ')
+    assert len(damaged) < len(content)
+    (tmp_path / 'damaged').write_bytes(damaged)
+    for name in ('old', 'damaged'):
+        for _ in range(20):
+            read = load_from_local(str(tmp_path / name))
+            for key in ('array', 'number', 'turned', 'big'):
+                np.testing.assert_array_equal(read[key], values[key])
+                assert type(read[key]) is type(values[key])
+                assert read[key].dtype == values[key].dtype
+            assert type(read['in'][0][0]) is np.ndarray
+            read['history'].update(3.0)
+            assert read['history'].mean() == 2
+            torch.save(dict(read), tmp_path / 'again')  # with NumPy's own types
+            assert b'numpy_values' not in (tmp_path / 'again').read_bytes()
+
+
 def test_what_was_read_can_be_saved_and_read_again(tmp_path):
     """With nothing but plain values beside the tensors."""
     for content in (WEIGHTS, {'state_dict': OTHER}):

@@ -1,0 +1,74 @@
+"""Arrays and numbers of NumPy in files that nobody has checked.
+
+NumPy's own types trust the state that a pickle gives them: one entry of a ``dtype``'s missing, and memory is corrupted.
+While a file is read, what stands here takes their places.
+"""
+
+import argparse
+import pickle
+from typing import Any
+
+import numpy as np
+from mmengine.logging import HistoryBuffer
+
+CODES = {np.dtype(code).str[1:] for code in np.typecodes['AllInteger'] + np.typecodes['AllFloat'] + '?'}
+
+
+class StoredType:
+    """A ``numpy.dtype`` of numbers."""
+
+    def __init__(self, code: str, *_: Any) -> None:
+        if code not in CODES:
+            raise pickle.UnpicklingError(f'GLOBAL numpy.dtype.{code}')
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: tuple) -> None:
+        if state[1] == '>':
+            self.dtype = self.dtype.newbyteorder('>')
+
+
+class StoredArray:
+    """A ``numpy.ndarray`` of numbers."""
+
+    def __init__(self, *_: Any) -> None:
+        self.array = np.zeros(0)
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, kind, fortran, content = state
+        self.array = np.frombuffer(content, kind.dtype).reshape(shape, order='F' if fortran else 'C').copy()
+
+
+def stored_scalar(kind: StoredType, content: bytes) -> np.generic:
+    """A number of a :class:`StoredType`."""
+    return np.frombuffer(content, kind.dtype)[0]
+
+
+def names() -> dict[str, Any]:
+    """What takes the place of what, by the name in a pickle."""
+    stands_in: dict[str, Any] = {'numpy.dtype': StoredType, 'numpy.ndarray': StoredArray}
+    for core in ('numpy.core', 'numpy._core'):  # before and since numpy 2
+        stands_in |= {f'{core}.multiarray._reconstruct': StoredArray, f'{core}.multiarray.scalar': stored_scalar}
+    return stands_in
+
+
+def with_arrays(value: Any, seen: dict[int, tuple[Any, Any]] | None = None) -> Any:
+    """The content of a file with NumPy's types in the places of those that stood in for them."""
+    seen = {} if seen is None else seen
+    if id(value) in seen:
+        return seen[id(value)][1]
+    result = value
+    seen[id(value)] = value, result  # which also keeps it, and so its id
+    if isinstance(value, StoredArray):
+        result = value.array
+    elif isinstance(value, StoredType):
+        result = value.dtype
+    elif isinstance(value, dict):
+        value.update({key: with_arrays(inner, seen) for key, inner in value.items()})
+    elif isinstance(value, HistoryBuffer | argparse.Namespace):
+        with_arrays(vars(value), seen)
+    elif type(value) is list:
+        value[:] = [with_arrays(inner, seen) for inner in value]
+    elif type(value) is tuple:
+        result = tuple(with_arrays(inner, seen) for inner in value)
+    seen[id(value)] = value, result
+    return result
