@@ -8,7 +8,6 @@ without the bound of LogHistoryHook. Writes log_history.json and log_history.md.
 
 import argparse
 import json
-import statistics
 import time
 from pathlib import Path
 
@@ -17,19 +16,18 @@ from mmengine.logging import HistoryBuffer
 from rich.progress import track
 
 from mmdet_detr.benchmark.machine import machine
-from mmdet_detr.benchmark.present import table
+from mmdet_detr.benchmark.present import spread, table
 from mmdet_detr.engine import LogHistoryHook
 
 ROOT = Path(__file__).parents[1]
-SCALARS = (
-    26  # lr, two times, norm of the gradients, loss and three for each of six layers, and what MatchReportHook adds
-)
+# lr, two times, norm of the gradients, loss, three losses for each of six layers, four measures of the matching
+SCALARS = 27
 LENGTHS = (10_000, 100_000, 1_000_000)
 ROUNDS = 20
 
 
-def cost(max_length: int, length: int) -> tuple[float, float]:
-    """Milliseconds an iteration (median), and MiB of all histories."""
+def cost(max_length: int, length: int) -> dict:
+    """Milliseconds an iteration (median and quartiles), and MiB of all histories."""
     kept = min(length, max_length)
     buffers = [HistoryBuffer(np.zeros(kept), np.ones(kept), max_length) for _ in range(SCALARS)]
     times = []
@@ -39,7 +37,7 @@ def cost(max_length: int, length: int) -> tuple[float, float]:
             buffer.update(1.0)
         times.append(1e3 * (time.perf_counter() - start))
     size = sum(array.nbytes for buffer in buffers for array in buffer.data) / 2**20
-    return statistics.median(times), size
+    return {'ms': np.quantile(times, [0.5, 0.25, 0.75]).tolist(), 'mib': size}
 
 
 def main() -> None:
@@ -48,9 +46,15 @@ def main() -> None:
     arguments = parser.parse_args()
     results = []
     for length in track(LENGTHS, description='lengths'):
-        mmengine, ours = cost(1_000_000, length), cost(LogHistoryHook().max_length, length)
-        results.append({'iterations': length, 'mmengine': mmengine, 'ours': ours})
-    rows = [[f'{r["iterations"]:,}', *(f'{value:.1f}' for value in (*r['mmengine'], *r['ours']))] for r in results]
+        costs = [cost(max_length, length) for max_length in (1_000_000, LogHistoryHook().max_length)]
+        results.append({'iterations': length, 'mmengine': costs[0], 'ours': costs[1]})
+    rows = [
+        [
+            f'{r["iterations"]:,}',
+            *(t for c in (r['mmengine'], r['ours']) for t in (spread(c['ms'], 1), f'{c["mib"]:.1f}')),
+        ]
+        for r in results
+    ]
     titles = ['iterations behind it', 'mmengine: ms an iteration', 'MiB', 'with LogHistoryHook: ms an iteration', 'MiB']
     text = f'{table(titles, rows)}\n\n`python benchmarks/log_history.py`, {machine("cpu")}.\n'
     arguments.out.mkdir(parents=True, exist_ok=True)

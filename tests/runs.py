@@ -12,6 +12,15 @@ from mmengine.runner import Runner
 
 from mmdet_detr.engine.preemption_hook import EXIT_CODE
 
+
+def seeded(sampler: str) -> dict:
+    return {
+        '_delete_': True,
+        'type': 'mmdet_detr.SeededSampler',
+        'sampler': {'type': sampler, 'shuffle': True},
+    }
+
+
 ROBUST = {
     'train_dataloader.dataset.type': 'mmdet_detr.RobustCocoDataset',
     'default_hooks.checkpoint.type': 'mmdet_detr.AtomicCheckpointHook',
@@ -20,22 +29,14 @@ ROBUST = {
 }
 BY_ITERATION = {
     **ROBUST,
-    'train_dataloader.sampler': {
-        '_delete_': True,
-        'type': 'mmdet_detr.SeededSampler',
-        'sampler': {'type': 'InfiniteSampler', 'shuffle': True},
-    },
+    'train_dataloader.sampler': seeded('InfiniteSampler'),
     'train_cfg.max_iters': 9,
     'train_cfg.val_interval': 4,
     'default_hooks.checkpoint.interval': 4,
 }
 BY_EPOCH = {
     **ROBUST,
-    'train_dataloader.sampler': {
-        '_delete_': True,
-        'type': 'mmdet_detr.SeededSampler',
-        'sampler': {'type': 'DefaultSampler', 'shuffle': True},
-    },
+    'train_dataloader.sampler': seeded('DefaultSampler'),
     'train_cfg': {'_delete_': True, 'type': 'EpochBasedTrainLoop', 'max_epochs': 3, 'val_interval': 1},
     'default_hooks.checkpoint': {'_delete_': True, 'type': 'mmdet_detr.AtomicCheckpointHook', 'interval': 1},
     'log_processor.by_epoch': True,

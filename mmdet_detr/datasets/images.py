@@ -1,4 +1,4 @@
-"""Whether an image file can be trained on, from its first and its last bytes."""
+"""Whether an image file can be trained on, from its first and its last bytes where its format marks its end."""
 
 import warnings
 from dataclasses import dataclass
