@@ -10,6 +10,7 @@ was not survived.
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -50,10 +51,12 @@ FAULTS = (
 
 def inject(tests: str, environment: dict[str, str], report: Path) -> tuple[int, int]:
     """Tests that ran and those of them that passed."""
-    command = f'{sys.executable} -m pytest -q -p no:cacheprovider --no-cov --junitxml={report} {tests}'
-    subprocess.run(command, shell=True, cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.DEVNULL)
-    if not report.exists():
-        sys.exit(f'reliability.py: the tests died: {command}')
+    command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', '--no-cov', f'--junitxml={report}']
+    subprocess.run(
+        [*command, *shlex.split(tests)], cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.DEVNULL
+    )
+    if not report.exists():  # the tests died with what they injected
+        return 1, 0
     suite = next(ElementTree.parse(report).iter('testsuite'))
     ran = int(suite.attrib['tests']) - int(suite.attrib['skipped'])
     return ran, ran - int(suite.attrib['failures']) - int(suite.attrib['errors'])
@@ -71,7 +74,7 @@ def markdown(results: dict) -> str:
     return '\n\n'.join(
         [
             table(['fault', 'compared', 'times or tests', 'survived', 'lost'], rows),
-            f'{results["crash"]["half-written"]} of the kills left a checkpoint half-written. Damaged files by kind:',
+            f'{results["crash"].get("half-written", 0)} of the kills left a checkpoint half-written. Damaged files by kind:',
             table(['files', 'read', 'what came out'], fuzzed),
             f'`{results["command"]}`, {results["machine"]}.\n',
         ]
@@ -104,12 +107,19 @@ def main() -> None:
         for fault, tests, compared in FAULTS:
             ran, passed = futures[fault].result()
             if passed < max(1, ran):
-                sys.exit(f'reliability.py: not survived: {fault}: {passed} of {ran} tests passed: {tests}')
-            faults.append({'fault': fault, 'compared': compared, 'injected': ran, 'survived': passed})
-        crash, fuzzed = (json.loads((folder / name).read_text()) for name in ('crash.json', 'fuzz.json'))
-    counts = {KILLED: crash['kills'], FUZZED: sum(sum(outcomes.values()) for outcomes in fuzzed.values())}
+                print(
+                    f'reliability.py: not survived: {fault}: {passed} of {ran} tests passed: {tests}', file=sys.stderr
+                )
+            faults.append({'fault': fault, 'compared': compared, 'injected': max(1, ran), 'survived': passed})
+        crash, fuzzed = (
+            json.loads(path.read_text()) if path.exists() else {}
+            for path in (folder / 'crash.json', folder / 'fuzz.json')
+        )
+    counts = {KILLED: crash.get('kills'), FUZZED: sum(sum(outcomes.values()) for outcomes in fuzzed.values())}
+    lost = any(fault['survived'] < fault['injected'] for fault in faults)
     for fault in faults:  # where one test injects many, and passes if all are survived
-        fault['injected'] = fault['survived'] = counts.get(fault['fault'], fault['injected'])
+        if counts.get(fault['fault']) and fault['survived'] == fault['injected']:
+            fault['injected'] = fault['survived'] = counts[fault['fault']]
     results = {
         'command': ' '.join(['python', 'benchmarks/reliability.py', *sys.argv[1:]]),
         'machine': machine('cpu'),
@@ -121,6 +131,7 @@ def main() -> None:
     (arguments.out / 'reliability.json').write_text(json.dumps(results, indent=1) + '\n')
     (arguments.out / 'reliability.md').write_text(markdown(results))
     print(markdown(results))
+    sys.exit(lost)
 
 
 if __name__ == '__main__':

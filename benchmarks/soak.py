@@ -64,8 +64,11 @@ def train(minutes: float, work_dir: str) -> None:
 
 def family(pid: int) -> list[int]:
     """A process and its descendants."""
-    tasks = Path(f'/proc/{pid}/task').glob('*/children')
-    children = [int(child) for task in tasks for child in task.read_text().split()]
+    try:
+        tasks = Path(f'/proc/{pid}/task').glob('*/children')
+        children = [int(child) for task in tasks for child in task.read_text().split()]
+    except OSError:  # it has ended meanwhile
+        return []
     return [pid, *(member for child in children for member in family(child))]
 
 

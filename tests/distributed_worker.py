@@ -1,4 +1,8 @@
-"""One process of a distributed training, as ``test_distributed.py`` starts it."""
+"""One process of several, as tests start it."""
+
+import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
@@ -6,7 +10,8 @@ from helpers import random_sample, targets_from, tiny_detr_config
 from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
 
-from mmdet_detr.engine import SkipNonFiniteHook
+from mmdet_detr.datasets import SeededSampler
+from mmdet_detr.engine import AtomicCheckpointHook, ReproducibleHook, SkipNonFiniteHook, atomic_checkpoint_hook
 from mmdet_detr.models import BipartiteMatchLoss
 
 COUNTS = (5, 0)  # boxes of the one image of each rank
@@ -42,4 +47,39 @@ def train_on_rank(rank: int, folder: str) -> None:
         'skipped': torch.equal(before, model.module.neck.query_embed.weight),
     }
     torch.save(saved, f'{folder}/{rank}.pth')
+    dist.destroy_process_group()
+
+
+def save_on_rank(rank: int, folder: str) -> None:
+    """Save with a slow disk, and note what is there when this rank could leave."""
+    dist.init_process_group('gloo', init_method=f'file://{folder}/rendezvous', rank=rank, world_size=2)
+    to_disk = atomic_checkpoint_hook._to_disk
+    atomic_checkpoint_hook._to_disk = lambda path: (time.sleep(0.5), to_disk(path))
+
+    def save(out_dir: str, name: str, *arguments: object, **options: object) -> None:
+        if rank == 0:
+            torch.save({}, Path(out_dir) / name)
+
+    log = SimpleNamespace(info=print)
+    hub = SimpleNamespace(runtime_info={}, update_info=lambda *entry: None)
+    runner = SimpleNamespace(work_dir=folder, logger=log, message_hub=hub, save_checkpoint=save)
+    hook = AtomicCheckpointHook()
+    hook.before_train(runner)
+    saved = hook.save_now(runner, 0, 1)
+    pointer = Path(folder) / 'last_checkpoint'
+    there = saved.exists() and pointer.exists() and Path(pointer.read_text()) == saved
+    (Path(folder) / f'there_{rank}').write_text(saved.name if there else 'nothing')
+    dist.destroy_process_group()
+
+
+def seed_on_rank(rank: int, folder: str) -> None:
+    """Note the order that a rank's sampler gives, where ranks have seeds of their own."""
+    dist.init_process_group('gloo', init_method=f'file://{folder}/rendezvous', rank=rank, world_size=2)
+    config = {'type': 'DefaultSampler', 'shuffle': True}
+    sampler = SeededSampler(range(8), config, seed=1)
+    batches = SimpleNamespace(sampler=sampler)
+    loader = SimpleNamespace(sampler=None, batch_sampler=batches, dataset=range(8))
+    runner = SimpleNamespace(train_loop=SimpleNamespace(dataloader=loader), seed=5 + rank)
+    ReproducibleHook().before_train(runner)
+    torch.save({'order': [int(index) for index in sampler], 'seed': sampler.seed}, f'{folder}/{rank}.pth')
     dist.destroy_process_group()

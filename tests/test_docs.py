@@ -81,6 +81,23 @@ def test_assigner_in_another_model(tmp_path):
         HOOKS.build(hook)
 
 
+def test_config_that_survives(tmp_path):
+    config = example_config(0, tmp_path, 'docs/reliability.md')
+    ours = Config.fromfile(ROOT / 'configs/detr/detr_r50_8x2_150e_coco.py')
+    for loader, our_loader in (
+        (config.train_dataloader, ours.train_dataloader),
+        (config.val_dataloader, ours.val_dataloader),
+    ):
+        assert loader.worker_init_fn == our_loader.worker_init_fn
+        assert loader.dataset.type == our_loader.dataset.type
+    assert config.train_dataloader.sampler == ours.train_dataloader.sampler
+    assert config.default_hooks.checkpoint.type == ours.default_hooks.checkpoint.type
+    hooks = {hook.type for hook in config.custom_hooks}
+    assert hooks < {hook.type for hook in ours.custom_hooks}
+    for hook in config.custom_hooks:
+        HOOKS.build(hook)
+
+
 def test_config_for_own_data(tmp_path):
     config = example_config(0, tmp_path)
     assert config.model.bbox_head.num_classes == 2

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import os
 import pickle
 import re
 import zipfile
@@ -19,6 +20,7 @@ import safetensors.torch
 import torch
 from mmengine.dist import barrier, get_rank
 from mmengine.logging.history_buffer import HistoryBuffer
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import get_torchvision_models
 from torch import Tensor
@@ -32,6 +34,10 @@ HUGGING_FACE_FILES = ('model.safetensors', 'pytorch_model.bin')
 # where training scripts keep weights, averaged ones first; mmengine's ``state_dict`` is the averaged one already
 AVERAGED = ('state_dict_ema', 'model_ema', 'ema')
 PLAIN = ('state_dict', 'model', 'model_state_dict', 'module')
+METHODS = {
+    HistoryBuffer: ('min', 'max', 'mean', 'current'),
+    OneCycleParamScheduler: ('_annealing_cos', '_annealing_linear'),
+}
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,8 @@ def load_from_http(filename: str, map_location: MapLocation = None) -> dict:
     whole = f'{urlparse(filename).netloc}{path}'
     name = path.name if re.search(r'-[0-9a-f]{8,}\.', path.name) else re.sub(r'[^\w.-]', '--', whole)
     cached = Path(torch.hub.get_dir()) / 'checkpoints' / name
-    for turn in (get_rank() == 0, get_rank() != 0):  # the first process before all others
+    first = int(os.environ.get('LOCAL_RANK', get_rank())) == 0
+    for turn in (first, not first):  # the first process of a machine before its others
         if turn and not cached.exists():
             cached.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(filename, str(cached))
@@ -163,18 +170,26 @@ def _is_compressed(path: Path) -> bool:
         return any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
 
 
-def _history_method(owner: type, name: str) -> Callable:
-    """Stands in for ``getattr``, by which mmengine's log history names its own methods."""
-    if owner is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):
+def _method(owner: type, name: str) -> Callable:
+    """Stands in for ``getattr``, by which mmengine's log history and a schedule name their own methods."""
+    if name not in METHODS.get(owner, ()):
         raise pickle.UnpicklingError(f'GLOBAL builtins.getattr.{name}')
     return getattr(owner, name)
+
+
+def _no_bytes() -> bytes:
+    """Stands in for ``bytes``, which pickle calls for the content of an empty array."""
+    return b''
 
 
 def _allowed() -> dict[str, Any]:
     """What a training checkpoint may hold besides tensors, by the name that pickle gives it."""
     return {
-        'builtins.getattr': _history_method,
+        'builtins.getattr': _method,
+        'builtins.bytes': _no_bytes,
         'mmengine.logging.history_buffer.HistoryBuffer': HistoryBuffer,
+        'mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler': OneCycleParamScheduler,
+        'mmengine.config.config.ConfigDict': dict,  # what the config says of a data set
         'argparse.Namespace': argparse.Namespace,  # the arguments in the official script's checkpoints
         'collections.Counter': Counter,  # milestones of a schedule
         'builtins.set': set,

@@ -10,7 +10,14 @@ from pathlib import Path
 import mmcv
 from PIL import Image
 
-from ..datasets.annotations import AnnotationError, Document, Problem, check_annotations, read_annotations
+from ..datasets.annotations import (
+    AnnotationError,
+    Document,
+    Problem,
+    check_annotations,
+    check_classes,
+    read_annotations,
+)
 from ..datasets.ground_truth import evaluation_problems
 from ..datasets.images import BrokenImageError, inspect_image
 from .sources import Source
@@ -36,14 +43,14 @@ class SplitReport:
 
     @property
     def objects(self) -> Counter:
-        """Boxes an image, by its id; without crowds, which no detector is trained on."""
+        """Boxes an image, by its id; without crowds and those to ignore, which no detector is trained on."""
         counts = Counter({image['id']: 0 for image in self.clean['images']})
         counts.update(entry['image_id'] for entry, _ in self._trained())
         return counts
 
     @property
     def boxes(self) -> Counter:
-        """Boxes of each class of the config, without crowds."""
+        """Boxes of each class of the config, without crowds and those to ignore."""
         counts = Counter(dict.fromkeys(self.source.classes, 0))
         counts.update(name for _, name in self._trained())
         return counts
@@ -70,7 +77,7 @@ class SplitReport:
         """Annotations that a detector learns, with the names of their classes."""
         known = {c['id']: c['name'] for c in self.clean['categories'] if c['name'] in self.source.classes}
         for entry in self.clean['annotations']:
-            if entry['category_id'] in known and not entry['iscrowd']:
+            if entry['category_id'] in known and not entry['iscrowd'] and not entry.get('ignore'):
                 yield entry, known[entry['category_id']]
 
 
@@ -97,6 +104,9 @@ def check_split(
         decode: whether to decode the images.
         pool: reads the images.
         advance: called with the number of images done, and of all.
+
+    Returns:
+        What was found; an annotation file that cannot be read is a problem like others, and raises nothing.
     """
     try:
         document = read_annotations(source.ann_file, labelled='train' in source.splits)
@@ -127,16 +137,7 @@ def check_split(
 
 def _check_classes(report: SplitReport, num_classes: int | None) -> Iterator[Problem]:
     classes, where = report.source.classes, report.source.ann_file
-    names = [category['name'] for category in report.clean['categories']]
-    missing = [name for name in classes if name not in names]
-    if missing:
-        reason = f'{", ".join(missing[:8])}{", ..." if len(missing) > 8 else ""}; the file has {", ".join(names[:8])}'
-        kind = 'no class of the config' if len(missing) == len(classes) else 'class not in the file'
-        yield Problem(kind, where, reason)
-    ordered = [name for name in names if name in classes]
-    if not missing and ordered != list(classes):
-        reason = f'the file has {", ".join(ordered[:8])}, the config {", ".join(classes[:8])}: labels get other names'
-        yield Problem('order of the classes', where, reason)
+    yield from check_classes(report.clean, classes)
     if num_classes is not None and num_classes != len(classes):
         yield Problem('num_classes', where, f'the model has {num_classes}, the data set {len(classes)} classes')
     boxes = report.boxes

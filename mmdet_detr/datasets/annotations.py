@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -100,12 +100,39 @@ def check_annotations(document: Document, allow_outside: bool = False) -> tuple[
     return clean, problems
 
 
+def check_classes(document: Document, classes: Sequence[str]) -> list[Problem]:
+    """Find classes whose labels would be those of others, since mmdet numbers them in the order of the file.
+
+    Args:
+        document: a document of :func:`check_annotations`.
+        classes: names of the classes in the order of their labels.
+
+    Returns:
+        One problem at most, which is fatal.
+    """
+    names = [category['name'] for category in document['categories']]
+    missing = [name for name in classes if name not in names]
+    ordered = [name for name in names if name in classes]
+    if missing:
+        kind = 'no class of the config' if len(missing) == len(classes) else 'class not in the file'
+        return [Problem(kind, 'categories', f'{_first(missing)}; the file has {_first(names)}')]
+    if ordered != list(classes):
+        reason = f'the file has {_first(ordered)}, the config {_first(classes)}: labels get other names'
+        return [Problem('order of the classes', 'categories', reason)]
+    return []
+
+
+def _first(names: Sequence[str]) -> str:
+    return ', '.join([*names[:8], *(['...'] if len(names) > 8 else [])])
+
+
 def summary(problems: list[Problem]) -> str:
     """How many there are of each kind, most frequent first."""
     return ', '.join(f'{number} x {kind}' for kind, number in Counter(p.kind for p in problems).most_common())
 
 
 def is_id(value: object) -> bool:
+    """Whether this is an id that pycocotools takes: an integer or a string."""
     return isinstance(value, int | str) and not isinstance(value, bool)
 
 
@@ -123,11 +150,13 @@ def _is_text(value: object) -> bool:
 
 
 def short(value: object) -> str:
+    """The value as Python writes it, in 60 characters at most."""
     text = repr(value)
     return text if len(text) <= 60 else f'{text[:57]}...'
 
 
 def missing_keys(entry: dict, *names: str) -> Iterator[Problem]:
+    """A problem for each name that an entry does not have."""
     for name in names:
         if name not in entry:
             yield Problem('missing key', '', name)
@@ -218,6 +247,8 @@ class _Annotations:
             yield Problem('unknown category', where, f'category_id {short(category)}')
         if 'area' in entry and not is_finite(entry['area']):
             yield Problem('wrong type', where, f'area {short(entry["area"])}')
+        elif entry.get('area', 1) <= 0:
+            yield Problem('no area', where, f'area {entry["area"]:g}; trained on as width x height', fatal=False)
         if not isinstance(box, list) or len(box) != 4 or not all(is_finite(value) for value in box):
             yield Problem('no box', where, f'bbox {short(box)} is not four finite numbers')
             return
@@ -261,6 +292,7 @@ def _completed(annotations: list[dict], images: list[dict]) -> list[dict]:
     completed = []
     for number, entry in enumerate(annotations, 1):
         _, _, w, h = entry['bbox']
+        area = entry.get('area', 0)
         segmentation = entry.get('segmentation')
         if not _are_run_lengths(segmentation, sizes[entry['image_id']]):
             segmentation = [p for p in segmentation if _is_polygon(p)] if isinstance(segmentation, list) else []
@@ -268,7 +300,7 @@ def _completed(annotations: list[dict], images: list[dict]) -> list[dict]:
             {
                 **entry,
                 'id': number,
-                'area': entry.get('area', w * h),
+                'area': area if area > 0 else w * h,  # mmdet leaves others out
                 'iscrowd': int(bool(entry.get('iscrowd'))),
                 'segmentation': segmentation,
             }

@@ -25,6 +25,9 @@ def evaluation_problems(document: Document, problems: list[Problem], classes: Se
         document: a document of :func:`read_annotations`.
         problems: those that :func:`check_annotations` found in it.
         classes: names of the classes that are evaluated; annotations of others are not looked at.
+
+    Returns:
+        What makes pycocotools fail (fatal), or count wrongly.
     """
     categories = [c for c in document['categories'] if isinstance(c, dict) and is_id(c.get('id'))]
     others = {category['id'] for category in categories if category.get('name') not in classes}

@@ -11,8 +11,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 MAX_PIXELS = 178_956_970  # where PIL warns of a decompression bomb: 0.5 GB of RGB
 TURNING = {'JPEG', 'MPO', 'PNG'}  # what OpenCV turns and Pillow does not; a TIFF is turned by both, a WebP by none
 TURNED = {5, 6, 7, 8}  # values of EXIF's orientation that swap width and height
-PNG_END = b'IEND\xaeB`\x82'
-ENDS = {'JPEG': b'\xff\xd9', 'MPO': b'\xff\xd9', 'GIF': b';'}
+ENDS = {'PNG': b'IEND\xaeB`\x82', 'JPEG': b'\xff\xd9', 'MPO': b'\xff\xd9', 'GIF': b';'}
 TAIL = 4096
 
 
@@ -48,6 +47,9 @@ def inspect_image(
         max_pixels: more than that are refused; Pillow refuses twice ``MAX_PIXELS`` itself.
         size: (width, height) that annotations say.
         ignore_orientation: whether it will be decoded as stored, and not as EXIF turns it.
+
+    Returns:
+        What its head says.
 
     Raises:
         BrokenImageError: the file is missing, empty, no image, cut off, too large, or of another size.
@@ -91,10 +93,7 @@ def is_local(path: str, backend_args: dict[str, Any] | None) -> bool:
 
 
 def _require_end(path: Path, kind: str, tail: bytes) -> None:
-    if kind == 'PNG':
-        if PNG_END not in tail:
-            raise BrokenImageError('cut off: a PNG without its end')
-    elif kind != 'WEBP' and not (kind in ENDS and tail.rstrip(b'\0').endswith(ENDS[kind])):  # Pillow opens whole WebPs
+    if kind != 'WEBP' and not (kind in ENDS and tail.rstrip(b'\0').endswith(ENDS[kind])):  # Pillow opens whole WebPs
         try:  # cameras append films to a JPEG; other formats have no mark
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore')

@@ -12,7 +12,7 @@ from ..errors import ConfigError, one_line
 from ..log import warn
 from ..randomness import seed_all
 from ..registry import DATASETS
-from .annotations import Document, Problem, check_annotations, read_annotations, summary
+from .annotations import Document, Problem, check_annotations, check_classes, read_annotations, summary
 from .ground_truth import evaluation_problems
 from .images import MAX_PIXELS, BrokenImageError, inspect_image, is_local
 from .seeded_sampler import SeededIndex
@@ -48,7 +48,7 @@ class RobustCocoDataset(CocoDataset):
     Raises:
         ConfigError: ``max_broken`` is no share.
         AnnotationError: the annotation file has not the structure of one.
-        BrokenDataError: too much is broken.
+        BrokenDataError: too much is broken, or a label would be another class's.
     """
 
     def __init__(
@@ -77,6 +77,9 @@ class RobustCocoDataset(CocoDataset):
         given = read_annotations(path, labelled=not self.test_mode)
         document, self.problems = check_annotations(given, self.allow_outside)
         self._report(document)
+        if not self.test_mode or self.evaluated:
+            for problem in check_classes(document, self.metainfo['classes']):
+                raise BrokenDataError(f'{self.ann_file}: {problem}')
         if self.test_mode and self.evaluated:
             self._require_ground_truth(given)
         coco = COCO()
@@ -87,15 +90,11 @@ class RobustCocoDataset(CocoDataset):
 
     def _require_ground_truth(self, given: Document) -> None:
         found = evaluation_problems(given, self.problems, self.metainfo['classes'])
-        names = [c.get('name') for c in given['categories'] if isinstance(c, dict)]
-        missing = [name for name in self.metainfo['classes'] if name not in names]
-        if missing:  # labels would be those of other classes, or of none
-            found.append(Problem('class not in the file', 'categories', ', '.join(missing)))
         fatal = [problem for problem in found if problem.fatal]
         if fatal:
             raise BrokenDataError(
                 f'{self.ann_file} cannot be evaluated, which pycocotools does as it is: {summary(fatal)}; the first: '
-                f'{fatal[0]}. {"" if missing else CLEAN}evaluated=False is for evaluators that do not read it'
+                f'{fatal[0]}. {CLEAN}evaluated=False is for evaluators that do not read it'
             )
         for problem in found:
             warn(f'{self.ann_file}: {problem}')

@@ -17,6 +17,7 @@ class SeededIndex(int):
 
     @classmethod
     def of(cls, index: int, seed: tuple[int, ...]) -> 'SeededIndex':
+        """The index with a seed: numbers that :func:`~mmdet_detr.randomness.seed_all` takes."""
         seeded = cls(index)
         seeded.seed = seed
         return seeded
@@ -44,16 +45,18 @@ class SeededSampler(Sampler):
     def __init__(self, dataset: Sized, sampler: dict[str, Any], seed: int | None = None) -> None:
         self.dataset = dataset
         self._config = sampler
-        self._skipped = 0
+        self._first = 0
         self.seed = sync_random_seed() if seed is None else seed
         self.epoch = 0
+        if hasattr(self._sampler(), 'skip'):  # endless: mmengine leaves out what is done since the start of the run
+            self.skip = self.start_at
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
-    def skip(self, num_samples: int) -> None:
-        """Leave so many samples out, once, when this is iterated next."""
-        self._skipped = num_samples
+    def start_at(self, draw: int) -> None:
+        """Leave out the samples of this rank before a draw of the epoch, once, when this is iterated next."""
+        self._first = draw
 
     def _sampler(self) -> Any:
         sampler = DATA_SAMPLERS.build(self._config, default_args={'dataset': self.dataset, 'seed': self.seed})
@@ -65,7 +68,7 @@ class SeededSampler(Sampler):
 
     def __iter__(self) -> Iterator[SeededIndex]:
         # a sampler of its own: an infinite one ends for all when one iterator over it is given up
-        first, self._skipped = self._skipped, 0
+        first, self._first = self._first, 0
         where = (self.seed, get_rank(), self.epoch)
         for draw, index in enumerate(islice(self._sampler(), first, None), first):
             yield SeededIndex.of(index, (*where, draw))

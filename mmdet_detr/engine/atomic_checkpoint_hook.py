@@ -13,9 +13,11 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
 from ..checkpoints import CheckpointError
+from ..checkpoints.read import load_from_local
 from ..log import warn
 from ..registry import HOOKS
 
+INTERRUPTED = 'interrupted_iter_'
 PART = '.part'  # what is being written; never read, and gone after the next start
 FULL = 'inline_container'  # of what PyTorch says, other than OSError, where it cannot write a file
 
@@ -30,9 +32,10 @@ class AtomicCheckpointHook(CheckpointHook):
 
     A checkpoint is written under another name, brought to the disk, and only then gets its own; after that
     ``last_checkpoint`` names it, and only then those before it that are one too many are deleted. mmengine deletes
-    first, and then writes in place. Takes the arguments of ``CheckpointHook``, and covers the best checkpoints and all
+    first, and then writes in place. No rank goes on before that, and the first file is read back, with a warning where
+    ``--resume`` would refuse it. Takes the arguments of ``CheckpointHook``, and covers the best checkpoints and all
     else that calls ``runner.save_checkpoint``. Where checkpoints go to another storage (``out_dir`` with ``://``),
-    they are written as that storage writes.
+    they are written as that storage writes, with a warning.
 
     Raises:
         CheckpointWriteError: from training, where a checkpoint cannot be written: disk full, no permission.
@@ -48,7 +51,10 @@ class AtomicCheckpointHook(CheckpointHook):
         self.file_backend: Any = None
         super().before_train(runner)
         self._outdated: list[str] = []
+        self._storage: Any = self.file_backend
+        self._read_back = False
         if not isinstance(self.file_backend, LocalBackend):
+            warn(f'checkpoints in {self.out_dir} are written by {type(self._storage).__name__}, not atomically')
             return
         self.out_dir = os.path.abspath(self.out_dir)  # the same from wherever a run is resumed
         if is_main_process():
@@ -84,7 +90,7 @@ class AtomicCheckpointHook(CheckpointHook):
         Returns:
             The file.
         """
-        name = f'interrupted_iter_{iteration}.pth'
+        name = f'{INTERRUPTED}{iteration}.pth'
         self._save(runner, name, {'epoch': epoch, 'iter': iteration})
         return Path(self.out_dir) / name
 
@@ -119,15 +125,20 @@ class AtomicCheckpointHook(CheckpointHook):
         if is_main_process():
             with _written(Path(runner.work_dir) / 'last_checkpoint') as part:
                 part.write_text(self.last_ckpt)
-            if isinstance(self.file_backend, _DeletesLater):
-                self._outdated += [str(path) for path in Path(self.out_dir).glob('interrupted_iter_*.pth')]
+            names = self._storage.list_dir_or_file(self.out_dir)
+            self._outdated += [self._path(name) for name in names if name.startswith(INTERRUPTED)]
+            if not self._read_back:
+                self._read_back = True
+                _warn_unless_readable(Path(self.last_ckpt))
         self._delete_outdated()
+        barrier()  # a rank that left before could have the others ended while they write
 
     def _delete_outdated(self) -> None:
-        if is_main_process():
-            for path in self._outdated:
-                if path != self.last_ckpt:
-                    _delete(Path(path))
+        for path in self._outdated if is_main_process() else ():
+            if path != self.last_ckpt and self._storage.isfile(path):
+                self._storage.remove(path)
+            elif path != self.last_ckpt and self._storage.isdir(path):
+                self._storage.rmtree(path)
         self._outdated.clear()
 
     def _path(self, name: str) -> str:
@@ -178,8 +189,18 @@ def _written(path: Path) -> Iterator[Path]:
         raise CheckpointWriteError(f'cannot write {path}: {reason or error}; earlier ones are whole') from error
 
 
+def _warn_unless_readable(path: Path) -> None:
+    if path.is_file():  # on this disk, and in one
+        try:
+            load_from_local(str(path))
+        except CheckpointError as error:
+            warn(f'--resume will not go on from what this run saves: {error}')
+
+
 def _to_disk(path: Path) -> None:
     """Wait until files, or a folder's entries, are on the disk."""
+    if os.name == 'nt':  # where neither can be asked for like this
+        return
     for file in [path, *path.rglob('*')] if path.suffix == PART else [path]:
         descriptor = os.open(file, os.O_RDONLY)
         try:

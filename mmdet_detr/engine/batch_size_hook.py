@@ -32,7 +32,9 @@ class BatchSizeHook(Hook):
         accumulated = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
         images = per_process * runner.world_size * accumulated
         if not base / self.factor < images < base * self.factor:
+            by_hand = f'multiply it by {images / base:g}, for --auto-scale-lr does not count accumulation'
+            advice = '--auto-scale-lr makes it fit' if accumulated == 1 else by_hand
             warn(
                 f'A step sees {images} images ({per_process} x {runner.world_size} processes x {accumulated} '
-                f'accumulated), and the learning rate is meant for {base}: --auto-scale-lr makes it fit.'
+                f'accumulated), and the learning rate is meant for {base}: {advice}.'
             )

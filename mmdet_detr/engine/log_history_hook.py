@@ -6,6 +6,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import Runner
 
+from ..errors import ConfigError
 from ..registry import HOOKS
 
 
@@ -19,11 +20,19 @@ class LogHistoryHook(Hook):
     as far as is kept. Works in runs that were started without it too.
 
     Args:
-        max_length: how many values to keep, at least as many as the log processor's ``window_size``.
+        max_length: how many values to keep.
+
+    Raises:
+        ConfigError: from training, where the log processor's ``window_size`` asks for more.
     """
 
     def __init__(self, max_length: int = 10_000) -> None:
         self.max_length = max_length
+
+    def before_train(self, runner: Runner) -> None:
+        window = runner.log_processor.window_size
+        if self.max_length < window:
+            raise ConfigError(f'LogHistoryHook(max_length={self.max_length}) keeps less than window_size={window}')
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | Sequence | None = None, outputs: dict | None = None

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+import torch
 from mmengine.dataset import ConcatDataset, RepeatDataset
-from mmengine.dist import get_rank
+from mmengine.dist import broadcast, get_rank
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import BatchSampler, Dataset
@@ -42,8 +43,10 @@ class ReproducibleHook(Hook):
         if not _takes_seeds(loop.dataloader.dataset):
             kind = type(loop.dataloader.dataset).__name__
             warn(f'{kind} does not augment by the seeds of SeededSampler: after a resume, augmentation is another')
-        if self._sampler.seed != runner.seed:  # resumed from a run of another seed
-            self._sampler.seed = runner.seed
+        seed = torch.tensor(runner.seed)
+        broadcast(seed)  # which may be another on each rank, where the order of the images must not
+        if self._sampler.seed != seed:  # drawn, or resumed from a run of another seed
+            self._sampler.seed = int(seed)
             if hasattr(loop, 'dataloader_iterator'):  # which may have drawn already
                 loop.dataloader_iterator = type(loop.dataloader_iterator)(loop.dataloader)
 
@@ -62,7 +65,7 @@ class ReproducibleHook(Hook):
             warn(f'epoch {epoch + 1} had {before} batches and has {length} now: it starts anew')
         else:
             runner.logger.info(f'the first {done} batches of epoch {epoch + 1} are done')
-            self._sampler.skip(done * batches.batch_size)
+            self._sampler.start_at(done * batches.batch_size)
             self._first = done
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | Sequence | None = None) -> None:

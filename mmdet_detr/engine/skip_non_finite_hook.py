@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
+from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
@@ -113,8 +113,7 @@ class SkipNonFiniteHook(Hook):
         magnitude = torch.zeros((), device=parameters[0].device)
         for norm in torch._foreach_norm(gradients, math.inf) if gradients else ():
             magnitude += norm.to(magnitude)
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(magnitude)  # with sharded parameters, each rank sees its own gradients only
+        all_reduce(magnitude)  # with sharded parameters, each rank sees its own gradients only
         self._steps.append(bool(torch.isfinite(magnitude)))
         if not self._steps[-1]:
             for parameter in parameters:

@@ -10,7 +10,9 @@ import pytest
 import torch
 from foreign import official
 from helpers import loopback_server
+from mmengine.config import ConfigDict
 from mmengine.logging.history_buffer import HistoryBuffer
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from mmengine.runner import CheckpointLoader
 from safetensors.torch import save_file
 
@@ -52,6 +54,9 @@ def either_torch(request, monkeypatch):
         {'state_dict': WEIGHTS, 'schedulers': [{'milestones': Counter([100])}], 'seen': {1, 2}},
         {'model': WEIGHTS, 'args': argparse.Namespace(dilation=True, nheads=8)},
         {'model': WEIGHTS, 'args': {'dilation': True, 'nheads': 8}},
+        {'state_dict': WEIGHTS, 'meta': {'dataset_meta': ConfigDict(classes=('a',), more={'palette': [1]})}},
+        {'state_dict': WEIGHTS, 'numbers': np.zeros(0), 'nothing': b''},
+        {'state_dict': WEIGHTS, 'param_schedulers': [{'anneal_func': OneCycleParamScheduler._annealing_cos}]},
     ],
     ids=lambda content: ' '.join(list(content)[:3]),
 )
@@ -230,7 +235,7 @@ def test_code_is_refused(key, zipped, tmp_path, either_torch):
 
 def test_getattr_reaches_nothing_but_the_log_history(tmp_path, either_torch):
     """mmengine's log history needs getattr for its own methods; nothing else may be got by it."""
-    for owner, name in ((HistoryBuffer, '__init__'), (np.ndarray, 'min'), (HistoryBuffer, '__subclasses__')):
+    for owner, name in ((HistoryBuffer, '__init__'), (np.ndarray, 'min'), (OneCycleParamScheduler, '__subclasses__')):
         torch.save({'state_dict': WEIGHTS, 'x': Evil(getattr, owner, name)}, tmp_path / 'file.pth')
         with pytest.raises(CheckpointError, match='is refused: it would run code'):
             load_from_local(str(tmp_path / 'file.pth'))

@@ -9,6 +9,7 @@ from pycocotools.coco import COCO
 from mmdet_detr.datasets.annotations import (
     AnnotationError,
     check_annotations,
+    check_classes,
     leads_outside,
     read_annotations,
     summary,
@@ -87,6 +88,7 @@ def test_left_out(path, value, kind, where):
         (('annotations', 0, 'bbox'), [50, 2, 20, 4], 'box reaches out of its image'),
         (('annotations', 0, 'segmentation'), [[1, 2, 3, 4]], 'no polygon'),
         (('annotations', 0, 'segmentation'), 'x', 'no segmentation'),
+        (('annotations', 0, 'area'), 0, 'no area'),
     ],
 )
 def test_used_all_the_same(path, value, kind):
@@ -95,6 +97,25 @@ def test_used_all_the_same(path, value, kind):
     coco = index(clean)
     assert len(coco.getAnnIds(imgIds=[1])) == 2
     assert [a['segmentation'] for a in clean['annotations']] == [[], []]
+    assert all(a['area'] > 0 for a in clean['annotations'])  # mmdet leaves others out, without a word
+
+
+@pytest.mark.parametrize(
+    ('names', 'classes', 'said'),
+    [
+        ('abc', 'abc', None),
+        ('abc', 'ac', None),
+        ('ac', 'abc', 'class not in the file: b; the file has a, c'),
+        ('xyz', 'abc', 'no class of the config: a, b, c; the file has x, y, z'),
+        ('abc', 'ba', 'order of the classes: the file has a, b, the config b, a: labels get other names'),
+        ('abcdefghijk', 'lm', 'no class of the config: l, m; the file has a, b, c, d, e, f, g, h, ...'),
+    ],
+)
+def test_labels_are_those_of_their_classes(names, classes, said):
+    document = {'categories': [{'id': i, 'name': name} for i, name in enumerate(names)]}
+    assert [str(problem) for problem in check_classes(document, tuple(classes))] == (
+        [f'categories: {said}'] if said else []
+    )
 
 
 def test_what_a_lost_image_takes_along():

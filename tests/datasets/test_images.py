@@ -62,6 +62,7 @@ def animated() -> bytes:
         (encoded('PNG', size=(1, 1)), (1, 1)),
         (encoded('PNG', size=(20000, 50)), (20000, 50)),
         (encoded('JPEG', size=(40, 30)) + bytes(9000), (40, 30)),  # a film, as some telephones append it
+        (encoded('PNG') + bytes(9000), (40, 30)),
     ],
     ids=lambda value: '' if isinstance(value, bytes) else str(value),
 )
@@ -99,7 +100,7 @@ def test_sizes_are_those_of_the_loader(tmp_path, kind):
         (animated()[:-10], 'cut off or broken'),
         (encoded('TGA'), 'OpenCV does not read it'),
         (encoded('JPEG')[:30], 'Truncated File Read'),
-        (encoded('PNG')[:-20], 'cut off: a PNG'),
+        (encoded('PNG')[:-20], 'cut off or broken: ValueError: OpenCV does not read it'),
         (encoded('PNG', size=(2000, 60)), '2000 x 60 pixels are more than max_pixels=100000'),
     ],
     ids=lambda value: '' if isinstance(value, bytes) else value,

@@ -250,7 +250,7 @@ def change(entry: dict, **values) -> None:
         (lambda d: change(d['annotations'][1], id=0), r'annotations\[1\]: duplicate annotation id'),
         (lambda d: change(d['images'][1], file_name='../1.jpg'), r'images\[1\]: outside the data'),
         (lambda d: d['annotations'].append(None), r'annotations\[2\]: no object'),
-        (lambda d: change(d['categories'][0], name='b'), r'categories: class not in the file: thing'),
+        (lambda d: change(d['categories'][0], name='b'), r'categories: no class of the config: thing'),
         (lambda d: change(d['annotations'][1], id='b'), r"annotations\[1\]: wrong type: id 'b'"),
         (lambda d: change(d['annotations'][1], iscrowd=None), r'annotations\[1\]: wrong type: iscrowd None'),
         (lambda d: change(d['images'][1], id='b'), r'images: wrong type: ids of several types: int, str'),
@@ -304,6 +304,18 @@ def test_broken_annotations_are_left_out(folder, log):
         dataset(folder)
 
 
+def test_labels_of_other_classes_end_training_at_its_start(folder):
+    """mmdet numbers classes in the order of the file, and leaves out those that it does not have."""
+    document = annotate(folder, {'0.jpg': SIZE})
+    document['categories'] = [{'id': 2, 'name': 'b'}, {'id': 1, 'name': 'a'}]
+    (folder / 'annotations.json').write_text(json.dumps(document))
+    assert dataset(folder, metainfo={'classes': ('b', 'a')}).get_data_info(0)['instances'][0]['bbox_label'] == 1
+    with pytest.raises(BrokenDataError, match=r'order of the classes: the file has b, a, the config a, b'):
+        dataset(folder, metainfo={'classes': ('a', 'b')})
+    with pytest.raises(BrokenDataError, match=r'class not in the file: c; the file has b, a'):
+        dataset(folder, metainfo={'classes': ('b', 'c', 'a')})
+
+
 def test_broken_masks_are_ignored_with_their_boxes(tmp_path):
     """As mmdet ignores polygons of two points."""
     picture().save(tmp_path / '0.jpg')
@@ -355,13 +367,13 @@ def test_a_path_outside_is_refused_unless_allowed(folder):
     assert len(dataset(folder, allow_outside=True)) == 3
 
 
-def drawn(data, workers: int, skip: int, epoch: int = 1) -> list[np.ndarray]:
+def drawn(data, workers: int, start: int, epoch: int = 1) -> list[np.ndarray]:
     sampler = DATA_SAMPLERS.build(
         {'type': 'mmdet_detr.SeededSampler', 'sampler': {'type': 'DefaultSampler', 'shuffle': True}},
         default_args={'dataset': data, 'seed': 3},
     )
     sampler.set_epoch(epoch)
-    sampler.skip(skip)
+    sampler.start_at(start)
     loader = DataLoader(data, batch_size=2, sampler=sampler, num_workers=workers, collate_fn=pseudo_collate)
     return [image.numpy() for batch in loader for image in batch['inputs']]
 

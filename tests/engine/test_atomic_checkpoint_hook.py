@@ -4,6 +4,8 @@ import os
 import signal
 
 import pytest
+import torch.multiprocessing as mp
+from distributed_worker import save_on_rank
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import Hook
 from mmengine.runner import find_latest_checkpoint
@@ -49,6 +51,40 @@ def test_best_checkpoint_is_replaced_not_lost(shapes, tmp_path):
     train(shapes, tmp_path / 'run', BY_ITERATION, **options)
     assert len(list((tmp_path / 'run').glob('best_*.pth'))) == 1
     assert not list((tmp_path / 'run').glob('*.part'))
+
+
+def test_another_storage(shapes, tmp_path):
+    """What is one too many goes there too, and interrupted ones; this one is a disk that is not known as one."""
+    kept = {'default_hooks.checkpoint.interval': 2, 'default_hooks.checkpoint.max_keep_ckpts': 1}
+    options = {**BY_ITERATION, **kept, 'default_hooks.checkpoint.file_client_args': {'backend': 'disk'}}
+    interrupted(shapes, tmp_path / 'run', options, At(5, send(signal.SIGTERM)))
+    assert names_in(tmp_path / 'run') == ['interrupted_iter_5.pth', 'iter_4.pth']
+    train(shapes, tmp_path / 'run', options, resume=True)
+    assert names_in(tmp_path / 'run') == ['iter_9.pth']
+    log = next((tmp_path / 'run').rglob('*.log')).read_text()
+    assert f'checkpoints in {tmp_path / "run"} are written by FileClient, not atomically' in log
+
+
+def names_in(folder) -> list[str]:
+    return sorted(path.name for path in folder.glob('*.pth*'))
+
+
+@pytest.mark.parametrize('readable', [True, False])
+def test_says_at_once_what_cannot_be_resumed_from(shapes, tmp_path, readable):
+    class Put(Hook):
+        def before_train(self, runner):
+            runner.message_hub.update_info('extra', 'text' if readable else tmp_path)
+
+    train(shapes, tmp_path / 'run', BY_ITERATION, Put())
+    log = next((tmp_path / 'run').rglob('*.log')).read_text()
+    warned = f'--resume will not go on from what this run saves: {tmp_path / "run" / "iter_4.pth"} is refused: '
+    assert log.count(warned) == (not readable)
+    assert log.count('--resume will not') == (not readable)
+
+
+def test_no_rank_leaves_before_the_checkpoint_is_there(tmp_path):
+    mp.spawn(save_on_rank, args=(str(tmp_path),), nprocs=2)
+    assert (tmp_path / 'there_0').read_text() == (tmp_path / 'there_1').read_text() == 'interrupted_iter_1.pth'
 
 
 def test_disk_full(shapes, tmp_path, monkeypatch):

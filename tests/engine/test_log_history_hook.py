@@ -5,10 +5,19 @@ from helpers import shapes_config
 from mmengine.runner import Runner
 from runs import BY_ITERATION
 
+from mmdet_detr.errors import ConfigError
+
 
 def losses(work_dir) -> list[float]:
     lines = next(work_dir.rglob('scalars.json')).read_text().splitlines()
     return [entry['loss'] for entry in map(json.loads, lines) if 'loss' in entry]
+
+
+def test_keeps_what_the_log_reads_at_least(shapes, tmp_path):
+    hook = {'type': 'mmdet_detr.LogHistoryHook', 'max_length': 3}
+    config = shapes_config(shapes, tmp_path, custom_hooks=[hook], **{'log_processor.window_size': 4})
+    with pytest.raises(ConfigError, match=r'LogHistoryHook\(max_length=3\) keeps less than window_size=4'):
+        Runner.from_cfg(config).train()
 
 
 @pytest.mark.parametrize('resumed', [False, True])

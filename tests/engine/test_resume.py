@@ -11,11 +11,13 @@ import time
 
 import pytest
 import torch
+import torch.multiprocessing as mp
+from distributed_worker import seed_on_rank
 from helpers import shapes_config
 from mmengine.hooks import Hook
 from mmengine.runner import find_latest_checkpoint
 from mmengine.runner._flexible_runner import FlexibleRunner
-from runs import BY_EPOCH, BY_ITERATION, At, InValidation, equal, interrupted, send, train
+from runs import BY_EPOCH, BY_ITERATION, At, InValidation, equal, interrupted, seeded, send, train
 
 from mmdet_detr.errors import ConfigError
 
@@ -33,7 +35,12 @@ def test_after_the_last_iteration_of_an_epoch(shapes, tmp_path):
     assert equal(whole, train(shapes, tmp_path / 'others', by_iteration, resume=True, **seeded))
 
 
-@pytest.mark.parametrize('options', [BY_ITERATION, BY_EPOCH], ids=['iterations', 'epochs'])
+FINITE = {**BY_ITERATION, 'train_dataloader.sampler': seeded('DefaultSampler')}
+
+
+@pytest.mark.parametrize(
+    'options', [BY_ITERATION, BY_EPOCH, FINITE], ids=['iterations', 'epochs', 'iterations of epochs']
+)
 @pytest.mark.parametrize('workers', [0, 2])
 def test_ends_with_the_same_weights(shapes, tmp_path, options, workers):
     loader = {'train_dataloader.num_workers': workers, 'randomness': {'seed': 5}}
@@ -60,6 +67,14 @@ def test_without_a_seed_in_the_config(shapes, tmp_path):
     for epoch in range(3):  # 24 images, three batches
         images = [image for _, batch in seeds[3 * epoch : 3 * epoch + 3] for image in batch]
         assert len(set(images)) == 24
+
+
+def test_ranks_with_seeds_of_their_own_share_the_data(tmp_path):
+    """As with ``randomness=dict(diff_rank_seed=True)``."""
+    mp.spawn(seed_on_rank, args=(str(tmp_path),), nprocs=2)
+    ranks = [torch.load(tmp_path / f'{rank}.pth') for rank in range(2)]
+    assert [rank['seed'] for rank in ranks] == [5, 5]
+    assert sorted(ranks[0]['order'] + ranks[1]['order']) == list(range(8))
 
 
 def test_flexible_runner_within_an_epoch(shapes, tmp_path):
