@@ -71,10 +71,11 @@ def markdown(results: dict) -> str:
         [kind, f'{sum(outcomes.values()):,}', '; '.join(f'{name}: {count:,}' for name, count in outcomes.items())]
         for kind, outcomes in results['fuzzed'].items()
     ]
+    half = results['crash'].get('half-written', 0)
     return '\n\n'.join(
         [
             table(['fault', 'compared', 'times or tests', 'survived', 'lost'], rows),
-            f'{results["crash"].get("half-written", 0)} of the kills left a checkpoint half-written. Damaged files by kind:',
+            f'{half} of the kills left a checkpoint half-written. Damaged files by kind:',
             table(['files', 'read', 'what came out'], fuzzed),
             f'`{results["command"]}`, {results["machine"]}.\n',
         ]
