@@ -135,12 +135,13 @@ def test_decode_finds_what_the_head_does_not_say(folder):
     assert (code, problems(folder)['train.json']) == (1, [('broken image', True)])
 
 
-def test_crowds_are_not_learnt(folder):
+@pytest.mark.parametrize('mark', ['iscrowd', 'ignore'])
+def test_crowds_and_what_is_to_be_ignored_are_not_learnt(folder, mark):
     def change(document):
         first = document['images'][0]['id']
         for entry in document['annotations']:
-            entry['iscrowd'] = int(entry['image_id'] == first)
-        crowd = next(entry for entry in document['annotations'] if entry['iscrowd'])
+            entry[mark] = int(entry['image_id'] == first)
+        crowd = next(entry for entry in document['annotations'] if entry[mark])
         document['annotations'] += [{**crowd, 'id': 5000 + i} for i in range(20)]
 
     edit(folder, 'train', change)
