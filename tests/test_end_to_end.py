@@ -219,11 +219,13 @@ def test_inferencer_and_init_detector_take_a_hugging_face_folder(folder, hugging
 
 def test_trains_from_another_checkpoint(folder, hugging_face, run_mim, tmp_path):
     """Other classes and queries; a learning rate of zero shows what was loaded."""
+    annotations = (folder / 'data/shapes/annotations/instances_train.json').read_text()
+    (tmp_path / 'own.json').write_text(annotations.replace('"triangle"', '"disc"'))
     (tmp_path / 'own.py').write_text(
         f'_base_ = {str(CONFIG)!r}\n'
-        "mine = dict(metainfo=dict(classes=('square', 'disc')))\n"
+        f"mine = dict(ann_file='{tmp_path}/own.json', metainfo=dict(classes=('square', 'disc')))\n"
         'train_dataloader = dict(batch_size=8, dataset=mine)\n'
-        'val_cfg, val_dataloader, val_evaluator = None, None, None  # mmdet cannot evaluate a class without objects\n'
+        'val_cfg, val_dataloader, val_evaluator = None, None, None\n'
         'train_cfg = dict(max_iters=1)\n'
         'model = dict(bbox_head=dict(num_classes=2), neck=dict(num_queries=12))\n'
         'optim_wrapper = dict(optimizer=dict(lr=0.0))\n'
