@@ -127,11 +127,11 @@ class AtomicCheckpointHook(CheckpointHook):
                 part.write_text(self.last_ckpt)
             names = self._storage.list_dir_or_file(self.out_dir)
             self._outdated += [self._path(name) for name in names if name.startswith(INTERRUPTED)]
-            if not self._read_back:
-                self._read_back = True
-                _warn_unless_readable(Path(self.last_ckpt))
         self._delete_outdated()
         barrier()  # a rank that left before could have the others ended while they write
+        if is_main_process() and not self._read_back:
+            self._read_back = True
+            _warn_unless_readable(Path(self.last_ckpt))
 
     def _delete_outdated(self) -> None:
         for path in self._outdated if is_main_process() else ():
