@@ -96,10 +96,11 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
         if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:
-            if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
-                self._outdated.append(self._path(self.filename_tmpl.format(self.keep_ckpt_ids[0])))
+            steps = [*self.keep_ckpt_ids, step]
+            outdated = steps[: -self.max_keep_ckpts]
+            self._outdated += [self._path(self.filename_tmpl.format(old)) for old in outdated]
             self.keep_ckpt_ids.append(step)  # a deque, which drops its first
-            runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+            runner.message_hub.update_info('keep_ckpt_ids', steps)  # a resumed run deletes what this one comes not to
         self._save(runner, self.filename_tmpl.format(step), meta)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, Any]) -> None:

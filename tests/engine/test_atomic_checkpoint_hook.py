@@ -11,7 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import find_latest_checkpoint
 from runs import BY_ITERATION, At, equal, interrupted, send, train
 
-from mmdet_detr.engine import CheckpointWriteError
+from mmdet_detr.engine import AtomicCheckpointHook, CheckpointWriteError
 from mmdet_detr.engine.atomic_checkpoint_hook import _written as written
 
 
@@ -44,6 +44,22 @@ def test_keeps_as_many_as_asked_for(shapes, tmp_path):
     train(shapes, tmp_path / 'run', BY_ITERATION, Look(), **options)
     assert there == [[], ['iter_2.pth'], ['iter_4.pth'], ['iter_6.pth'], ['iter_8.pth']]
     assert [path.name for path in (tmp_path / 'run').glob('*.pth*')] == ['iter_9.pth']
+
+
+def test_killed_before_the_outdated_one_is_deleted(shapes, tmp_path, monkeypatch):
+    options = {**BY_ITERATION, 'default_hooks.checkpoint.max_keep_ckpts': 1}
+
+    def killed(self):
+        if self._outdated:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(AtomicCheckpointHook, '_delete_outdated', killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(shapes, tmp_path / 'run', options)
+    assert names_in(tmp_path / 'run') == ['iter_4.pth', 'iter_8.pth']
+    monkeypatch.undo()
+    train(shapes, tmp_path / 'run', options, resume=True)
+    assert names_in(tmp_path / 'run') == ['iter_9.pth']
 
 
 def test_best_checkpoint_is_replaced_not_lost(shapes, tmp_path):
