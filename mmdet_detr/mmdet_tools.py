@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import mmdet
+import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
 from .checkpoints import CheckpointError
 from .cpu_ranks import allow_ranks_on_cpu
+from .engine.preemption_hook import EXIT_CODE
 from .errors import ConfigError, one_line
 from .safe_config import forbid_code, require_safe_config
 
@@ -44,13 +46,25 @@ def run_mmdet_tool(name: str) -> None:
             require_safe_config(Path(sys.argv[1]))
             forbid_code()
         _require_readable(name)
-        runpy.run_path(str(script), run_name='__main__')
+        try:
+            runpy.run_path(str(script), run_name='__main__')
+        except SystemExit as ended:
+            if ended.code == EXIT_CODE:
+                _end_ranks()
+            raise
+        _end_ranks()
     except (CheckpointError, ConfigError) as error:
         _fail(name, _last_line(str(error)))
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         _fail(name, f'{error.filename or "a file of the run"} cannot be written: {error.strerror}')
+
+
+def _end_ranks() -> None:
+    """End what ranks talk by, which mmengine leaves to Python's exit, where PyTorch may abort."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _require_readable(name: str) -> None:
