@@ -30,8 +30,8 @@ from rich.progress import Progress
 from training import file_name, quietly, runner_of, spread
 
 import mmdet_detr  # noqa: F401  (before mmdet.models)
-from mmdet_detr.benchmark.machine import machine
-from mmdet_detr.benchmark.present import table
+from mmdet_detr.reports.speed import table
+from mmdet_detr.speed.machine import machine
 
 mpl.use('Agg')
 from matplotlib import pyplot as plt

@@ -15,9 +15,9 @@ import numpy as np
 from mmengine.logging import HistoryBuffer
 from rich.progress import track
 
-from mmdet_detr.benchmark.machine import machine
-from mmdet_detr.benchmark.present import spread, table
 from mmdet_detr.engine import LogHistoryHook
+from mmdet_detr.reports.speed import spread, table
+from mmdet_detr.speed.machine import machine
 
 ROOT = Path(__file__).parents[1]
 # lr, two times, norm of the gradients, loss, three losses for each of six layers, four measures of the matching

@@ -27,9 +27,9 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 import mmdet_detr  # noqa: F401  (before mmdet.models)
-from mmdet_detr.benchmark.machine import machine
 from mmdet_detr.models import BipartiteMatchLoss
-from mmdet_detr.models.targets import Targets, targets_of
+from mmdet_detr.models.matching.targets import Targets, targets_of
+from mmdet_detr.speed.machine import machine
 
 NUM_LAYERS, NUM_QUERIES, NUM_CLASSES = 6, 100, 80
 IMAGE = (800, 1066)  # height, width

@@ -19,14 +19,14 @@ from mmengine.config import ConfigDict
 from rich.progress import Progress
 from torch import nn
 
-from mmdet_detr.benchmark.candidates import Candidate, build, read_config
-from mmdet_detr.benchmark.inputs import Inputs
-from mmdet_detr.benchmark.machine import machine
-from mmdet_detr.benchmark.malloc import keep_freed_memory
-from mmdet_detr.benchmark.present import milliseconds, spread, table
-from mmdet_detr.benchmark.run import summary
-from mmdet_detr.benchmark.stages import Stages, Trainer, infer
 from mmdet_detr.models.frozen_norm import FoldedBatchNorm2d, FoldingConv2d
+from mmdet_detr.reports.speed import milliseconds, spread, table
+from mmdet_detr.speed.candidates import Candidate, build, read_config
+from mmdet_detr.speed.inputs import Inputs
+from mmdet_detr.speed.machine import machine
+from mmdet_detr.speed.malloc import keep_freed_memory
+from mmdet_detr.speed.run import summary
+from mmdet_detr.speed.stages import Stages, Trainer, infer
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / 'configs' / 'detr' / 'detr_r50_8x2_150e_coco.py'

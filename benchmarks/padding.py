@@ -18,7 +18,7 @@ from rich.progress import track
 from torch.utils.data import BatchSampler, SequentialSampler
 
 import mmdet_detr  # noqa: F401  (registers the transforms)
-from mmdet_detr.benchmark.present import table
+from mmdet_detr.reports.speed import table
 
 ROOT = Path(__file__).parents[1]
 SIZES = [(640, 480)] * 4 + [(640, 427)] * 3 + [(480, 640)] * 2 + [(640, 640)]  # (width, height)

@@ -26,10 +26,10 @@ from mmengine.registry import init_default_scope
 from rich.progress import track
 
 import mmdet_detr  # noqa: F401  (before mmdet.models)
-from mmdet_detr.benchmark.inputs import Inputs
-from mmdet_detr.benchmark.machine import machine
-from mmdet_detr.benchmark.memory import reset_peak, status_mib
-from mmdet_detr.benchmark.present import table
+from mmdet_detr.reports.speed import table
+from mmdet_detr.speed.inputs import Inputs
+from mmdet_detr.speed.machine import machine
+from mmdet_detr.speed.memory import reset_peak, status_mib
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / 'configs' / 'detr' / 'detr_r50_8x2_150e_coco.py'

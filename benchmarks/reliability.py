@@ -20,8 +20,8 @@ from xml.etree import ElementTree
 
 from rich.progress import track
 
-from mmdet_detr.benchmark.machine import machine
-from mmdet_detr.benchmark.present import table
+from mmdet_detr.reports.speed import table
+from mmdet_detr.speed.machine import machine
 
 ROOT = Path(__file__).parents[1]
 KILLED = 'the process is killed (SIGKILL)'
@@ -31,7 +31,11 @@ JOBS = 2  # at once
 FAULTS = (
     (KILLED, 'tests/test_crash.py', 'iterations of the last checkpoint; weights at the end, bit for bit'),
     ('the disk is full', 'tests/engine/test_atomic_checkpoint_hook.py -k disk', 'the checkpoint before'),
-    ('the last checkpoint is missing or cut off', 'tests/checkpoints/test_latest.py', 'which one the run goes on from'),
+    (
+        'the last checkpoint is missing or cut off',
+        'tests/compat/test_latest_checkpoint.py',
+        'which one the run goes on from',
+    ),
     (
         'SIGTERM, SIGUSR1; in training, in validation, to workers too',
         'tests/engine/test_resume.py -k "weights or signal or usr1 or seed"',

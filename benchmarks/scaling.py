@@ -22,13 +22,13 @@ from rich.progress import track
 from torch import Tensor
 
 import mmdet_detr  # noqa: F401  (before mmdet.models)
-from mmdet_detr.benchmark.machine import machine
-from mmdet_detr.benchmark.malloc import keep_freed_memory
-from mmdet_detr.benchmark.present import table
-from mmdet_detr.benchmark.stages import StopWatch
 from mmdet_detr.models import BipartiteMatchLoss
-from mmdet_detr.models.targets import targets_of
+from mmdet_detr.models.matching.targets import targets_of
 from mmdet_detr.models.transformer import Decoder, Encoder
+from mmdet_detr.reports.speed import table
+from mmdet_detr.speed.machine import machine
+from mmdet_detr.speed.malloc import keep_freed_memory
+from mmdet_detr.speed.stages import StopWatch
 
 mpl.use('Agg')
 from matplotlib import pyplot as plt

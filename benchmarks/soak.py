@@ -25,7 +25,7 @@ from rich.progress import Progress
 from training import quietly
 
 import mmdet_detr  # noqa: F401  (before mmdet.models)
-from mmdet_detr.benchmark.machine import machine
+from mmdet_detr.speed.machine import machine
 
 mpl.use('Agg')
 from matplotlib import pyplot as plt

@@ -19,7 +19,7 @@ from matching import machine
 from rich.progress import track
 
 import mmdet_detr  # noqa: F401  (before mmdet.models)
-from mmdet_detr.models.linear_assignment import batch_linear_assignment, solve
+from mmdet_detr.models.matching.assignment import batch_linear_assignment, solve
 
 NUM_LAYERS = 6
 SETTINGS = ((2, 8, 100), (8, 8, 100), (8, 60, 100), (8, 100, 300), (8, 300, 900))  # images, objects, queries

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from mmdet_detr.benchmark.present import draw, markdown, table
+from mmdet_detr.reports.speed import draw, markdown, table
 
 RESULTS = Path(__file__).parent / 'results'
 MODES = {'infer': 'inference', 'train': 'training'}

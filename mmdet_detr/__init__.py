@@ -1,11 +1,12 @@
 """DETR (End-to-End Object Detection with Transformers, arXiv 2005.12872) for mmdet."""
 
-from .requirements import require_mmdet
+from .compat.requirements import require_mmdet
 from .version import __version__
 
 require_mmdet()
 
-from .checkpoints import register_find_latest, register_loaders  # noqa: E402  (need what was required)
+from .checkpoints import register_loaders  # noqa: E402  (need what was required)
+from .compat.latest_checkpoint import register_find_latest  # noqa: E402
 
 register_loaders()
 register_find_latest()

@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from mmdet_detr.models.targets import Targets, targets_of
+from mmdet_detr.models.matching.targets import Targets, targets_of
 
 ROOT = Path(__file__).parents[1]
 BCCD = ROOT.parent / 'shared' / 'data' / 'bccd'  # photographs, not part of the project

@@ -14,7 +14,7 @@ import torch
 from crash_worker import KILLS, live
 from mmengine.runner import find_latest_checkpoint
 
-from mmdet_detr.checkpoints.latest import is_complete
+from mmdet_detr.compat.latest_checkpoint import is_complete
 from mmdet_detr.datasets.shapes import ShapesOptions, write_shapes
 
 OUT = os.environ.get('MMDET_DETR_CRASH_OUT')  # JSON of what happened

@@ -9,8 +9,8 @@ from mmdet.registry import TASK_UTILS
 from mmengine.config import Config
 from mmengine.registry import HOOKS
 
-from mmdet_detr.benchmark.present import markdown
 from mmdet_detr.models import HungarianAssigner
+from mmdet_detr.reports.speed import markdown
 
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md')), *sorted((ROOT / 'benchmarks').rglob('*.md'))]
 PATH = re.compile(r'`((?:configs|tools|tests|benchmarks|docs|models|datasets|engine|checkpoints)/[\w./-]+\.\w+)`')

@@ -284,7 +284,7 @@ def test_bad_data_is_one_line_from_a_worker_too(folder, run_python, tmp_path):
 def test_full_disk_is_one_line(run_python, tmp_path):
     (tmp_path / 'run.py').write_text(
         'import runpy\n'
-        'from mmdet_detr.mmdet_tools import run_mmdet_tool\n'
+        'from mmdet_detr.cli.mmdet_scripts import run_mmdet_tool\n'
         'def run_path(*args, **kwargs):\n'
         '    raise OSError(28, "No space left on device")\n'
         'runpy.run_path = run_path\n'

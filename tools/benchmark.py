@@ -18,12 +18,12 @@ import torch
 from mmengine.logging import MMLogger
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mmdet_detr.benchmark.accuracy import average_precision
-from mmdet_detr.benchmark.candidates import reason
-from mmdet_detr.benchmark.machine import machine
-from mmdet_detr.benchmark.malloc import keep_freed_memory
-from mmdet_detr.benchmark.present import draw, markdown
-from mmdet_detr.benchmark.run import MODES, Settings, run
+from mmdet_detr.reports.speed import draw, markdown
+from mmdet_detr.speed.accuracy import average_precision
+from mmdet_detr.speed.candidates import reason
+from mmdet_detr.speed.machine import machine
+from mmdet_detr.speed.malloc import keep_freed_memory
+from mmdet_detr.speed.run import MODES, Settings, run
 
 
 def image_size(text: str) -> tuple[int, int]:

@@ -24,10 +24,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 import mmdet_detr  # noqa: F401  (before mmdet.models)
-from mmdet_detr.data_check import SplitReport, check_overlap, check_split, draw, markdown, num_queries_of, sources_of
-from mmdet_detr.data_check.report import kinds
+from mmdet_detr.data_check import SplitReport, check_overlap, check_split, num_queries_of, sources_of
 from mmdet_detr.datasets.annotations import Problem
 from mmdet_detr.errors import ConfigError, one_line
+from mmdet_detr.reports.data import draw, kinds, markdown
 
 NAME = 'check_data'
 

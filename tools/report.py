@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mmdet_detr.report import draw_curve, draw_predictions, read_scalars, summarise
+from mmdet_detr.reports.run import draw_curve, draw_predictions, read_scalars, summarise
 
 
 def parse_args() -> argparse.Namespace:

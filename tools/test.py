@@ -2,7 +2,7 @@
 
 import sys
 
-from mmdet_detr.mmdet_tools import run_mmdet_tool
+from mmdet_detr.cli.mmdet_scripts import run_mmdet_tool
 
 if __name__ == '__main__':
     if '--tta' in sys.argv:

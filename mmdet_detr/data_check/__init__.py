@@ -1,7 +1,6 @@
 """What is wrong with the data that a config would read."""
 
 from .check import SplitReport, check_overlap, check_split
-from .report import draw, markdown
 from .sources import Source, num_queries_of, sources_of
 
 __all__ = [
@@ -9,8 +8,6 @@ __all__ = [
     'SplitReport',
     'check_overlap',
     'check_split',
-    'draw',
-    'markdown',
     'num_queries_of',
     'sources_of',
 ]

@@ -10,11 +10,11 @@ from mmdet.datasets.api_wrappers import COCO
 
 from ..errors import ConfigError, one_line
 from ..log import warn
-from ..randomness import seed_all
 from ..registry import DATASETS
 from .annotations import Document, Problem, check_annotations, check_classes, read_annotations, summary
 from .ground_truth import evaluation_problems
 from .images import MAX_PIXELS, BrokenImageError, inspect_image, is_local
+from .randomness import seed_all
 from .seeded_sampler import SeededIndex
 
 SHOWN = 20  # problems in the log; all of them are in the report of check_data

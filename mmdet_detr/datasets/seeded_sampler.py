@@ -17,7 +17,7 @@ class SeededIndex(int):
 
     @classmethod
     def of(cls, index: int, seed: tuple[int, ...]) -> 'SeededIndex':
-        """The index with a seed: numbers that :func:`~mmdet_detr.randomness.seed_all` takes."""
+        """The index with a seed: numbers that :func:`~mmdet_detr.datasets.randomness.seed_all` takes."""
         seeded = cls(index)
         seeded.seed = seed
         return seeded

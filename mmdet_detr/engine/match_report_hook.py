@@ -9,8 +9,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from ..log import warn
-from ..models.bipartite_match_loss import BipartiteMatchLoss, queries_advice
-from ..models.hungarian_assigner import HungarianAssigner
+from ..models.matching.assigner import HungarianAssigner
+from ..models.matching.loss import BipartiteMatchLoss, queries_advice
 from ..registry import HOOKS
 
 MAX_NAMED = 10  # images that a report names

@@ -9,10 +9,10 @@ from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import BatchSampler, Dataset
 
+from ..datasets.randomness import seed_all
 from ..datasets.robust_coco_dataset import RobustCocoDataset
 from ..datasets.seeded_sampler import SeededSampler
 from ..log import warn
-from ..randomness import seed_all
 from ..registry import HOOKS
 
 PLACE = 'place_in_epoch'  # in checkpoints: epoch, batches of it that are done, batches that it has

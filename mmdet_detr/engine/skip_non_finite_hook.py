@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from ..log import warn
-from ..models.targets import image_name
+from ..models.matching.targets import image_name
 from ..registry import HOOKS
 
 

@@ -9,7 +9,7 @@ import time
 
 import torch
 
-from ..randomness import seed_all
+from ..datasets.randomness import seed_all
 from ..registry import FUNCTIONS
 
 GRACE = 5  # seconds

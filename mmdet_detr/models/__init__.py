@@ -1,9 +1,8 @@
 from .auxiliary_head_detector import AuxiliaryHeadDetector
 from .batched_heads import BatchedConditionalDETRHead, BatchedDABDETRHead, BatchedDETRHead
-from .bipartite_match_loss import BipartiteMatchLoss
 from .detr import DETR
 from .detr_head import DETRHead
-from .hungarian_assigner import HungarianAssigner
+from .matching import BipartiteMatchLoss, HungarianAssigner
 from .resnet_dc5 import ResNetDC5
 from .transformer_neck import TransformerNeck
 

@@ -8,10 +8,9 @@ from mmdet.utils import ConfigType, InstanceList, OptConfigType
 from torch import Tensor
 
 from ..registry import MODELS
-from .bipartite_match_loss import BipartiteMatchLoss
-from .hungarian_assigner import HungarianAssigner
-from .match_costs import OVERLAP_EPS
-from .targets import targets_of
+from .matching import BipartiteMatchLoss, HungarianAssigner
+from .matching.costs import OVERLAP_EPS
+from .matching.targets import targets_of
 
 LOSS_CLS = {'type': 'CrossEntropyLoss', 'bg_cls_weight': 0.1, 'class_weight': 1.0}
 LOSS_BBOX = {'type': 'L1Loss', 'loss_weight': 5.0}

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..registry import MODELS
+from .matching.targets import targets_of
 from .precision import at_least_float32
-from .targets import targets_of
 
 LOSS = {'type': 'mmdet_detr.BipartiteMatchLoss'}
 TEST_CFG = ('max_per_img', 'score_thr')

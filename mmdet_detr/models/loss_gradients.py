@@ -13,8 +13,8 @@ from mmdet.models.losses import CrossEntropyLoss, FocalLoss, GIoULoss, L1Loss
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from torch import Tensor
 
-from .match_costs import OVERLAP_EPS
-from .targets import upload
+from .matching.costs import OVERLAP_EPS
+from .matching.targets import upload
 
 ValueAndGradient = tuple[Tensor, Tensor]  # (N,) and, like the predictions, (N, C)
 Gradient = Callable[[Tensor, Tensor], Tensor]  # of predictions (N, C) for upstream gradients (N,): (N, C)

@@ -1,6 +1,6 @@
 """Memory that one detector needs at most, measured in a process of its own.
 
-    python -m mmdet_detr.benchmark.memory '{"path": CONFIG, ...}'
+    python -m mmdet_detr.speed.memory '{"path": CONFIG, ...}'
 
 prints the number of MiB: of CUDA's allocator, or what the process holds more at its peak than before the model was
 built.
@@ -31,7 +31,7 @@ def peak_mib(**settings: Any) -> float:
     Raises:
         RuntimeError: the process failed; the message is the last line that it wrote.
     """
-    command = [sys.executable, '-m', 'mmdet_detr.benchmark.memory', json.dumps(settings)]
+    command = [sys.executable, '-m', 'mmdet_detr.speed.memory', json.dumps(settings)]
     finished = subprocess.run(command, capture_output=True, text=True)
     if finished.returncode:
         raise RuntimeError((finished.stderr.strip().splitlines() or ['killed'])[-1])

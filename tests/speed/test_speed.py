@@ -6,14 +6,14 @@ import torch
 from helpers import ROOT
 from torch import nn
 
-from mmdet_detr.benchmark.candidates import build, forget_pretrained, names_of, num_classes, read_config
-from mmdet_detr.benchmark.flops import gflops, multiply_adds
-from mmdet_detr.benchmark.inputs import Inputs
-from mmdet_detr.benchmark.memory import peak_mib
-from mmdet_detr.benchmark.run import Settings, run, spread, summary
-from mmdet_detr.benchmark.stages import INFER_STAGES, TRAIN_STAGES, Trainer, infer, loss_clock
 from mmdet_detr.errors import ConfigError
 from mmdet_detr.models.transformer import Attention
+from mmdet_detr.speed.candidates import build, forget_pretrained, names_of, num_classes, read_config
+from mmdet_detr.speed.flops import gflops, multiply_adds
+from mmdet_detr.speed.inputs import Inputs
+from mmdet_detr.speed.memory import peak_mib
+from mmdet_detr.speed.run import Settings, run, spread, summary
+from mmdet_detr.speed.stages import INFER_STAGES, TRAIN_STAGES, Trainer, infer, loss_clock
 
 TINY = str(ROOT / 'configs' / 'detr' / 'detr_tiny_shapes.py')
 TOOL = ROOT / 'tools' / 'benchmark.py'

@@ -12,10 +12,10 @@ import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from .checkpoints import CheckpointError
-from .cpu_ranks import allow_ranks_on_cpu
-from .engine.preemption_hook import EXIT_CODE
-from .errors import ConfigError, one_line
+from ..checkpoints import CheckpointError
+from ..compat.cpu_ranks import allow_ranks_on_cpu
+from ..engine.preemption_hook import EXIT_CODE
+from ..errors import ConfigError, one_line
 from .safe_config import forbid_code, require_safe_config
 
 MAX_CONSOLE_LINES = 12
@@ -28,7 +28,7 @@ def run_mmdet_tool(name: str) -> None:
     A file named on the command line that does not exist, a checkpoint that cannot be used, parts of a config that do
     not fit together and a full disk end the process with one line and exit code 2, instead of a stack trace from inside
     mmengine.
-    ``--safe-config`` refuses configs that could run code (:mod:`mmdet_detr.safe_config`).
+    ``--safe-config`` refuses configs that could run code (:mod:`mmdet_detr.cli.safe_config`).
     """
     script = Path(mmdet.__file__).parent / '.mim' / 'tools' / f'{name}.py'
     if not script.exists():

@@ -13,9 +13,9 @@ from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from mmengine.structures import InstanceData
 from torch.profiler import ProfilerActivity, profile
 
-from mmdet_detr.models import HungarianAssigner, hungarian_assigner, match_costs
-from mmdet_detr.models.hungarian_assigner import DETR_COSTS
-from mmdet_detr.models.targets import Targets
+from mmdet_detr.models.matching import HungarianAssigner
+from mmdet_detr.models.matching.assigner import DETR_COSTS
+from mmdet_detr.models.matching.targets import Targets
 
 COUNTS = [3, 0, 5]
 
@@ -118,7 +118,7 @@ def test_a_cost_without_batched_form_is_named(cost, name):
 
 
 def test_when_the_solver_of_the_device_is_used(monkeypatch):
-    monkeypatch.setattr(hungarian_assigner, 'batch_linear_assignment', object())
+    monkeypatch.setattr('mmdet_detr.models.matching.assigner.batch_linear_assignment', object())
     cuda, cpu = torch.device('cuda'), torch.device('cpu')
     assigner = HungarianAssigner(device_solver_from=50)
     assert assigner._solves_on_device(50, 100, cuda)
@@ -126,7 +126,7 @@ def test_when_the_solver_of_the_device_is_used(monkeypatch):
     assert not assigner._solves_on_device(101, 100, cuda)  # it wants no fewer queries than objects
     assert not assigner._solves_on_device(50, 100, cpu)
     assert not HungarianAssigner()._solves_on_device(50, 100, cuda)
-    monkeypatch.setattr(hungarian_assigner, 'batch_linear_assignment', None)  # not installed
+    monkeypatch.setattr('mmdet_detr.models.matching.assigner.batch_linear_assignment', None)  # not installed
     assert not assigner._solves_on_device(50, 100, cuda)
     with pytest.raises(ValueError, match='got 0'):
         HungarianAssigner(device_solver_from=0)
@@ -178,7 +178,7 @@ def test_assign_counts_what_is_not_finite():
 def test_chunks_change_nothing(monkeypatch, chunk):
     problem = random_problem()
     expected = HungarianAssigner().cost(*problem)
-    monkeypatch.setattr(match_costs, 'CHUNK_ON_CPU', chunk)
+    monkeypatch.setattr('mmdet_detr.models.matching.costs.CHUNK_ON_CPU', chunk)
     assert torch.equal(HungarianAssigner().cost(*problem), expected)
 
 

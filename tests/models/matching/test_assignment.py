@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 from scipy.optimize import linear_sum_assignment
 
-from mmdet_detr.models import linear_assignment
-from mmdet_detr.models.linear_assignment import make_finite, solve
+from mmdet_detr.models.matching import assignment
+from mmdet_detr.models.matching.assignment import make_finite, solve
 
 NOT_FINITE = [float('nan'), float('inf'), -float('inf')]
 
@@ -18,8 +18,8 @@ NOT_FINITE = [float('nan'), float('inf'), -float('inf')]
 @pytest.fixture(autouse=True)
 def device_solver(monkeypatch):
     """torch-linear-assignment, or SciPy behind its documented interface where it is not installed."""
-    if linear_assignment.batch_linear_assignment is None:
-        monkeypatch.setattr(linear_assignment, 'batch_linear_assignment', batch_linear_assignment)
+    if assignment.batch_linear_assignment is None:
+        monkeypatch.setattr(assignment, 'batch_linear_assignment', batch_linear_assignment)
 
 
 def batch_linear_assignment(cost: torch.Tensor) -> torch.Tensor:
@@ -126,8 +126,8 @@ def test_not_finite_on_both_solvers(on_device):
 def test_threads_change_nothing(monkeypatch, shape):
     cost, valid = torch.rand(shape), torch.rand(shape[1:3]) < 0.8
     expected = solve(cost.clone(), valid)
-    monkeypatch.setattr(linear_assignment, 'PAIRS_FOR_THREADS', 0)
-    monkeypatch.setattr(linear_assignment, 'MAX_THREADS', 3)
+    monkeypatch.setattr(assignment, 'PAIRS_FOR_THREADS', 0)
+    monkeypatch.setattr(assignment, 'MAX_THREADS', 3)
     for got, alone in zip(solve(cost, valid), expected, strict=True):
         assert np.array_equal(got, alone)
 

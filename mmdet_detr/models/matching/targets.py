@@ -9,7 +9,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from .precision import at_least_float32
+from ..precision import at_least_float32
 
 
 class Targets(NamedTuple):

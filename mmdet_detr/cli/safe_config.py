@@ -15,8 +15,8 @@ import yaml
 from mmengine.fileio import PickleHandler, YamlHandler, register_handler
 from mmengine.registry import Registry, registry
 
-from .datasets.annotations import leads_outside
-from .errors import ConfigError, one_line
+from ..datasets.annotations import leads_outside
+from ..errors import ConfigError, one_line
 
 PACKAGES = ('mmdet_detr', 'mmdet', 'mmengine', 'mmcv', 'mmpretrain')
 READERS = {'.json': json.loads, '.yaml': yaml.safe_load, '.yml': yaml.safe_load}

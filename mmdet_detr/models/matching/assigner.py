@@ -11,10 +11,10 @@ from mmdet.utils import ConfigType
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from ..registry import TASK_UTILS
-from .linear_assignment import Solution, batch_linear_assignment, solve
-from .match_costs import batched_cost
-from .precision import at_least_float32
+from ...registry import TASK_UTILS
+from ..precision import at_least_float32
+from .assignment import Solution, batch_linear_assignment, solve
+from .costs import batched_cost
 from .targets import Targets, image_name
 
 DETR_COSTS = (

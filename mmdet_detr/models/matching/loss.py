@@ -11,12 +11,12 @@ from mmdet.utils import ConfigType, reduce_mean
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ..log import warn
-from ..registry import MODELS
-from .linear_assignment import Solution
-from .loss_gradients import Gradient, box_loss, class_loss, iou_loss
-from .match_costs import OVERLAP_EPS
-from .precision import at_least_float32
+from ...log import warn
+from ...registry import MODELS
+from ..loss_gradients import Gradient, box_loss, class_loss, iou_loss
+from ..precision import at_least_float32
+from .assignment import Solution
+from .costs import OVERLAP_EPS
 from .targets import Targets, upload
 
 ASSIGNER = {'type': 'mmdet_detr.HungarianAssigner'}

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import matplotlib as mpl
 
+from ..data_check.check import SplitReport
 from ..datasets.annotations import Problem
-from .check import SplitReport
 
 mpl.use('Agg')
 from matplotlib import pyplot as plt

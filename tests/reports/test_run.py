@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from mmdet_detr.report import draw_curve, read_scalars, summarise
+from mmdet_detr.reports.run import draw_curve, read_scalars, summarise
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import torch
 from helpers import make_sample, targets_from
 
 from mmdet_detr.models import BipartiteMatchLoss
-from mmdet_detr.models.targets import image_name
+from mmdet_detr.models.matching.targets import image_name
 
 NAN, INF = float('nan'), float('inf')
 BAD = {  # boxes in an image of 100 x 50 pixels, and labels of 3 classes

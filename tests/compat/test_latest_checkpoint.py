@@ -5,8 +5,8 @@ import pytest
 import torch
 from mmengine.runner import runner
 
-from mmdet_detr.checkpoints import latest
-from mmdet_detr.checkpoints.latest import find_latest_checkpoint
+from mmdet_detr.compat import latest_checkpoint
+from mmdet_detr.compat.latest_checkpoint import find_latest_checkpoint
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def folder(tmp_path):
 @pytest.fixture
 def warnings(monkeypatch):
     lines: list[str] = []
-    monkeypatch.setattr(latest, 'warn', lines.append)
+    monkeypatch.setattr(latest_checkpoint, 'warn', lines.append)
     return lines
 
 

@@ -3,15 +3,15 @@
 import json
 
 import pytest
-from helpers import shapes_config
+from helpers import ROOT, shapes_config
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.fileio import dump, load
 from mmengine.fileio.io import file_handlers
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, Registry, registry
 
+from mmdet_detr.cli.safe_config import UnsafeConfigError, forbid_code, require_safe_config
 from mmdet_detr.datasets.shapes import ShapesOptions, write_shapes
-from mmdet_detr.safe_config import UnsafeConfigError, forbid_code, require_safe_config
 
 
 def write(path, content) -> None:
@@ -99,7 +99,7 @@ def test_training_from_json(tmp_path, run_python):
         list(write_shapes(tmp_path / 'shapes', split, count, ShapesOptions()))
     options = {'train_cfg.max_iters': 1, 'train_cfg.val_interval': 1}
     shapes_config(tmp_path / 'shapes', tmp_path / 'run', **options).dump(tmp_path / 'config.json')
-    train = __file__.replace('tests/test_safe_config.py', 'tools/train.py')
+    train = ROOT / 'tools' / 'train.py'
     done = run_python(train, 'config.json', '--safe-config', cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / 'run' / 'iter_1.pth').exists()

@@ -7,7 +7,7 @@ from helpers import ROOT, make_sample
 from mmdet.registry import MODELS
 from mmengine.hub import get_config
 
-from mmdet_detr.missing_ops import REGISTERED, _StandInFinder
+from mmdet_detr.compat.missing_ops import REGISTERED, _StandInFinder
 
 HAS_OPS = importlib.util.find_spec('mmcv._ext') is not None
 without_ops = pytest.mark.skipif(HAS_OPS, reason='mmcv has its compiled operators here')

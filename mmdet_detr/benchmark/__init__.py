@@ -1,1 +1,0 @@
-"""What ``mim run mmdet_detr benchmark`` measures, and how."""

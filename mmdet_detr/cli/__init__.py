@@ -1,0 +1,1 @@
+"""What stands behind ``mim run mmdet_detr NAME``."""

@@ -1,0 +1,1 @@
+"""What mends other people's packages."""

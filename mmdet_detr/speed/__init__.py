@@ -1,0 +1,1 @@
+"""Speed, memory and accuracy of detectors, measured in turns."""
