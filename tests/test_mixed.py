@@ -148,7 +148,7 @@ def test_both_mounts_give_identical_losses(path):
     ours.load_state_dict({re.sub(r'^neck\.(?=\d)', 'feature_neck.', name): value for name, value in weights.items()})
     theirs.backbone = ours.backbone  # which computes faster than mmdet's, and rounds otherwise
     images, samples = padded_batch()
-    images = images.contiguous(memory_format=ours.memory_format)
+    images = images.contiguous(memory_format=torch.channels_last)
     losses = []
     for detector in (theirs.train(), ours.train()):
         torch.manual_seed(0)  # dropout

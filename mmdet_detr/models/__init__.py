@@ -1,10 +1,13 @@
+"""The detector and its parts."""
+
+from .attention_weights import attention_weights
 from .auxiliary_head_detector import AuxiliaryHeadDetector
 from .batched_heads import BatchedConditionalDETRHead, BatchedDABDETRHead, BatchedDETRHead
 from .detr import DETR
 from .detr_head import DETRHead
 from .matching import BipartiteMatchLoss, HungarianAssigner
 from .resnet_dc5 import ResNetDC5
-from .transformer_neck import TransformerNeck
+from .transformer_neck import TransformerNeck, TransformerOutput
 
 __all__ = [
     'DETR',
@@ -17,4 +20,6 @@ __all__ = [
     'HungarianAssigner',
     'ResNetDC5',
     'TransformerNeck',
+    'TransformerOutput',
+    'attention_weights',
 ]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from inspect import signature
 from typing import Any
 
+import torch
 from mmdet.models.backbones import ResNet
 from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS as MMDET_MODELS
@@ -15,7 +16,8 @@ from ..checkpoints.fit import fit_to_model
 from ..errors import ConfigError
 from ..registry import MODELS
 from .frozen_norm import fold_frozen_norms
-from .memory_format import fastest_memory_format
+from .memory_format import prefers_channels_last
+from .transformer_neck import TransformerOutput
 
 
 @MODELS.register_module()
@@ -24,8 +26,8 @@ class DETR(BaseDetector):
 
     Args:
         backbone: any mmdet backbone.
-        neck: a :class:`TransformerNeck`, or anything that makes hidden states (L, B, Q, C) of feature maps and the
-            data samples; or a list of which it is the last, with mmdet's necks, such as an FPN, before it.
+        neck: a :class:`TransformerNeck`, or any module that makes a :class:`TransformerOutput` of feature maps and the
+            data samples; or a list that ends with one, after mmdet's necks, such as an FPN.
         bbox_head: a :class:`DETRHead`.
         train_cfg: handed to the head.
         test_cfg: handed to the head.
@@ -48,12 +50,13 @@ class DETR(BaseDetector):
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         self.backbone = MMDET_MODELS.build(backbone)
-        self.memory_format = fastest_memory_format(self.backbone)
-        self.backbone.to(memory_format=self.memory_format)
+        self.channels_last = prefers_channels_last(self.backbone)
+        if self.channels_last:
+            self.backbone.to(memory_format=torch.channels_last)
         if isinstance(self.backbone, ResNet):
             fold_frozen_norms(self.backbone)
         *feature_necks, transformer = neck if isinstance(neck, (list, tuple)) and neck else [neck]
-        # named apart, so that the transformer's weights have the names of published ones
+        # With a name of their own for the feature necks, the transformer's weights have the names of published ones.
         self.feature_neck = MMDET_MODELS.build(feature_necks) if feature_necks else nn.Identity()
         self.neck = MMDET_MODELS.build(transformer) if transformer else nn.Identity()
         if len(signature(self.neck.forward).parameters) < 2:
@@ -66,20 +69,22 @@ class DETR(BaseDetector):
 
     def extract_feat(self, batch_inputs: Tensor) -> tuple[Tensor, ...]:
         """Feature maps of backbone and feature necks for images (B, 3, H, W)."""
-        return self.feature_neck(self.backbone(batch_inputs.contiguous(memory_format=self.memory_format)))
+        if self.channels_last:
+            batch_inputs = batch_inputs.contiguous(memory_format=torch.channels_last)
+        return self.feature_neck(self.backbone(batch_inputs))
 
-    def hidden_states(self, batch_inputs: Tensor, batch_data_samples: OptSampleList) -> Tensor:
-        """Hidden states (L, B, Q, C) of all decoder layers for images (B, 3, H, W)."""
+    def forward_transformer(self, batch_inputs: Tensor, batch_data_samples: OptSampleList) -> TransformerOutput:
+        """Hidden states, memory and what else the transformer knows of images (B, 3, H, W)."""
         return self.neck(self.extract_feat(batch_inputs), batch_data_samples)
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
         """Weighted losses of every decoder layer, see :class:`BipartiteMatchLoss`."""
-        return self.bbox_head.loss(self.hidden_states(batch_inputs, batch_data_samples), batch_data_samples)
+        return self.bbox_head.loss(self.forward_transformer(batch_inputs, batch_data_samples), batch_data_samples)
 
     def predict(self, batch_inputs: Tensor, batch_data_samples: SampleList, rescale: bool = True) -> SampleList:
         """The samples, each with ``pred_instances``, see :meth:`DETRHead.predict`."""
-        hidden = self.hidden_states(batch_inputs, batch_data_samples)
-        results = self.bbox_head.predict(hidden, batch_data_samples, rescale=rescale)
+        output = self.forward_transformer(batch_inputs, batch_data_samples)
+        results = self.bbox_head.predict(output, batch_data_samples, rescale=rescale)
         return self.add_pred_to_datasample(batch_data_samples, results)
 
     def _load_from_state_dict(
@@ -91,4 +96,4 @@ class DETR(BaseDetector):
 
     def _forward(self, batch_inputs: Tensor, batch_data_samples: OptSampleList = None) -> tuple[Tensor, Tensor]:
         """Logits (L, B, Q, K+1) and normalised cxcywh boxes (L, B, Q, 4)."""
-        return self.bbox_head(self.hidden_states(batch_inputs, batch_data_samples))
+        return self.bbox_head(self.forward_transformer(batch_inputs, batch_data_samples))

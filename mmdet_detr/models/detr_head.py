@@ -1,4 +1,4 @@
-"""Class and box branches on the hidden states, and what becomes of their output."""
+"""The prediction head: class and box of every query, the loss on them, and detections from them."""
 
 import itertools
 from collections.abc import Sequence
@@ -18,9 +18,11 @@ from ..errors import ConfigError
 from ..registry import MODELS
 from .matching.targets import targets_of
 from .precision import at_least_float32
+from .transformer_neck import TransformerOutput
 
 LOSS = {'type': 'mmdet_detr.BipartiteMatchLoss'}
 TEST_CFG = ('max_per_img', 'score_thr')
+Features = TransformerOutput | Sequence[Tensor] | Tensor
 
 
 class MLP(nn.Module):
@@ -41,17 +43,17 @@ class MLP(nn.Module):
 class DETRHead(BaseModule):
     """Prediction head of DETR (paper section 3.2): a linear classifier and a three-layer perceptron for the box.
 
-    It reads hidden states, or feature maps where it is given a transformer of its own: then it goes on any single-stage
-    detector of mmdet, in the place of that one's ``bbox_head``.
+    It reads the output of a transformer. With a transformer of its own it reads feature maps, so that it works as the
+    ``bbox_head`` of any single-stage detector of mmdet.
 
     Args:
         num_classes: K, without the no-object class.
         embed_dims: C, width of the hidden states.
         loss: a :class:`BipartiteMatchLoss`.
-        transformer: a :class:`TransformerNeck` to run on feature maps first; None reads hidden states.
+        transformer: a :class:`TransformerNeck` to run on feature maps first; None reads a :class:`TransformerOutput`.
         train_cfg: accepted for mmdet's detectors, which hand it to every head; not read.
-        test_cfg: ``max_per_img`` (default, None or negative: all) and ``score_thr`` (default or None: 0). Others, which
-            a detector hands over that had a head with NMS before, are named in the log.
+        test_cfg: ``max_per_img`` (default, None or negative: all) and ``score_thr`` (default or None: 0). Other keys,
+            written for a head with NMS, are not read; the log names them.
         init_cfg: as in mmengine.
 
     Raises:
@@ -82,13 +84,13 @@ class DETRHead(BaseModule):
         self.class_embed = nn.Linear(embed_dims, num_classes + (not self.match_loss.use_sigmoid))
         self.bbox_embed = MLP(embed_dims, embed_dims, 4, num_layers=3)
 
-    def forward(self, x: Tensor | Sequence[Tensor], batch_data_samples: OptSampleList = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Features, batch_data_samples: OptSampleList = None) -> tuple[Tensor, Tensor]:
         """Class and box of every query of every decoder layer.
 
         Args:
-            x: hidden states (L, B, Q, C), or feature maps (B, C', H, W) where the head owns the transformer.
+            x: output of a transformer; feature maps (B, C', H, W) where the head owns the transformer.
             batch_data_samples: tell the transformer the padding of each image. mmdet's own detectors do not hand them
-                over in ``mode='tensor'``, which then takes the images for unpadded.
+                over in ``mode='tensor'``; no image is padded then.
 
         Returns:
             Logits (L, B, Q, K+1), the last one for no object (K outputs with a sigmoid loss), and boxes (L, B, Q, 4),
@@ -97,16 +99,26 @@ class DETRHead(BaseModule):
         Raises:
             ConfigError: there are no hidden states of this width, and no transformer to make them.
         """
-        hidden = x if self.transformer is None else self.transformer(x, batch_data_samples)
+        return self._branches(self._transformed(x, batch_data_samples).hidden)
+
+    def _transformed(self, x: Features, batch_data_samples: OptSampleList) -> TransformerOutput:
+        if self.transformer is not None:
+            return self.transformer(x, batch_data_samples)
         width = self.class_embed.in_features
-        if not isinstance(hidden, Tensor) or hidden.dim() != 4 or hidden.shape[-1] != width:
-            got = f'{len(hidden)} feature maps, which need transformer=dict(...)'
-            if isinstance(hidden, Tensor):
-                got = f'a tensor {tuple(hidden.shape)}'
-            raise ConfigError(f'DETRHead reads hidden states (L, B, Q, {width}), got {got}')
+        if isinstance(x, TransformerOutput) and x.hidden.shape[-1] == width:
+            return x
+        if isinstance(x, TransformerOutput):
+            got = f'some of width {x.hidden.shape[-1]}'
+        elif isinstance(x, Tensor):
+            got = f'a tensor {tuple(x.shape)}'
+        else:
+            got = f'{len(x)} feature maps, which need transformer=dict(...)'
+        raise ConfigError(f'DETRHead(embed_dims={width}) reads hidden states of a transformer, got {got}')
+
+    def _branches(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         return self.class_embed(hidden), at_least_float32(self.bbox_embed(hidden)).sigmoid()
 
-    def loss(self, x: Tensor | Sequence[Tensor], batch_data_samples: SampleList) -> dict[str, Tensor]:
+    def loss(self, x: Features, batch_data_samples: SampleList) -> dict[str, Tensor]:
         """Weighted losses of every decoder layer, see :class:`BipartiteMatchLoss`."""
         logits, boxes = self(x, batch_data_samples)
         targets = targets_of(
@@ -116,9 +128,7 @@ class DETRHead(BaseModule):
         )
         return self.match_loss(logits, boxes, targets)
 
-    def predict(
-        self, x: Tensor | Sequence[Tensor], batch_data_samples: SampleList, rescale: bool = True
-    ) -> InstanceList:
+    def predict(self, x: Features, batch_data_samples: SampleList, rescale: bool = True) -> InstanceList:
         """Detections of the last decoder layer, best first.
 
         Follows ``PostProcess`` of the official ``models/detr.py``, and in addition sorts and clips as mmdet does.
@@ -131,10 +141,9 @@ class DETRHead(BaseModule):
         Returns:
             For each image ``bboxes`` (N, 4) xyxy in pixels, clipped to the image, ``scores`` (N,), ``labels`` (N,).
         """
-        # the earlier layers serve the loss only
-        logits, boxes = self(x[-1:], batch_data_samples) if self.transformer is None else self(x, batch_data_samples)
-        scores, labels, queries = self._best(at_least_float32(logits[-1]))
-        boxes = bbox_cxcywh_to_xyxy(boxes[-1].gather(1, queries[..., None].expand(-1, -1, 4)))
+        logits, boxes = self._branches(self._transformed(x, batch_data_samples).hidden[-1])
+        scores, labels, queries = self._best(at_least_float32(logits))
+        boxes = bbox_cxcywh_to_xyxy(boxes.gather(1, queries[..., None].expand(-1, -1, 4)))
         metas = [sample.metainfo for sample in batch_data_samples]
         boxes = boxes * boxes.new_tensor([_unit_size(meta, rescale) for meta in metas]).repeat(1, 2)[:, None]
         limits = boxes.new_tensor([meta['ori_shape' if rescale else 'img_shape'][1::-1] for meta in metas])
@@ -146,14 +155,14 @@ class DETRHead(BaseModule):
         return [result[result.scores > score_thr] for result in results] if score_thr > 0 else results
 
     def loss_and_predict(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refuse to be the ``rpn_head`` of a two-stage detector, which asks for losses and proposals at once."""
+        """Refuse to be the ``rpn_head`` of a two-stage detector, because a DETR makes no proposals."""
         raise ConfigError(
             'DETRHead cannot be a rpn_head: its detections are final. Put it on a single-stage detector as bbox_head, '
             'or beside the two stages with mmdet_detr.AuxiliaryHeadDetector.'
         )
 
     def get_positive_infos(self) -> NoReturn:
-        """Refuse to feed a mask head that continues from anchors or points, as those of YOLACT and CondInst do."""
+        """Refuse to feed the mask heads of YOLACT and CondInst, because they continue from anchors or points."""
         raise ConfigError(
             'DETRHead cannot feed a mask_head: it has queries instead of the anchors or points that the mask head '
             'continues from. Put it on a detector without masks.'
@@ -162,7 +171,7 @@ class DETRHead(BaseModule):
     def _best(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scores, labels and queries, each (B, N), of the best ``max_per_img`` of logits (B, Q, K+1)."""
         use_sigmoid = self.match_loss.use_sigmoid
-        if use_sigmoid:  # every class of a query stands for itself
+        if use_sigmoid:  # A query can be detected as several classes.
             scores = logits.sigmoid().flatten(1)
         else:
             scores, labels = logits.softmax(-1)[..., :-1].max(-1)
@@ -180,5 +189,5 @@ def _unit_size(meta: dict, rescale: bool) -> tuple[float, float]:
     height, width = meta['img_shape'][:2]
     if not rescale:
         return float(width), float(height)
-    scale_w, scale_h = meta.get('scale_factor', (1.0, 1.0))[:2]  # absent where no transform resized
+    scale_w, scale_h = meta.get('scale_factor', (1.0, 1.0))[:2]  # No transform sets it where none resizes.
     return width / float(scale_w), height / float(scale_h)

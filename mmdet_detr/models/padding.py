@@ -1,57 +1,62 @@
-"""Which cells of a feature map show the image, and which only its padding.
+"""Find the cells of a feature map that show the image and not its padding.
 
-An image sits in the top left corner of its padded input, so its cells are a rectangle. Two integers an image,
-known on the host, replace the mask images that other implementations fill, resize and count on the device.
+An image sits in the top left corner of its padded input, so its cells are a rectangle. Its two sides replace the mask
+images that other implementations fill, resize and count on the device.
 """
 
-from collections.abc import Sequence
-
-import numpy as np
 import torch
-from mmdet.structures import OptSampleList
+from mmdet.structures import SampleList
 from torch import Tensor
 
-Cells = tuple[int, int]
+Size = tuple[int, int]  # (height, width), in pixels or in cells
 
 
-def image_cells(batch_data_samples: OptSampleList, feature_size: Cells) -> list[Cells] | None:
+def image_sizes(batch_data_samples: SampleList) -> tuple[Tensor, Size]:
+    """Sizes of the images of a batch.
+
+    Args:
+        batch_data_samples: samples with ``img_shape`` (h, w) and ``batch_input_shape`` (H, W) in pixels.
+
+    Returns:
+        (h, w) of every image in pixels, int64 (B, 2) on the host, and (H, W) of the padded input.
+    """
+    sizes = torch.tensor([sample.img_shape[:2] for sample in batch_data_samples])
+    return sizes, tuple(batch_data_samples[0].batch_input_shape)
+
+
+def image_cells(sizes: Tensor, input_size: Size, grid_size: Size) -> Tensor:
     """Rows and columns of each image in a feature map.
 
     Follows ``Joiner`` and ``Backbone`` of the official ``models/backbone.py``, which resizes the padding mask to the
-    feature map by nearest neighbour.
+    feature map by nearest neighbour: a cell reads the mask at one pixel, computed in float32.
 
     Args:
-        batch_data_samples: samples with ``img_shape`` (h, w) and ``batch_input_shape`` (H, W) in pixels; None
-            stands for images without padding.
-        feature_size: (rows, columns) of the feature map.
+        sizes: (h, w) of every image in pixels, (B, 2), on any device.
+        input_size: (H, W) of the padded input in pixels.
+        grid_size: (rows, columns) of the feature map.
 
     Returns:
-        (rows, columns) of each image, at least (1, 1); None where no image is padded.
+        (rows, columns) of every image, int64 (B, 2), at least 1.
     """
-    if batch_data_samples is None:
-        return None
-    cells = []
-    for sample in batch_data_samples:
-        (h, w), (padded_h, padded_w) = sample.img_shape[:2], sample.batch_input_shape
-        cells.append((_nearest_cells(h, padded_h, feature_size[0]), _nearest_cells(w, padded_w, feature_size[1])))
-    return cells if any(cell != tuple(feature_size) for cell in cells) else None
+    axes = []
+    for length, padded, num_cells in zip(sizes.unbind(1), input_size, grid_size, strict=True):
+        pixel = torch.arange(num_cells, dtype=torch.float32, device=sizes.device).mul(padded / num_cells).floor()
+        axes.append((pixel < length[:, None]).sum(1))
+    return torch.stack(axes, dim=1).clamp(min=1)
 
 
-def _nearest_cells(length: int, padded_length: int, num_cells: int) -> int:
-    """How many of ``num_cells`` samples of a padded axis fall on the image, in the float32 arithmetic of PyTorch."""
-    if length >= padded_length:
-        return num_cells
-    source = np.arange(num_cells, dtype=np.float32) * np.float32(padded_length / num_cells)
-    return max(1, int(np.searchsorted(np.floor(source), length)))
+def cell_mask(cells: Tensor, grid_size: Size) -> Tensor:
+    """Mask of the cells that show the image.
 
-
-def attention_mask(cells: Sequence[Cells], feature_size: Cells, device: torch.device) -> Tensor:
-    """Mask of the keys that attention may look at.
+    Args:
+        cells: (rows, columns) of every image, (B, 2).
+        grid_size: (rows, columns) of the feature map.
 
     Returns:
-        Bool tensor (B, 1, 1, H*W), True on cells of the image.
+        Bool tensor (B, rows*columns), True on cells of the image.
     """
-    mask = torch.zeros(len(cells), *feature_size, dtype=torch.bool, device=device)
-    for image, (rows, columns) in enumerate(cells):
-        mask[image, :rows, :columns] = True  # on the device: no copy, and so no wait
-    return mask.flatten(1)[:, None, None]
+    rows, columns = (
+        torch.arange(num_cells, device=cells.device) < count[:, None]
+        for num_cells, count in zip(grid_size, cells.unbind(1), strict=True)
+    )
+    return (rows[:, :, None] & columns[:, None]).flatten(1)

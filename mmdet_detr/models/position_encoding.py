@@ -1,59 +1,49 @@
 """Sine position encoding of feature maps, as in the official ``models/position_encoding.py`` (paper section A.4)."""
 
 import math
-from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from .padding import Cells
+from .padding import Size
 
 TEMPERATURE = 10000
 SCALE = 2 * math.pi
 EPS = 1e-6
 
 
-@lru_cache(maxsize=1024)
-def _encode_axis(length: int, image_length: int, num_channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Encode one axis: sine on even and cosine on odd channels of the position, in turns of the image's length.
-
-    Computed in float32 and only then cast, whatever the type of the model. Cells of the padding repeat the last
-    position; attention never reads them.
-
-    Returns:
-        Tensor (length, num_channels).
-    """
-    with torch.inference_mode(False):  # a cached tensor must be usable in training too
-        position = torch.arange(1, length + 1, dtype=torch.float32, device=device).clamp(max=image_length)
-        position = position / (image_length + EPS) * SCALE
-        channel = torch.arange(num_channels, dtype=torch.float32, device=device)
-        wavelength = TEMPERATURE ** (2 * torch.div(channel, 2, rounding_mode='floor') / num_channels)
-        angle = position[:, None] / wavelength
-        return torch.stack((angle[:, 0::2].sin(), angle[:, 1::2].cos()), dim=2).flatten(1).to(dtype)
-
-
 def sine_position_encoding(
-    cells: Sequence[Cells] | None, feature_size: Cells, num_channels: int, device: torch.device, dtype: torch.dtype
+    cells: Tensor | None, grid_size: Size, num_channels: int, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
     """Position encoding of a batch of feature maps: half of the channels for the row, half for the column.
 
+    Computed in float32 and cast at the end, whatever the type of the model. Cells of the padding repeat the last
+    position of the image; attention never reads them.
+
     Args:
-        cells: (rows, columns) of each image without its padding; None where no image is padded.
-        feature_size: (H, W).
+        cells: (rows, columns) of each image without its padding, (B, 2); None where no image is padded.
+        grid_size: (rows, columns) of the feature map.
         num_channels: C, a multiple of 4.
         device: where the encoding is needed.
         dtype: type of the result.
 
     Returns:
-        Tensor (B, H*W, C), or (1, H*W, C) where ``cells`` is None.
+        Tensor (B, rows*columns, C), or (1, rows*columns, C) where ``cells`` is None.
     """
-    height, width = feature_size
-    half = num_channels // 2
+    height, width = grid_size
+    of_rows, of_columns = (None, None) if cells is None else cells.unbind(1)
+    y = _encode_axis(height, of_rows, num_channels // 2, device).to(dtype)[:, :, None].expand(-1, -1, width, -1)
+    x = _encode_axis(width, of_columns, num_channels // 2, device).to(dtype)[:, None].expand(-1, height, -1, -1)
+    return torch.cat((y, x), dim=3).flatten(1, 2)
 
-    def encode(rows: int, columns: int) -> Tensor:
-        y = _encode_axis(height, rows, half, device, dtype)[:, None].expand(height, width, half)
-        x = _encode_axis(width, columns, half, device, dtype)[None].expand(height, width, half)
-        return torch.cat((y, x), dim=2).flatten(0, 1)
 
-    return torch.stack([encode(*cell) for cell in cells or [feature_size]])
+def _encode_axis(length: int, image_lengths: Tensor | None, num_channels: int, device: torch.device) -> Tensor:
+    """Sine on even and cosine on odd channels of the position, in turns of the image's length: (1 or B, length, C)."""
+    position = torch.arange(1, length + 1, dtype=torch.float32, device=device)[None]
+    if image_lengths is not None:
+        position = torch.minimum(position, image_lengths[:, None])
+    turns = position / (position[:, -1:] + EPS) * SCALE
+    channel = torch.arange(num_channels, dtype=torch.float32, device=device)
+    wavelength = TEMPERATURE ** (2 * torch.div(channel, 2, rounding_mode='floor') / num_channels)
+    angle = turns[..., None] / wavelength
+    return torch.stack((angle[..., 0::2].sin(), angle[..., 1::2].cos()), dim=3).flatten(2)

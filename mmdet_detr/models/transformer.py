@@ -3,8 +3,11 @@
 They differ from ``torch.nn.Transformer`` in three points: position encodings are added to queries and keys of every
 attention and never to values; there is no norm after the encoder; the decoder returns every layer's output, each
 through the one shared final norm. Parameters have the official names.
+
+Shapes: B images, S cells of the feature maps, N queries of all sets, C channels.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .dropout import Dropout, draws_itself, dropout
+from .queries import QuerySets, split_sets
 
 
 class Attention(nn.Module):
@@ -34,12 +37,25 @@ class Attention(nn.Module):
             query: (B, Q, C).
             key: (B, S, C).
             value: (B, S, C).
-            mask: bool (B, 1, 1, S), True on the keys to look at; None looks at all.
+            mask: bool (B, 1, 1 or Q, S), True on the keys to look at; None looks at all.
 
         Returns:
             Tensor (B, Q, C).
         """
+        q, k, v = self._project(query, key, value)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=self.dropout * self.training)
+        return self.out_proj(out.transpose(1, 2).flatten(2))
+
+    def weights(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The weights (B, heads, Q, S) by which :meth:`forward` sums the values, without dropout."""
+        q, k, _ = self._project(query, key, value)
+        scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+        return (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(-1)
+
+    def _project(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
+        """Queries, keys and values of every head, each (B, heads, length, C/heads)."""
         embed_dims = self.out_proj.in_features
+        # One matrix product serves queries and keys where they are the same tensor.
         widths = [2 * embed_dims, embed_dims] if query is key else [embed_dims] * 3
         inputs = (query, value) if query is key else (query, key, value)
         projected = [
@@ -48,15 +64,7 @@ class Attention(nn.Module):
                 inputs, self.in_proj_weight.split(widths), self.in_proj_bias.split(widths), strict=True
             )
         ]
-        q, k, v = (x.transpose(1, 2) for parts in projected for x in parts.unbind(2))  # (B, heads, length, C/heads)
-        if self.training and self.dropout and draws_itself(q):  # no fused kernel has a dropout there
-            weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-            if mask is not None:
-                weights = weights.masked_fill(~mask, -torch.inf)
-            out = dropout(weights.softmax(-1), self.dropout, training=True) @ v
-        else:
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=self.dropout * self.training)
-        return self.out_proj(out.transpose(1, 2).flatten(2))
+        return [x.transpose(1, 2) for parts in projected for x in parts.unbind(2)]
 
 
 class EncoderLayer(nn.Module):
@@ -69,7 +77,7 @@ class EncoderLayer(nn.Module):
         self.linear2 = nn.Linear(feedforward_channels, embed_dims)
         self.norm1 = nn.LayerNorm(embed_dims)
         self.norm2 = nn.LayerNorm(embed_dims)
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, pos: Tensor, mask: Tensor | None) -> Tensor:
         q = k = x + pos
@@ -90,20 +98,34 @@ class DecoderLayer(nn.Module):
         self.norm1 = nn.LayerNorm(embed_dims)
         self.norm2 = nn.LayerNorm(embed_dims)
         self.norm3 = nn.LayerNorm(embed_dims)
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Tensor, query_pos: Tensor, memory_key: Tensor, memory: Tensor, memory_mask: Tensor | None
+        self,
+        x: Tensor,
+        sets: Sequence[QuerySets],
+        query_pos: Tensor,
+        memory_key: Tensor,
+        memory: Tensor,
+        memory_mask: Tensor | None,
     ) -> Tensor:
-        q = k = x + query_pos
-        x = self.norm1(x + self.dropout(self.self_attn(q, k, x)))
+        x = self.norm1(x + self.dropout(self._attend_within_sets(x, query_pos, sets)))
         x = self.norm2(x + self.dropout(self.multihead_attn(x + query_pos, memory_key, memory, memory_mask)))
         ffn = self.linear2(self.dropout(F.relu(self.linear1(x), inplace=True)))
         return self.norm3(x + self.dropout(ffn))
 
+    def _attend_within_sets(self, x: Tensor, query_pos: Tensor, sets: Sequence[QuerySets]) -> Tensor:
+        """Self-attention (B, N, C) of the queries; every set is an entry of the batch to it."""
+        attended = []
+        for queries, value, key in zip(sets, split_sets(x, sets), split_sets(x + query_pos, sets), strict=True):
+            mask = None if queries.mask is None else queries.mask.flatten(0, 1)[:, None]
+            key, value = key.flatten(0, 1), value.flatten(0, 1)  # (B*G, Q, C)
+            attended.append(self.self_attn(key, key, value, mask).view(len(x), -1, x.shape[-1]))
+        return torch.cat(attended, dim=1)
+
 
 def run_layer(layer: nn.Module, with_cp: bool, *inputs: Any) -> Tensor:
-    """Run a layer; with ``with_cp`` it keeps nothing for the backward pass, which computes it again."""
+    """Run a layer; with ``with_cp`` it keeps only its inputs, and the backward pass computes it again."""
     if with_cp and torch.is_grad_enabled():
         return checkpoint(layer, *inputs, use_reentrant=False)
     return layer(*inputs)
@@ -128,7 +150,17 @@ class Encoder(nn.Module):
         )
 
     def forward(self, x: Tensor, pos: Tensor, mask: Tensor | None) -> Tensor:
-        """Encode (B, S, C) features with (1 or B, S, C) positions; ``mask`` as in :class:`Attention`."""
+        """Encode the cells of the feature maps.
+
+        Args:
+            x: features (B, S, C).
+            pos: position encoding (1 or B, S, C).
+            mask: bool (B, S), True on cells of the image; None where no image is padded.
+
+        Returns:
+            Memory (B, S, C).
+        """
+        mask = None if mask is None else mask[:, None, None]
         for layer in self.layers:
             x = run_layer(layer, self.with_cp, x, pos, mask)
         return x
@@ -153,22 +185,26 @@ class Decoder(nn.Module):
         )
         self.norm = nn.LayerNorm(embed_dims)
 
-    def forward(self, query_pos: Tensor, memory: Tensor, pos: Tensor, memory_mask: Tensor | None) -> Tensor:
-        """Decode queries, which start as zeros.
+    def forward(self, sets: Sequence[QuerySets], memory: Tensor, pos: Tensor, mask: Tensor | None) -> Tensor:
+        """Decode queries; sets do not see each other, and together they read the memory once a layer.
 
         Args:
-            query_pos: learnt queries (B, Q, C).
+            sets: queries.
             memory: encoder output (B, S, C).
             pos: position encoding of the memory (1 or B, S, C).
-            memory_mask: as in :class:`Attention`.
+            mask: bool (B, S), True on cells of the image; None where no image is padded.
 
         Returns:
-            Hidden states (L, B, Q, C) of all layers.
+            Hidden states (L, B, N, C) of all layers; :func:`split_sets` tells the sets apart.
         """
         memory_key = memory + pos
-        x = torch.zeros_like(query_pos)
+        memory_mask = None if mask is None else mask[:, None, None]
+        x, query_pos = (
+            torch.cat([part.flatten(1, 2) for part in parts], dim=1)
+            for parts in ([queries.content for queries in sets], [queries.pos for queries in sets])
+        )
         hidden = []
         for layer in self.layers:
-            x = run_layer(layer, self.with_cp, x, query_pos, memory_key, memory, memory_mask)
+            x = run_layer(layer, self.with_cp, x, sets, query_pos, memory_key, memory, memory_mask)
             hidden.append(self.norm(x))
         return torch.stack(hidden)

@@ -1,6 +1,7 @@
 """Everything between the feature map and the hidden states of the queries."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from mmdet.structures import OptSampleList
@@ -11,11 +12,23 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..log import warn
 from ..registry import MODELS
-from .padding import attention_mask, image_cells
+from .matching.targets import upload
+from .padding import Size, cell_mask, image_cells, image_sizes
 from .position_encoding import sine_position_encoding
+from .queries import LearntQueries
 from .transformer import Decoder, Encoder
 
-COARSE_STRIDE = 64  # pixels a cell, from which on most objects of a photograph are smaller than a cell
+COARSE_STRIDE = 64  # pixels a cell; most objects of a photograph are smaller than such a cell
+
+
+class TransformerOutput(NamedTuple):
+    """What the transformer knows of a batch; S cells of all levels, row by row, one level after another."""
+
+    hidden: Tensor  # (L, B, Q, C), hidden states of the queries after every decoder layer
+    source: Tensor  # (B, S, C), projected features: the encoder's input without the position encoding
+    memory: Tensor  # (B, S, C), the encoder's output
+    mask: Tensor | None  # bool (B, S), True on cells of the image; None where no cell is padding
+    grid_sizes: list[Size]  # (rows, columns) of every level
 
 
 @MODELS.register_module()
@@ -42,13 +55,14 @@ class TransformerNeck(BaseModule):
         with_cp: keep only the inputs of every layer for the backward pass, which then computes the layers again: less
             memory, more time. The backbone has an option of this name too.
         compile: run encoder and decoder as graphs of ``torch.compile``, True or a dict of its arguments. Image sizes
-            and batch sizes are dynamic, and each is compiled for batches with and without padding. Not in
-            PyTorch 2.1, which takes it all apart.
+            and batch sizes are dynamic, and each is compiled for batches with and without padding. A copy of the model
+            (averaged weights, a whole model in a file) runs without it. Needs PyTorch 2.4. Slower on a CPU in training
+            (``benchmarks/notes.md``), not measured yet on a GPU.
         init_cfg: as in mmengine.
 
     Raises:
-        ConfigError: ``embed_dims`` does not divide as said above, there is no decoder layer, query or level, or
-            ``in_channels`` and ``levels`` do not belong together, or this PyTorch is too old for ``compile``.
+        ConfigError: ``embed_dims`` does not divide as said above; there is no decoder layer, query or level;
+            ``in_channels`` and ``levels`` do not belong together; or this PyTorch is too old for ``compile``.
     """
 
     def __init__(
@@ -87,31 +101,28 @@ class TransformerNeck(BaseModule):
             self.input_proj = nn.ModuleList(projections)
             self.level_embed = nn.Embedding(len(self.levels), embed_dims)
         self.input_norm = nn.ModuleList(nn.LayerNorm(embed_dims) if input_norm else nn.Identity() for _ in self.levels)
-        self.query_embed = nn.Embedding(num_queries, embed_dims)
+        self.query_embed = LearntQueries(num_queries, embed_dims)
         layer_args = (embed_dims, num_heads, feedforward_channels, dropout, with_cp)
         self.encoder = Encoder(num_encoder_layers, *layer_args)
         self.decoder = Decoder(num_decoder_layers, *layer_args)
-        self.encode, self.decode = encode, decode
-        if compile and not hasattr(torch.compiler, 'is_compiling'):
-            raise ConfigError(f'TransformerNeck(compile=...) needs PyTorch 2.4 or newer, this is {torch.__version__}')
-        if compile:  # functions, since a copy of a module must not run the compiled method of the original
+        if compile:
+            if not hasattr(torch.compiler, 'is_compiling'):
+                raise ConfigError(f'TransformerNeck(compile=...) needs PyTorch 2.4 or newer, not {torch.__version__}')
             options = {'dynamic': True, **(compile if isinstance(compile, dict) else {})}
-            self.encode, self.decode = torch.compile(encode, **options), torch.compile(decode, **options)
+            self.encoder.compile(**options)
+            self.decoder.compile(**options)
         for transformer in (self.encoder, self.decoder):
             for parameter in transformer.parameters():
                 if parameter.dim() > 1:
                     nn.init.xavier_uniform_(parameter)
 
-    def forward(self, feats: Sequence[Tensor], batch_data_samples: OptSampleList = None) -> Tensor:
+    def forward(self, feats: Sequence[Tensor], batch_data_samples: OptSampleList = None) -> TransformerOutput:
         """Turn feature maps into hidden states.
 
         Args:
-            feats: feature maps (B, C', H, W) of one or several levels, of which ``levels`` are read.
-            batch_data_samples: tell the padding of each image by ``img_shape`` and ``batch_input_shape``;
-                without them, which is for inference only, no image is padded.
-
-        Returns:
-            Hidden states (L, B, Q, C) of all decoder layers.
+            feats: feature maps (B, C', H, W) of one or several levels; those of ``levels`` are read.
+            batch_data_samples: tell the padding of each image by ``img_shape`` and ``batch_input_shape``. Only
+                inference goes without them; no image is padded then.
 
         Raises:
             ConfigError: a level does not exist or has other channels than ``in_channels`` says; or there are no data
@@ -123,13 +134,42 @@ class TransformerNeck(BaseModule):
                 'transformer=, or put it at the end of the necks of mmdet_detr.DETR'
             )
         maps = self._project(feats)
-        if not self._looked_at_stride and len(feats) > 1 and batch_data_samples:
+        if not batch_data_samples:
+            return self.transform(maps, None)
+        sizes, input_size = image_sizes(batch_data_samples)
+        if not self._looked_at_stride and len(feats) > 1:
             self._looked_at_stride = True
-            self._warn_of_coarse_cells(feats, batch_data_samples[0].batch_input_shape)
-        x, pos, mask = self._cells(maps, batch_data_samples)
-        memory = self.encode(self.encoder, x, pos, mask)
-        query_pos = self.query_embed.weight.expand(len(x), -1, -1)
-        return self.decode(self.decoder, query_pos, memory, pos, mask)
+            self._warn_of_coarse_cells(feats, input_size)
+        cells = [image_cells(sizes, input_size, (x.shape[2], x.shape[3])) for x in maps]  # on the host
+        padded = any((c != c.new_tensor(x.shape[2:])).any() for c, x in zip(cells, maps, strict=True))
+        return self.transform(maps, [upload(c, maps[0].device) for c in cells] if padded else None)
+
+    def transform(self, maps: Sequence[Tensor], cells: Sequence[Tensor] | None) -> TransformerOutput:
+        """Encode and decode projected feature maps; nothing here depends on values of the host.
+
+        Args:
+            maps: (B, C, H, W) of every level.
+            cells: (rows, columns) of each image in every level, (B, 2) on the device of the maps, see
+                :func:`image_cells`; None where no level shows padding.
+        """
+        grid_sizes = [(x.shape[2], x.shape[3]) for x in maps]
+        cells_of = [None] * len(maps) if cells is None else cells
+        pos = [
+            sine_position_encoding(c, size, self.embed_dims, maps[0].device, maps[0].dtype)
+            for c, size in zip(cells_of, grid_sizes, strict=True)
+        ]
+        if len(maps) > 1:
+            pos = [p + embedding for p, embedding in zip(pos, self.level_embed.weight, strict=True)]
+        all_pos = torch.cat(pos, dim=1)
+        source = torch.cat(
+            [norm(x.flatten(2).transpose(1, 2)) for x, norm in zip(maps, self.input_norm, strict=True)], dim=1
+        )
+        mask = None
+        if cells is not None:
+            mask = torch.cat([cell_mask(c, size) for c, size in zip(cells, grid_sizes, strict=True)], dim=1)
+        memory = self.encoder(source, all_pos, mask)
+        hidden = self.decoder([self.query_embed(len(source))], memory, all_pos, mask)
+        return TransformerOutput(hidden, source, memory, mask, grid_sizes)
 
     def _project(self, feats: Sequence[Tensor] | Tensor) -> list[Tensor]:
         """Maps (B, C, H, W) of the levels that are read."""
@@ -152,41 +192,12 @@ class TransformerNeck(BaseModule):
             maps.append(projection(feats[level]))
         return maps
 
-    def _warn_of_coarse_cells(self, feats: Sequence[Tensor], input_shape: tuple[int, int]) -> None:
-        """The last level of a feature pyramid, which is the default, is seldom what a user wants to read."""
-        strides = [round(max(input_shape) / max(x.shape[2:])) for x in feats]
+    def _warn_of_coarse_cells(self, feats: Sequence[Tensor], input_size: Size) -> None:
+        """The default level is the last one; the last level of a feature pyramid is too coarse for most objects."""
+        strides = [round(max(input_size) / max(x.shape[2:])) for x in feats]
         finest = min(strides[level] for level in self.levels)
         if finest >= COARSE_STRIDE and min(strides) < finest:
             warn(
                 f'TransformerNeck(levels={self.levels}) reads cells of {finest} pixels, and most objects are smaller: '
                 f'the feature maps 0 to {len(feats) - 1} have strides {", ".join(map(str, strides))}.'
             )
-
-    def _cells(self, maps: list[Tensor], batch_data_samples: OptSampleList) -> tuple[Tensor, Tensor, Tensor | None]:
-        """One sequence of the cells of all maps (B, C, H, W).
-
-        Returns:
-            Features (B, S, C), position encodings (1 or B, S, C), and the mask of attention or None.
-        """
-        device, dtype = maps[0].device, maps[0].dtype
-        sizes = [(x.shape[2], x.shape[3]) for x in maps]
-        cells = [image_cells(batch_data_samples, size) for size in sizes]
-        if any(cells):  # a coarse level may show no padding where a fine one does
-            cells = [c or [size] * len(maps[0]) for c, size in zip(cells, sizes, strict=True)]
-        pos = [
-            sine_position_encoding(c, size, self.embed_dims, device, dtype)
-            for c, size in zip(cells, sizes, strict=True)
-        ]
-        if len(maps) > 1:
-            pos = [p + embedding for p, embedding in zip(pos, self.level_embed.weight, strict=True)]
-        masks = [attention_mask(c, size, device) for c, size in zip(cells, sizes, strict=True) if c]
-        x = [norm(x.flatten(2).transpose(1, 2)) for x, norm in zip(maps, self.input_norm, strict=True)]
-        return torch.cat(x, dim=1), torch.cat(pos, dim=1), torch.cat(masks, dim=-1) if masks else None
-
-
-def encode(encoder: Encoder, *inputs: Tensor | None) -> Tensor:
-    return encoder(*inputs)
-
-
-def decode(decoder: Decoder, *inputs: Tensor | None) -> Tensor:
-    return decoder(*inputs)

@@ -1,5 +1,6 @@
 import copy
 import json
+import pickle
 import re
 from pathlib import Path
 
@@ -188,9 +189,9 @@ def test_both_mounts_give_identical_losses(necks):
         return next((re.sub(ours, theirs, name) for ours, theirs in prefixes if re.match(ours, name)), name)
 
     theirs.load_state_dict({stock_name(name): value for name, value in ours.state_dict().items()})
-    theirs.backbone = ours.backbone  # which computes faster than mmdet's, and rounds otherwise
+    theirs.backbone = ours.backbone  # Ours rounds otherwise than mmdet's.
     images, samples = padded_batch()
-    images = images.contiguous(memory_format=ours.memory_format)
+    images = images.contiguous(memory_format=torch.channels_last)
     losses, expected = ours(images, samples, mode='loss'), theirs(images, samples, mode='loss')
     assert losses.keys() == expected.keys()
     for name, value in expected.items():
@@ -221,6 +222,26 @@ def test_checkpoint_of_a_model_with_feature_necks(tmp_path):
     with pytest.raises(CheckpointError, match=r'no place in the layout|neck'):
         convert_checkpoint(tmp_path / 'model.pth', tmp_path / 'out.pth', 'detr')
     assert not (tmp_path / 'out.pth').exists()
+
+
+@pytest.mark.parametrize('way', ['torch.save', 'pickle', 'deepcopy'])
+def test_whole_model_is_saved_and_copied(way, tmp_path):
+    model = MODELS.build(tiny_detr_config()).eval()
+    images, samples = padded_batch()
+    model(images, samples, mode='loss')  # The loss has counted annotations by now.
+    if way == 'torch.save':
+        torch.save(model, tmp_path / 'model.pth')
+        again = torch.load(tmp_path / 'model.pth', weights_only=False)
+    else:
+        again = pickle.loads(pickle.dumps(model)) if way == 'pickle' else copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)  # The copy has weights of its own.
+        assert not torch.equal(model(images, samples, mode='tensor')[0], again(images, samples, mode='tensor')[0])
+        for parameter in model.parameters():
+            parameter.div_(2)
+        for ours, theirs in zip(*(m(images, samples, mode='tensor') for m in (model, again)), strict=True):
+            assert torch.equal(ours, theirs)
 
 
 def test_parameter_count():

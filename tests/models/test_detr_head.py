@@ -9,23 +9,29 @@ from mmengine.config import ConfigDict
 from mmengine.hub import get_config
 
 from mmdet_detr.errors import ConfigError
-from mmdet_detr.models import DETRHead
+from mmdet_detr.models import DETRHead, TransformerOutput
 
 
 def head_with_outputs(logits: torch.Tensor, boxes: torch.Tensor, **kwargs) -> DETRHead:
     """A head whose branches return the given logits (Q, K+1) and boxes (Q, 4)."""
     head = DETRHead(num_classes=logits.shape[-1] - 1, embed_dims=8, **kwargs)
-    head.forward = lambda x, samples=None: (logits[None, None], boxes[None, None])
+    head._branches = lambda hidden: (logits[None], boxes[None])
     return head
+
+
+def decoded(hidden: torch.Tensor) -> TransformerOutput:
+    """Output of a transformer with these hidden states (L, B, Q, C)."""
+    cells = torch.zeros(hidden.shape[1], 1, hidden.shape[-1])
+    return TransformerOutput(hidden, cells, cells, None, [(1, 1)])
 
 
 LOGITS = torch.tensor([[0.0, 2.0, 0.0], [3.0, 0.0, 0.0], [0.0, 0.0, 9.0]])
 BOXES = torch.tensor([[0.5, 0.5, 0.2, 0.4], [0.1, 0.5, 0.4, 0.2], [0.5, 0.5, 0.1, 0.1]])
-HIDDEN = torch.zeros(1, 1, 3, 8)
+HIDDEN = decoded(torch.zeros(1, 1, 3, 8))
 
 
 def test_forward_shapes_and_range():
-    logits, boxes = DETRHead(num_classes=4, embed_dims=8)(torch.randn(3, 2, 5, 8))
+    logits, boxes = DETRHead(num_classes=4, embed_dims=8)(decoded(torch.randn(3, 2, 5, 8)))
     assert logits.shape == (3, 2, 5, 5)
     assert boxes.shape == (3, 2, 5, 4)
     assert boxes.min() > 0
@@ -78,13 +84,14 @@ def test_only_the_last_layer_is_predicted():
     head = DETRHead(num_classes=4, embed_dims=8).eval()
     hidden = torch.randn(3, 1, 5, 8)
     samples = [make_sample((100, 200))]
-    assert torch.equal(head.predict(hidden, samples)[0].bboxes, head.predict(hidden[-1:], samples)[0].bboxes)
+    all_layers, last = (head.predict(decoded(x), samples)[0].bboxes for x in (hidden, hidden[-1:]))
+    assert torch.equal(all_layers, last)
 
 
 def test_sigmoid_head_has_no_no_object_output():
     loss = {'type': 'mmdet_detr.BipartiteMatchLoss', 'loss_cls': {'type': 'FocalLoss', 'use_sigmoid': True}}
     head = DETRHead(num_classes=4, embed_dims=8, loss=loss, test_cfg={'max_per_img': 12})
-    hidden = torch.randn(1, 1, 5, 8)
+    hidden = decoded(torch.randn(1, 1, 5, 8))
     logits, _boxes = head(hidden)
     assert logits.shape == (1, 1, 5, 4)
     result = head.predict(hidden, [make_sample((100, 200))])[0]
@@ -165,7 +172,7 @@ def test_settings_for_nms_are_named_in_the_log_and_not_read(monkeypatch):
     assert logged == ['DETRHead needs no NMS and does not read these of test_cfg: nms, nms_pre']
     boxes = torch.tensor([[0.5, 0.5, 0.2, 0.2]]).repeat(2, 1)
     head = head_with_outputs(LOGITS[:1].repeat(2, 1), boxes, test_cfg=written_for_retinanet)
-    assert len(head.predict(HIDDEN[:, :, :2], [make_sample((100, 200))])[0]) == 2  # which NMS would make one
+    assert len(head.predict(HIDDEN, [make_sample((100, 200))])[0]) == 2  # which NMS would make one
     DETRHead(num_classes=4, embed_dims=8, test_cfg={'score_thr': 0.05, 'max_per_img': 4})
     assert len(logged) == 2
 
@@ -179,11 +186,12 @@ def test_width_of_head_and_transformer_must_be_the_same():
     ('x', 'got'),
     [
         ((torch.zeros(1, 8, 4, 5), torch.zeros(1, 8, 2, 3)), r'2 feature maps, which need transformer=dict\(\.\.\.\)'),
-        (torch.zeros(9, 256, 7, 7), r'a tensor \(9, 256, 7, 7\)'),  # as a RoI head would ask
+        (torch.zeros(9, 256, 7, 7), r'a tensor \(9, 256, 7, 7\)'),  # A RoI head would ask so.
+        (decoded(torch.zeros(1, 1, 3, 9)), 'some of width 9'),
     ],
 )
 def test_feature_maps_without_a_transformer(x, got):
-    with pytest.raises(ConfigError, match=rf'hidden states \(L, B, Q, 8\), got {got}$'):
+    with pytest.raises(ConfigError, match=rf'\(embed_dims=8\) reads hidden states of a transformer, got {got}$'):
         DETRHead(num_classes=4, embed_dims=8)(x)
 
 
@@ -224,7 +232,7 @@ def test_can_be_subclassed():
 def test_boxes_are_float32_under_autocast():
     head = DETRHead(num_classes=4, embed_dims=8)
     with torch.autocast('cpu', dtype=torch.bfloat16):
-        logits, boxes = head(torch.randn(1, 1, 5, 8))
+        logits, boxes = head(decoded(torch.randn(1, 1, 5, 8)))
     assert logits.dtype == torch.bfloat16
     assert boxes.dtype == torch.float32
 
@@ -240,7 +248,7 @@ def test_predict_equals_hugging_face(threshold):
     processor = transformers.DetrImageProcessorPil()
     expected = processor.post_process_object_detection(outputs, threshold, target_sizes=[(100, 200)])[0]
     head = head_with_outputs(logits, boxes, test_cfg={'score_thr': threshold, 'max_per_img': 100})
-    got = head.predict(torch.zeros(1, 1, 100, 8), [make_sample((200, 400), scale=2.0)])[0]
+    got = head.predict(HIDDEN, [make_sample((200, 400), scale=2.0)])[0]
     order = expected['scores'].argsort(descending=True)
     assert (0 < len(order) < 100) == (threshold > 0.2)
     assert torch.equal(got.scores, expected['scores'][order])

@@ -45,50 +45,66 @@ def batched_cost(match_costs: Sequence, logits: Tensor, boxes: Tensor, labels: T
     for start in range(0, num_problems, step):
         part = slice(start, start + step)
         predicted = boxes[part].permute(2, 0, 1).contiguous()[:, :, None]  # (4, N, 1, Q)
-        wanted = target_boxes[part].permute(2, 0, 1)[..., None]  # (4, N, T, 1)
+        goal = target_boxes[part].permute(2, 0, 1)[..., None]  # (4, N, T, 1)
         for cost in match_costs:
             sign, of_kind = BATCHED_COSTS[type(cost)]
-            total[part].add_(of_kind(cost, logits[part], labels[part], predicted, wanted), alpha=sign * cost.weight)
+            total[part].add_(of_kind(cost, logits[part], labels[part], predicted, goal), alpha=sign * cost.weight)
     return total
 
 
-def _probability(cost: ClassificationCost, logits: Tensor, labels: Tensor, predicted: Tensor, wanted: Tensor) -> Tensor:
-    # and not its logarithm: it is on the scale of the box costs (section 3.1)
+def _probability(cost: ClassificationCost, logits: Tensor, labels: Tensor, predicted: Tensor, goal: Tensor) -> Tensor:
+    # The cost is the probability and not its logarithm, so that it has the scale of the box costs (section 3.1).
     return _at_labels(logits.log_softmax(-1), labels).exp_()
 
 
-def _focal_loss(cost: FocalLossCost, logits: Tensor, labels: Tensor, predicted: Tensor, wanted: Tensor) -> Tensor:
+def _focal_loss(cost: FocalLossCost, logits: Tensor, labels: Tensor, predicted: Tensor, goal: Tensor) -> Tensor:
     p = _at_labels(logits, labels).sigmoid_()
     positive = -(p + cost.eps).log() * cost.alpha * (1 - p) ** cost.gamma
     negative = -(1 - p + cost.eps).log() * (1 - cost.alpha) * p**cost.gamma
     return positive - negative
 
 
-def _l1_distance(cost: BBoxL1Cost, logits: Tensor, labels: Tensor, predicted: Tensor, wanted: Tensor) -> Tensor:
+def _l1_distance(cost: BBoxL1Cost, logits: Tensor, labels: Tensor, predicted: Tensor, goal: Tensor) -> Tensor:
     if cost.box_format == 'xyxy':
-        predicted, wanted = (torch.cat((box[:2] - box[2:] / 2, box[:2] + box[2:] / 2)) for box in (predicted, wanted))
-    return (predicted - wanted).abs_().sum(0)
+        predicted, goal = (torch.cat((box[:2] - box[2:] / 2, box[:2] + box[2:] / 2)) for box in (predicted, goal))
+    return (predicted - goal).abs_().sum(0)
 
 
-def _iou(cost: IoUCost, logits: Tensor, labels: Tensor, predicted: Tensor, wanted: Tensor) -> Tensor:
+def _iou(cost: IoUCost, logits: Tensor, labels: Tensor, predicted: Tensor, goal: Tensor) -> Tensor:
     if cost.iou_mode not in ('iou', 'giou'):
         raise ValueError(f"the batched loss matches on iou_mode 'iou' or 'giou', got {cost.iou_mode!r}")
-    size, wanted_size = predicted[2:], wanted[2:]  # (2, ...), width and height
-    half, wanted_half = size / 2, wanted_size / 2
-    low, high = predicted[:2] - half, predicted[:2] + half
-    wanted_low, wanted_high = wanted[:2] - wanted_half, wanted[:2] + wanted_half
-    inner = torch.minimum(high, wanted_high).sub_(torch.maximum(low, wanted_low))  # negative: the gap between them
-    outer = (size + wanted_size).sub_(inner)  # both side by side, less what they share
+    return iou_of(predicted, goal, generalised=cost.iou_mode == 'giou')
+
+
+def iou_of(predicted: Tensor, goal: Tensor, generalised: bool, eps: float = OVERLAP_EPS) -> Tensor:
+    """IoU of boxes, or generalised IoU (arXiv 1902.09630).
+
+    Args:
+        predicted: (4, ...) cxcywh.
+        goal: (4, ...) cxcywh; the dimensions behind the first are broadcast.
+        generalised: whether to subtract the share of the hull that neither box covers.
+        eps: least area of union and hull, in units of the boxes.
+
+    Returns:
+        Tensor (...).
+    """
+    (center, size), (goal_center, goal_size) = predicted.chunk(2), goal.chunk(2)  # (2, ...), horizontal and vertical
+    half, goal_half = size / 2, goal_size / 2
+    low, high = center - half, center + half
+    goal_low, goal_high = goal_center - goal_half, goal_center + goal_half
+    inner = torch.minimum(high, goal_high).sub_(torch.maximum(low, goal_low))  # negative: the gap between them
+    outer = (size + goal_size).sub_(inner)  # both side by side, less what they share
     overlap = _area(inner.clamp_(min=0))
-    union = (_area(size) + _area(wanted_size)).sub_(overlap).clamp_(min=OVERLAP_EPS)
+    union = (_area(size) + _area(goal_size)).sub_(overlap).clamp_(min=eps)
     iou = overlap.div_(union)
-    if cost.iou_mode == 'giou':
-        iou += union.div_(_area(outer).clamp_(min=OVERLAP_EPS)).sub_(1)
+    if generalised:
+        iou += (union / _area(outer).clamp_(min=eps)).sub_(1)
     return iou
 
 
 def _area(size: Tensor) -> Tensor:
-    return size[0] * size[1]
+    width, height = size.unbind()
+    return width * height
 
 
 def _at_labels(scores: Tensor, labels: Tensor) -> Tensor:
@@ -97,7 +113,7 @@ def _at_labels(scores: Tensor, labels: Tensor) -> Tensor:
     return scores.transpose(1, 2)[problem, labels]
 
 
-# what a cost measures, and whether more of it is dearer
+# The sign says whether more of it costs more, the function what a cost measures.
 BATCHED_COSTS: dict[type, tuple[int, Callable[..., Tensor]]] = {
     ClassificationCost: (-1, _probability),
     FocalLossCost: (1, _focal_loss),

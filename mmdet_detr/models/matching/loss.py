@@ -1,22 +1,22 @@
 """The set prediction loss (paper section 3.1, official ``models/detr.py``), all decoder layers in one pass."""
 
 from collections import Counter
-from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from mmdet.models.losses import FocalLoss, GIoULoss
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmdet.registry import TASK_UTILS as MMDET_TASK_UTILS
+from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from mmdet.utils import ConfigType, reduce_mean
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from ...log import warn
 from ...registry import MODELS
-from ..loss_gradients import Gradient, box_loss, class_loss, iou_loss
 from ..precision import at_least_float32
 from .assignment import Solution
-from .costs import OVERLAP_EPS
+from .costs import OVERLAP_EPS, iou_of
 from .targets import Targets, upload
 
 ASSIGNER = {'type': 'mmdet_detr.HungarianAssigner'}
@@ -24,7 +24,7 @@ LOSS_CLS = {'type': 'CrossEntropyLoss', 'loss_weight': 1.0}
 LOSS_BBOX = {'type': 'L1Loss', 'loss_weight': 5.0}
 LOSS_IOU = {'type': 'GIoULoss', 'eps': OVERLAP_EPS, 'loss_weight': 2.0}
 
-MAX_WARNINGS = 20  # images with bad annotations that are warned of one by one
+MAX_WARNINGS = 20  # images with bad annotations that get a warning of their own
 
 
 @MODELS.register_module()
@@ -93,17 +93,19 @@ class BipartiteMatchLoss(nn.Module):
             Beside them, without gradient, what :func:`statistics_of` tells of the last layer.
         """
         logits, boxes = at_least_float32(logits), at_least_float32(boxes)
-        with torch.no_grad(), torch.autocast(boxes.device.type, enabled=False):
+        with torch.autocast(boxes.device.type, enabled=False):
             matches = self.assigner.match(logits, boxes, targets)
-            self._heed(matches, targets, num_queries=boxes.shape[2])
+            self._report_annotations(matches, targets, num_queries=boxes.shape[2])
             num_boxes = reduce_mean(targets.valid.sum().to(boxes.dtype)).clamp(min=1)
-            class_losses, class_gradient = self._classification(logits, targets, matches, num_boxes)
-            box_losses, box_gradients = self._boxes(boxes, targets, matches, num_boxes)
+            of_classes = self._classification(logits, targets, matches, num_boxes)
+            losses = torch.cat((of_classes[None], self._boxes(boxes, targets, matches, num_boxes)))  # (3, L)
             statistics = statistics_of(logits[-1], boxes[-1], targets, matches, self.use_sigmoid)
-        scalars = _WithGradient.apply(
-            logits, boxes, class_losses, box_losses, class_gradient, box_gradients, matches.queries
-        ).unbind()
+        if losses.requires_grad:
+            # An infinite loss can have a finite gradient. NaN in its place shows that the step must be skipped.
+            unusable = losses.detach() * 0
+            losses.register_hook(lambda gradient: gradient + unusable)
         num_layers = len(boxes)
+        scalars = losses.flatten().unbind()
         last = num_layers - 1
         named = {
             name if layer == last else f'd{layer}.{name}': scalars[kind * num_layers + layer]
@@ -112,16 +114,14 @@ class BipartiteMatchLoss(nn.Module):
         }
         return named | statistics
 
-    def _classification(
-        self, logits: Tensor, targets: Targets, matches: Solution, num_boxes: Tensor
-    ) -> tuple[Tensor, Gradient]:
-        """Classification loss (L,) over all queries, and its gradient for upstream gradients (L,)."""
+    def _classification(self, logits: Tensor, targets: Targets, matches: Solution, num_boxes: Tensor) -> Tensor:
+        """Classification loss (L,) over all queries."""
         num_layers, batch_size, num_queries, num_outputs = logits.shape
         labels = targets.labels.new_full(
             (num_layers * batch_size * num_queries,), num_outputs if self.use_sigmoid else num_outputs - 1
         )
         labels[matches.queries] = targets.labels.flatten()[matches.targets]
-        weights, total_weight = None, num_boxes.expand(num_layers)
+        weights, total_weight = None, num_boxes
         if not self.use_sigmoid:
             weights = logits.new_full(labels.shape, self.no_object_weight)
             weights[matches.queries] = 1.0
@@ -132,27 +132,29 @@ class BipartiteMatchLoss(nn.Module):
             if self.sync_cls_avg_factor:
                 total_weight = reduce_mean(total_weight)
             total_weight = total_weight.clamp(min=self.min_total_weight)
-        losses, gradient = class_loss(self.loss_cls, logits.flatten(0, 2), labels, weights)
+        if type(self.loss_cls) is FocalLoss and not self.loss_cls.activated:
+            losses = focal_loss(self.loss_cls, logits.flatten(0, 2), labels)
+        else:
+            losses = self.loss_cls(logits.flatten(0, 2), labels, weights, reduction_override='none')
+        return losses.view(num_layers, -1).sum(1) / total_weight
 
-        def gradient_by_layer(logits: Tensor, upstream: Tensor) -> Tensor:
-            by_query = (upstream / total_weight)[:, None].expand(-1, batch_size * num_queries).flatten()
-            return gradient(logits.flatten(0, 2), by_query).view_as(logits)
-
-        return losses.view(num_layers, -1).sum(1) / total_weight, gradient_by_layer
-
-    def _boxes(self, boxes: Tensor, targets: Targets, matches: Solution, num_boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """L1 and IoU losses (2, L) over the matched pairs, and their gradients (2, L, M, 4)."""
-        num_layers = len(boxes)
+    def _boxes(self, boxes: Tensor, targets: Targets, matches: Solution, num_boxes: Tensor) -> Tensor:
+        """L1 and IoU losses (2, L) over the matched pairs."""
         if not len(matches.queries):
-            return boxes.new_zeros(2, num_layers), boxes.new_zeros(2, num_layers, 0, 4)
-        matched = boxes.flatten(0, 2)[matches.queries]
-        wanted = targets.boxes.to(boxes.dtype).flatten(0, 1)[matches.targets]
-        pairs = box_loss(self.loss_bbox, matched, wanted), iou_loss(self.loss_iou, matched, wanted)
-        losses, gradients = (torch.stack(parts).div_(num_boxes) for parts in zip(*pairs, strict=True))
-        return losses.view(2, num_layers, -1).sum(2), gradients.view(2, num_layers, -1, 4)
+            # Zeros that stay in the graph, so that every parameter gets a gradient.
+            return boxes.flatten(1)[:, :0].sum(1).expand(2, -1)
+        matched = boxes.flatten(0, 2).index_select(0, matches.queries)
+        goal = targets.boxes.to(boxes.dtype).flatten(0, 1)[matches.targets]
+        l1 = self.loss_bbox(matched, goal, reduction_override='none')
+        if type(self.loss_iou) is GIoULoss:
+            giou = iou_of(matched.t(), goal.t(), generalised=True, eps=self.loss_iou.eps)
+            iou = self.loss_iou.loss_weight * (1 - giou)
+        else:
+            iou = self.loss_iou(bbox_cxcywh_to_xyxy(matched), bbox_cxcywh_to_xyxy(goal), reduction_override='none')
+        return torch.stack([losses.view(len(boxes), -1).sum(1) for losses in (l1, iou)]) / num_boxes
 
-    def _heed(self, matches: Solution, targets: Targets, num_queries: int) -> None:
-        """Say what is wrong with the annotations, as far as the host knows already."""
+    def _report_annotations(self, matches: Solution, targets: Targets, num_queries: int) -> None:
+        """Count objects and say what is wrong with the annotations, from what the matching copied to the host."""
         counts = matches.valid.sum(1).tolist()
         self.objects_per_image.update(counts)
         for image, (num_valid, given) in enumerate(zip(counts, targets.given, strict=True)):
@@ -191,38 +193,31 @@ class BipartiteMatchLoss(nn.Module):
         warn(f'{message} Left out.')
 
 
-class _WithGradient(torch.autograd.Function):
-    """Joins losses to the graph by gradients that are known already."""
+def focal_loss(loss: FocalLoss, logits: Tensor, labels: Tensor) -> Tensor:
+    """Sigmoid focal loss (arXiv 1708.02002); mmdet's own needs a compiled operator on a GPU.
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        logits: Tensor,
-        boxes: Tensor,
-        class_losses: Tensor,
-        box_losses: Tensor,
-        class_gradient: Gradient,
-        box_gradients: Tensor,
-        queries: Tensor,
-    ) -> Tensor:
-        """Losses (3*L,) of class, box and IoU: (L,) + (2, L), for (L, B, Q, K') and (2, L, M, 4)."""
-        losses = torch.cat((class_losses, box_losses.flatten()))
-        ctx.save_for_backward(logits, box_gradients, queries, losses)
-        ctx.class_gradient, ctx.boxes_shape = class_gradient, boxes.shape
-        return losses
+    Args:
+        loss: has the settings ``alpha``, ``gamma`` and ``loss_weight``.
+        logits: (N, K).
+        labels: (N,), K for no object.
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        logits, box_gradients, queries, losses = ctx.saved_tensors
-        # an infinite loss can have a finite gradient: NaN tells whoever looks at the gradients
-        upstream = (upstream + (losses - losses)).view(3, -1)
-        for_boxes = box_gradients.new_zeros(ctx.boxes_shape)
-        by_pair = (box_gradients * upstream[1:, :, None, None]).sum(0)
-        for_boxes.view(-1, 4)[queries] = by_pair.flatten(0, 1).to(for_boxes.dtype)
-        return ctx.class_gradient(logits, upstream[0]), for_boxes, None, None, None, None, None
+    Returns:
+        Losses (N,), summed over the classes.
+    """
+
+    def absent(x: Tensor) -> Tensor:
+        """-p^gamma log(1 - p) for p = sigmoid(x), the loss where an output is not the object's class."""
+        return F.softplus(x) * x.sigmoid() ** loss.gamma
+
+    num_classes = logits.shape[1]
+    of_label = logits.gather(1, labels.clamp(max=num_classes - 1)[:, None]).squeeze(1)
+    correction = loss.alpha * absent(-of_label) - (1 - loss.alpha) * absent(of_label)
+    return loss.loss_weight * (
+        (1 - loss.alpha) * absent(logits).sum(1) + torch.where(labels < num_classes, correction, 0.0)
+    )
 
 
+@torch.no_grad()
 def statistics_of(
     logits: Tensor, boxes: Tensor, targets: Targets, matches: Solution, use_sigmoid: bool
 ) -> dict[str, Tensor]:
@@ -248,7 +243,8 @@ def statistics_of(
         best_object, no_object = logits[..., :-1].amax(-1), logits[..., -1]
         best = torch.maximum(best_object, no_object)
         num_predicted = (best_object > no_object).sum(1)
-    first = len(matches.queries) // len(matches.non_finite) * (len(matches.non_finite) - 1)  # pair of the last layer
+    num_layers = len(matches.non_finite)
+    first = len(matches.queries) // num_layers * (num_layers - 1)  # pair of the last layer
     queries, labels = matches.queries[first:] % best.numel(), targets.labels.flatten()[matches.targets[first:]]
     hit = logits.flatten(0, 1)[queries, labels] >= best.flatten()[queries]  # False for NaN
     statistics = {

@@ -6,10 +6,14 @@ import torch
 from helpers import make_sample, random_sample, reference_losses, targets_from
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mmdet.registry import MODELS
+from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_overlaps
 from mmengine.logging import MMLogger
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmdet_detr.models import BipartiteMatchLoss
+from mmdet_detr.models.matching.costs import iou_of
+from mmdet_detr.models.matching.loss import focal_loss
 
 NAMES = [f'{prefix}{loss}' for prefix in ('', 'd0.') for loss in ('loss_cls', 'loss_bbox', 'loss_iou')]
 STATISTICS = ['class_error', 'cardinality_error', 'matched_queries', 'query_spread']
@@ -141,9 +145,9 @@ def test_class_weight_counts_in_numerator_and_denominator():
     logits, _, boxes = random_predictions(1)
     targets = targets_from([random_sample((50, 50), None, 3, num_classes=3)])
     matches = loss.assigner.match(logits[-1:], boxes[-1:], targets)
-    wanted = torch.full((5,), 3)
-    wanted[matches.queries] = targets.labels[0][matches.targets]
-    expected = torch.nn.functional.cross_entropy(logits[-1, 0], wanted, weight=torch.tensor(class_weight))
+    goal = torch.full((5,), 3)
+    goal[matches.queries] = targets.labels[0][matches.targets]
+    expected = torch.nn.functional.cross_entropy(logits[-1, 0], goal, weight=torch.tensor(class_weight))
     assert loss(logits, boxes, targets)['loss_cls'].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
@@ -172,11 +176,11 @@ def test_losses_by_config():
     logits = logits[..., :3]
     targets = targets_from([sample])
     losses = loss(logits, boxes, targets)
-    wanted = torch.zeros(5, 3)
+    goal = torch.zeros(5, 3)
     matches = loss.assigner.match(logits[-1:], boxes[-1:], targets)
-    wanted[matches.queries, targets.labels[0][matches.targets]] = 1
+    goal[matches.queries, targets.labels[0][matches.targets]] = 1
     # without modulation the focal loss is half the binary cross-entropy
-    entropy = torch.nn.functional.binary_cross_entropy_with_logits(logits[-1, 0], wanted, reduction='sum')
+    entropy = torch.nn.functional.binary_cross_entropy_with_logits(logits[-1, 0], goal, reduction='sum')
     assert losses['loss_cls'].item() == pytest.approx(2.0 * 0.5 * entropy.item() / 2, rel=1e-5)
     l1 = (boxes[-1, 0][matches.queries] - targets.boxes[0][matches.targets]).abs().sum() / 2
     assert losses['loss_bbox'].item() == pytest.approx(l1.item(), rel=1e-5)
@@ -228,7 +232,7 @@ def test_gradients_can_be_taken_twice_and_scaled():
         torch.testing.assert_close(gradient, sum(parts))
 
 
-def test_no_gradient_wanted():
+def test_no_gradient_goal():
     """In validation, and where only one branch is trained."""
     logits, _, boxes = random_predictions(1)
     targets = targets_from([random_sample((60, 90), None, 2, num_classes=3)])
@@ -240,7 +244,7 @@ def test_no_gradient_wanted():
 
 
 def test_an_infinite_loss_leaves_no_finite_gradient():
-    """minus infinity at the wanted class: softmax has a finite gradient there, but the step is not to be taken."""
+    """minus infinity at the goal class: softmax has a finite gradient there, but the step is not to be taken."""
     logits, _, boxes = random_predictions(1)
     targets = targets_from([random_sample((50, 50), None, 5, num_classes=3)])  # every query has an object
     with torch.no_grad():
@@ -269,3 +273,83 @@ def test_mixed_precision_of_logits_and_boxes():
 def test_one_query_has_no_spread():
     losses = BipartiteMatchLoss()(torch.randn(1, 1, 1, 4), torch.rand(1, 1, 1, 4), targets_from([make_sample((9, 9))]))
     assert 'query_spread' not in losses
+
+
+def value_and_gradient(function, x: torch.Tensor, upstream: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    x = x.clone().requires_grad_()
+    values = function(x).view(len(upstream), -1).sum(1)
+    return values.detach(), torch.autograd.grad((values * upstream).sum(), x)[0]
+
+
+@pytest.mark.parametrize(
+    'settings', [{'loss_weight': 3.0}, {'gamma': 1.5, 'alpha': 1.0}, {'gamma': 0.5}, {'gamma': 0.0}]
+)
+def test_focal_loss_equals_mmdet(settings):
+    """mmdet's needs no operator on the CPU, and is the reference there."""
+    loss = MODELS.build({'type': 'FocalLoss', 'use_sigmoid': True, **settings})
+    logits, labels, upstream = torch.randn(9, 4).double() * 3, torch.randint(5, (9,)), torch.rand(9).double()
+    expected = value_and_gradient(lambda x: loss(x, labels, reduction_override='none'), logits, upstream)
+    got = value_and_gradient(lambda x: focal_loss(loss, x, labels), logits, upstream)
+    for ours, theirs in zip(got, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+
+
+def test_focal_loss_far_out():
+    """No overflow where sigmoid is 0 or 1."""
+    loss = MODELS.build({'type': 'FocalLoss', 'use_sigmoid': True})
+    logits, labels = torch.tensor([[-500.0, 500.0], [500.0, -500.0]]), torch.tensor([0, 0])
+    values, gradient = value_and_gradient(lambda x: focal_loss(loss, x, labels), logits, torch.ones(2))
+    assert values.tolist() == pytest.approx([0.25 * 500 + 0.75 * 500, 0])
+    assert gradient.flatten().tolist() == pytest.approx([-0.25, 0.75, 0, 0])
+
+
+coordinates = st.floats(0.05, 0.95)
+box = st.tuples(coordinates, coordinates, st.floats(0.01, 0.9), st.floats(0.01, 0.9))
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.tuples(box, box), min_size=1, max_size=5), st.booleans(), st.sampled_from([1e-9, 1e-2]))
+def test_iou_equals_mmdet(pairs, generalised, eps):
+    """Boxes apart, touching, one inside the other; the larger ``eps`` bounds the areas of small boxes."""
+    boxes, goal = torch.tensor(pairs, dtype=torch.float64).unbind(1)
+    # Corners that coincide have no derivative.
+    boxes = boxes + 1e-7 * (bbox_cxcywh_to_xyxy(boxes) == bbox_cxcywh_to_xyxy(goal)).any()
+    corners, upstream = bbox_cxcywh_to_xyxy(goal), torch.ones(len(boxes))
+    settings_of_mmdet = {'mode': 'giou' if generalised else 'iou', 'is_aligned': True, 'eps': eps}
+    expected = value_and_gradient(
+        lambda x: bbox_overlaps(bbox_cxcywh_to_xyxy(x), corners, **settings_of_mmdet), boxes, upstream
+    )
+    got = value_and_gradient(lambda x: iou_of(x.t(), goal.t(), generalised, eps), boxes, upstream)
+    for ours, theirs in zip(got, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ('part', 'config'),
+    [
+        ('loss_iou', {'type': 'DIoULoss', 'loss_weight': 2.0}),
+        ('loss_bbox', {'type': 'SmoothL1Loss', 'beta': 0.5}),
+        ('loss_cls', {'type': 'CrossEntropyLoss', 'use_sigmoid': True}),
+    ],
+)
+def test_any_loss_of_mmdet(part, config):
+    """The loss is computed on the matched pairs, and its gradient reaches the predictions."""
+    loss = BipartiteMatchLoss(**{part: config})
+    logits, raw, boxes = random_predictions(1)
+    logits = logits[..., :3] if part == 'loss_cls' else logits
+    targets = targets_from([random_sample((50, 50), None, 2, num_classes=3)])
+    matches = loss.assigner.match(logits[-1:], boxes[-1:], targets)
+    found, goal = boxes[-1, 0][matches.queries], targets.boxes[0][matches.targets]
+    if part == 'loss_cls':
+        labels = torch.full((5,), 3)
+        labels[matches.queries] = targets.labels[0][matches.targets]
+        expected = MODELS.build(config)(logits[-1, 0], labels, reduction_override='none').sum() / 2
+    elif part == 'loss_iou':
+        corners = bbox_cxcywh_to_xyxy(found), bbox_cxcywh_to_xyxy(goal)
+        expected = MODELS.build(config)(*corners, reduction_override='none').sum() / 2
+    else:
+        expected = MODELS.build(config)(found, goal, reduction_override='none').sum() / 2
+    got = loss(logits, boxes, targets)[part]
+    assert got.item() == pytest.approx(expected.item(), rel=1e-5)
+    leaf = logits if part == 'loss_cls' else raw
+    torch.testing.assert_close(*(torch.autograd.grad(value, leaf, retain_graph=True)[0] for value in (got, expected)))
