@@ -1,6 +1,7 @@
 """Sine position encoding of feature maps, as in the official ``models/position_encoding.py`` (paper section A.4)."""
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -43,7 +44,13 @@ def _encode_axis(length: int, image_lengths: Tensor | None, num_channels: int, d
     if image_lengths is not None:
         position = torch.minimum(position, image_lengths[:, None])
     turns = position / (position[:, -1:] + EPS) * SCALE
-    channel = torch.arange(num_channels, dtype=torch.float32, device=device)
-    wavelength = TEMPERATURE ** (2 * torch.div(channel, 2, rounding_mode='floor') / num_channels)
-    angle = turns[..., None] / wavelength
-    return torch.stack((angle[..., 0::2].sin(), angle[..., 1::2].cos()), dim=3).flatten(2)
+    angle = turns[..., None] / _wavelengths(num_channels, device)
+    return torch.stack((angle.sin(), angle.cos()), dim=3).flatten(2)
+
+
+@lru_cache
+def _wavelengths(num_channels: int, device: torch.device) -> Tensor:
+    """Wavelengths (C/2,), each of a sine and a cosine."""
+    with torch.inference_mode(False):  # A tensor that inference made could not be used in training.
+        pair = torch.arange(num_channels // 2, dtype=torch.float32, device=device)
+        return TEMPERATURE ** (2 * pair / num_channels)

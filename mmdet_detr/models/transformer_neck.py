@@ -140,6 +140,8 @@ class TransformerNeck(BaseModule):
         if not self._looked_at_stride and len(feats) > 1:
             self._looked_at_stride = True
             self._warn_of_coarse_cells(feats, input_size)
+        if (sizes == sizes.new_tensor(input_size)).all():
+            return self.transform(maps, None)
         cells = [image_cells(sizes, input_size, (x.shape[2], x.shape[3])) for x in maps]  # on the host
         padded = any((c != c.new_tensor(x.shape[2:])).any() for c, x in zip(cells, maps, strict=True))
         return self.transform(maps, [upload(c, maps[0].device) for c in cells] if padded else None)

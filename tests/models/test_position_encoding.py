@@ -31,6 +31,14 @@ def test_equals_mmdet_on_cells_of_the_image(cells):
     torch.testing.assert_close(got[visible], expected[visible], rtol=0, atol=1e-5)
 
 
+def test_made_in_inference_and_used_in_training():
+    with torch.inference_mode():
+        sine_position_encoding(None, (2, 2), 24, CPU, torch.float32)
+    weight = torch.ones(24, requires_grad=True)
+    (sine_position_encoding(None, (2, 2), 24, CPU, torch.float32) * weight).sum().backward()
+    assert weight.grad is not None
+
+
 def test_half_precision_is_cast_from_float32():
     exact = sine_position_encoding(None, (40, 40), 64, CPU, torch.float32)
     assert torch.equal(sine_position_encoding(None, (40, 40), 64, CPU, torch.float16), exact.half())

@@ -89,9 +89,8 @@ def iou_of(predicted: Tensor, goal: Tensor, generalised: bool, eps: float = OVER
         Tensor (...).
     """
     (center, size), (goal_center, goal_size) = predicted.chunk(2), goal.chunk(2)  # (2, ...), horizontal and vertical
-    half, goal_half = size / 2, goal_size / 2
-    low, high = center - half, center + half
-    goal_low, goal_high = goal_center - goal_half, goal_center + goal_half
+    low, high = center.sub(size, alpha=0.5), center.add(size, alpha=0.5)
+    goal_low, goal_high = goal_center.sub(goal_size, alpha=0.5), goal_center.add(goal_size, alpha=0.5)
     inner = torch.minimum(high, goal_high).sub_(torch.maximum(low, goal_low))  # negative: the gap between them
     outer = (size + goal_size).sub_(inner)  # both side by side, less what they share
     overlap = _area(inner.clamp_(min=0))
