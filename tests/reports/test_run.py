@@ -8,7 +8,7 @@ from mmdet_detr.reports.run import _sheet, draw_curve, read_scalars, summarise
 
 @pytest.fixture
 def work_dir(tmp_path):
-    """Two runs as mmengine logs them, the second one resumed after iteration 20, and a test."""
+    """A folder with the logs of two runs as mmengine writes them. The second run resumed after iteration 20."""
     runs = {
         '20260101_000000': [(10, 3.0), 0.1, (20, 2.5), 0.2, (30, 2.4)],
         '20260101_010000': [(30, 2.0), 0.3, (40, 1.5)],
