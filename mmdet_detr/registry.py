@@ -1,22 +1,19 @@
-"""Registries of mmdet_detr. mmengine imports them by itself for ``type='mmdet_detr.X'``."""
+"""Registries of mmdet_detr. mmengine imports this module by itself for ``type='mmdet_detr.X'``."""
 
-from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
-from mmengine.registry import DATASETS as MMENGINE_DATASETS
-from mmengine.registry import FUNCTIONS as MMENGINE_FUNCTIONS
-from mmengine.registry import HOOKS as MMENGINE_HOOKS
-from mmengine.registry import MODELS as MMENGINE_MODELS
-from mmengine.registry import STRATEGIES as MMENGINE_STRATEGIES
-from mmengine.registry import TASK_UTILS as MMENGINE_TASK_UTILS
-from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
+from mmengine import registry as parents
 from mmengine.registry import Registry
 
-DATA_SAMPLERS = Registry(
-    'data sampler', parent=MMENGINE_DATA_SAMPLERS, scope='mmdet_detr', locations=['mmdet_detr.datasets']
-)
-DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='mmdet_detr', locations=['mmdet_detr.datasets'])
-FUNCTIONS = Registry('function', parent=MMENGINE_FUNCTIONS, scope='mmdet_detr', locations=['mmdet_detr.engine'])
-HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmdet_detr', locations=['mmdet_detr.engine'])
-MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmdet_detr', locations=['mmdet_detr.models'])
-STRATEGIES = Registry('strategy', parent=MMENGINE_STRATEGIES, scope='mmdet_detr', locations=['mmdet_detr.engine'])
-TASK_UTILS = Registry('task util', parent=MMENGINE_TASK_UTILS, scope='mmdet_detr', locations=['mmdet_detr.models'])
-TRANSFORMS = Registry('transform', parent=MMENGINE_TRANSFORMS, scope='mmdet_detr', locations=['mmdet_detr.datasets'])
+
+def _child(parent: Registry, folder: str) -> Registry:
+    """A registry of ours below one of mmengine's. mmengine imports the folder when it looks for a type in it."""
+    return Registry(parent.name, parent=parent, scope='mmdet_detr', locations=[f'mmdet_detr.{folder}'])
+
+
+DATA_SAMPLERS = _child(parents.DATA_SAMPLERS, 'datasets')
+DATASETS = _child(parents.DATASETS, 'datasets')
+FUNCTIONS = _child(parents.FUNCTIONS, 'engine')
+HOOKS = _child(parents.HOOKS, 'engine')
+MODELS = _child(parents.MODELS, 'models')
+STRATEGIES = _child(parents.STRATEGIES, 'engine')
+TASK_UTILS = _child(parents.TASK_UTILS, 'models')
+TRANSFORMS = _child(parents.TRANSFORMS, 'datasets')

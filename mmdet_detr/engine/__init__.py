@@ -1,3 +1,5 @@
+"""Hooks, a strategy and worker functions for training with mmengine."""
+
 from .atomic_checkpoint_hook import AtomicCheckpointHook, CheckpointWriteError
 from .batch_size_hook import BatchSizeHook
 from .class_names_hook import ClassNamesHook

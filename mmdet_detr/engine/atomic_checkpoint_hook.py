@@ -1,4 +1,4 @@
-"""Checkpoints that are there as a whole or not at all."""
+"""Writes checkpoints so that a crash at any moment leaves complete files only."""
 
 import os
 import shutil
@@ -18,27 +18,27 @@ from ..log import warn
 from ..registry import HOOKS
 
 INTERRUPTED = 'interrupted_iter_'
-PART = '.part'  # what is being written; never read, and gone after the next start
-FULL = 'inline_container'  # of what PyTorch says, other than OSError, where it cannot write a file
+PART = '.part'  # files with this suffix are being written: nothing reads them, and the next start deletes them
+FULL = 'inline_container'  # PyTorch raises a RuntimeError with this word where it cannot write a file
 
 
 class CheckpointWriteError(CheckpointError):
-    """A checkpoint could not be written; those before it are as they were."""
+    """A checkpoint could not be written. Earlier checkpoints are unchanged."""
 
 
 @HOOKS.register_module()
 class AtomicCheckpointHook(CheckpointHook):
-    """mmengine's ``CheckpointHook``, whose files survive a crash at any moment.
+    """mmengine's ``CheckpointHook`` with files that survive a crash at any moment.
 
-    A checkpoint is written under another name, brought to the disk, and only then gets its own; after that
-    ``last_checkpoint`` names it, and only then those before it that are one too many are deleted. mmengine deletes
-    first, and then writes in place. No rank goes on before that, and the first file is read back, with a warning where
-    ``--resume`` would refuse it. Takes the arguments of ``CheckpointHook``, and covers the best checkpoints and all
-    else that calls ``runner.save_checkpoint``. Where checkpoints go to another storage (``out_dir`` with ``://``),
-    they are written as that storage writes, with a warning.
+    The hook writes a checkpoint under a temporary name, waits until the data are on the disk, and then renames the
+    file. After that it updates ``last_checkpoint`` and deletes the checkpoints that ``max_keep_ckpts`` no longer
+    keeps, while mmengine deletes first and writes in place. All ranks wait until the checkpoint is complete. The first
+    checkpoint of a run is read back, with a warning if ``--resume`` would refuse it. The arguments are those of
+    ``CheckpointHook``. The best checkpoints and all other calls of ``runner.save_checkpoint`` are covered as well. If
+    the checkpoints go to another storage (``out_dir`` with ``://``), the hook warns and writes them directly.
 
     Raises:
-        CheckpointWriteError: from training, where a checkpoint cannot be written: disk full, no permission.
+        CheckpointWriteError: in training, if a checkpoint cannot be written (disk full, no permission).
     """
 
     out_dir: str
@@ -54,17 +54,18 @@ class AtomicCheckpointHook(CheckpointHook):
         self._storage: Any = self.file_backend
         self._read_back = False
         if not isinstance(self.file_backend, LocalBackend):
-            warn(f'checkpoints in {self.out_dir} are written by {type(self._storage).__name__}, not atomically')
+            storage = type(self._storage).__name__
+            warn(f'checkpoints in {self.out_dir} are written by {storage}, not atomically: a crash can damage them')
             return
-        self.out_dir = os.path.abspath(self.out_dir)  # the same from wherever a run is resumed
+        self.out_dir = os.path.abspath(self.out_dir)  # a run may be resumed from another working directory
         if is_main_process():
             for part in Path(self.out_dir).glob(f'*{PART}'):
                 warn(f'{part} was left half-written by an earlier run and is deleted')
                 _delete(part)
         self.file_backend = _DeletesLater(self._outdated)
         runner.save_checkpoint = _atomically(runner.save_checkpoint)
-        strategy = getattr(runner, 'strategy', None)  # of a FlexibleRunner, which takes every moment for an epoch's end
-        if strategy:
+        strategy = getattr(runner, 'strategy', None)
+        if strategy:  # FlexibleRunner overwrites epoch and iteration, as if an epoch or an iteration ended now
             strategy.save_checkpoint = self._with_our_meta(strategy.save_checkpoint)
 
     def after_train(self, runner: Runner) -> None:
@@ -80,15 +81,15 @@ class AtomicCheckpointHook(CheckpointHook):
         return save_with_our_meta
 
     def save_now(self, runner: Runner, epoch: int, iteration: int) -> Path:
-        """Save a checkpoint outside of the schedule, which the next one of the schedule replaces.
+        """Save a checkpoint outside the schedule. The next scheduled checkpoint replaces it.
 
         Args:
             runner: the runner.
-            epoch: epochs that are done.
-            iteration: iterations that are done.
+            epoch: number of finished epochs.
+            iteration: number of finished iterations.
 
         Returns:
-            The file.
+            The path of the checkpoint.
         """
         name = f'{INTERRUPTED}{iteration}.pth'
         self._save(runner, name, {'epoch': epoch, 'iter': iteration})
@@ -99,8 +100,9 @@ class AtomicCheckpointHook(CheckpointHook):
             steps = [*self.keep_ckpt_ids, step]
             outdated = steps[: -self.max_keep_ckpts]
             self._outdated += [self._path(self.filename_tmpl.format(old)) for old in outdated]
-            self.keep_ckpt_ids.append(step)  # a deque, which drops its first
-            runner.message_hub.update_info('keep_ckpt_ids', steps)  # a resumed run deletes what this one comes not to
+            self.keep_ckpt_ids.append(step)  # this deque has a maximum length and drops its first entry
+            # If this run is killed before it deletes outdated checkpoints, the resumed run deletes them.
+            runner.message_hub.update_info('keep_ckpt_ids', steps)
         self._save(runner, self.filename_tmpl.format(step), meta)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, Any]) -> None:
@@ -129,7 +131,7 @@ class AtomicCheckpointHook(CheckpointHook):
             names = self._storage.list_dir_or_file(self.out_dir)
             self._outdated += [self._path(name) for name in names if name.startswith(INTERRUPTED)]
         self._delete_outdated()
-        barrier()  # a rank that left before could have the others ended while they write
+        barrier()  # a rank that ends earlier could make the launcher end the others while they write
         if is_main_process() and not self._read_back:
             self._read_back = True
             _warn_unless_readable(Path(self.last_ckpt))
@@ -147,7 +149,7 @@ class AtomicCheckpointHook(CheckpointHook):
 
 
 class _DeletesLater(LocalBackend):
-    """A local backend that only notes what it is to delete."""
+    """A local backend that does not delete files, but notes them for later."""
 
     def __init__(self, outdated: list[str]) -> None:
         super().__init__()
@@ -160,7 +162,7 @@ class _DeletesLater(LocalBackend):
 
 
 def _atomically(save: Callable) -> Callable:
-    """``runner.save_checkpoint``, which gives files their names when they are complete."""
+    """Wrap ``runner.save_checkpoint`` so that a file gets its name when it is complete."""
 
     def save_atomically(out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
         with _written(Path(out_dir) / filename) as part:
@@ -172,13 +174,14 @@ def _atomically(save: Callable) -> Callable:
 
 @contextmanager
 def _written(path: Path) -> Iterator[Path]:
-    """Give another path to write to, and move what is there to the path when it is on the disk."""
+    """Yield a temporary path to write to, and rename it to ``path`` when its data are on the disk."""
     part = path.with_name(path.name + PART)
     try:
         yield part
         if is_main_process():
-            _to_disk(part)
-            if path.is_dir():  # which cannot be replaced
+            for file in (part, *part.rglob('*')):
+                _to_disk(file)
+            if path.is_dir():  # a rename cannot replace a folder, such as a sharded checkpoint
                 _delete(path)
             part.replace(path)
             _to_disk(path.parent)
@@ -187,27 +190,28 @@ def _written(path: Path) -> Iterator[Path]:
             raise
         _delete(part)
         reason = error.strerror if isinstance(error, OSError) else 'disk full?'
-        raise CheckpointWriteError(f'cannot write {path}: {reason or error}; earlier ones are whole') from error
+        raise CheckpointWriteError(
+            f'cannot write {path}: {reason or error}; earlier checkpoints are complete'
+        ) from error
 
 
 def _warn_unless_readable(path: Path) -> None:
-    if path.is_file():  # on this disk, and in one
+    if path.is_file():  # a checkpoint on another storage, or in several files, is not checked
         try:
             load_from_local(str(path))
         except CheckpointError as error:
-            warn(f'--resume will not go on from what this run saves: {error}')
+            warn(f'--resume cannot continue from the checkpoints of this run: {error}')
 
 
 def _to_disk(path: Path) -> None:
-    """Wait until files, or a folder's entries, are on the disk."""
-    if os.name == 'nt':  # where neither can be asked for like this
+    """Wait until the content of a file, or the list of names in a folder, is on the disk."""
+    if os.name == 'nt':  # Windows neither opens folders nor flushes files that are open for reading
         return
-    for file in [path, *path.rglob('*')] if path.suffix == PART else [path]:
-        descriptor = os.open(file, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _delete(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Learning rate and batch size belong together."""
+"""Warns about a learning rate that does not fit the batch size."""
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -9,12 +9,12 @@ from ..registry import HOOKS
 
 @HOOKS.register_module()
 class BatchSizeHook(Hook):
-    """Warns where a step sees far more or fewer images than the learning rate was chosen for, and scaling is off.
+    """Warns if a step sees far more or far fewer images than the learning rate was chosen for, and scaling is off.
 
-    Reads ``auto_scale_lr`` of the config; without ``base_batch_size`` there it is silent.
+    The hook reads ``auto_scale_lr`` of the config. It is silent if ``base_batch_size`` is missing there.
 
     Args:
-        factor: how many times more or fewer images are far.
+        factor: the hook warns if a step sees ``factor`` times more or fewer images than ``base_batch_size``.
     """
 
     def __init__(self, factor: float = 2.0) -> None:
@@ -32,9 +32,9 @@ class BatchSizeHook(Hook):
         accumulated = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
         images = per_process * runner.world_size * accumulated
         if not base / self.factor < images < base * self.factor:
-            by_hand = f'multiply it by {images / base:g}, for --auto-scale-lr does not count accumulation'
-            advice = '--auto-scale-lr makes it fit' if accumulated == 1 else by_hand
+            by_hand = f'multiply it by {images / base:g} (--auto-scale-lr does not count accumulated gradients)'
+            advice = 'add --auto-scale-lr to the command' if accumulated == 1 else by_hand
             warn(
                 f'A step sees {images} images ({per_process} x {runner.world_size} processes x {accumulated} '
-                f'accumulated), and the learning rate is meant for {base}: {advice}.'
+                f'accumulated), but the learning rate is chosen for {base} images: {advice}.'
             )

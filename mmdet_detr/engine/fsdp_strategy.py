@@ -1,4 +1,4 @@
-"""Training with parameters, gradients and optimizer states split among ranks."""
+"""Splits parameters, gradients and optimizer states among the ranks of a training."""
 
 from typing import Any
 
@@ -14,25 +14,28 @@ from ..errors import ConfigError
 from ..models.transformer import DecoderLayer, EncoderLayer
 from ..registry import STRATEGIES
 
-WRAPPED = '_fsdp_wrapped_module.'  # in the names of parameters
+WRAPPED = '_fsdp_wrapped_module.'  # FSDP inserts this into the names of parameters
 UNITS = (ResLayer, EncoderLayer, DecoderLayer)
 
 
 def wrap_layers(module: nn.Module, recurse: bool, nonwrapped_numel: int) -> bool:
-    """FSDP's ``auto_wrap_policy`` for DETR: a ResNet's stages and the transformer's layers are gathered one at a time.
+    """FSDP's ``auto_wrap_policy`` for DETR: FSDP gathers one ResNet stage or transformer layer at a time.
 
-    Smaller parts cannot be: a frozen batch norm is folded into the convolution before it, which reads both.
+    Smaller units do not work: a convolution also reads the weights of the frozen batch norm that is folded into it.
     """
     return recurse or isinstance(module, UNITS)
 
 
 @STRATEGIES.register_module()
 class FSDPStrategy(MMEngineFSDPStrategy):
-    """mmengine's ``FSDPStrategy`` with three things mended, and with defaults for DETR.
+    """mmengine's ``FSDPStrategy`` with three corrections and with defaults for DETR.
 
-    Gradients are clipped by the norm of all of them, not each rank's part by its own; a run can be resumed with
-    PyTorch 2.1 and later; it runs on CPUs. Checkpoints are those of a run without FSDP, and either goes on from the
-    other's. Takes the arguments of mmengine's strategy.
+    Gradients are clipped by the norm over all ranks (in mmengine, each rank uses the norm of its own part). Resuming
+    works with PyTorch 2.1 and later. CPUs are supported. Checkpoints have the format of a run without FSDP: runs with
+    and without FSDP can continue from each other's checkpoints. The arguments are those of mmengine's strategy.
+
+    Raises:
+        ConfigError: this PyTorch has no FSDP on CPUs, and there is no GPU.
     """
 
     def __init__(
@@ -41,14 +44,15 @@ class FSDPStrategy(MMEngineFSDPStrategy):
         wrapper = {'type': 'MMFullyShardedDataParallel', 'auto_wrap_policy': wrap_layers, **(model_wrapper or {})}
         if get_device() == 'cpu':
             if not hasattr(torch, 'cpu') or not hasattr(torch.cpu, 'current_device'):
-                raise ConfigError(f'FSDP on CPUs needs a newer PyTorch than {torch.__version__}')
+                raise ConfigError(f'FSDPStrategy on CPUs needs a newer PyTorch than {torch.__version__}')
             wrapper['device_id'] = torch.device('cpu')
         super().__init__(model_wrapper=wrapper, state_dict_cfg=state_dict_cfg, **kwargs)
-        if get_device() == 'cpu':  # where nothing would be copied, and then freed
+        if get_device() == 'cpu':
+            # On a CPU, offloading copies nothing, and FSDP would then free the parameters themselves.
             self.state_dict_config.offload_to_cpu = self.optim_state_dict_config.offload_to_cpu = False
 
     def _wrap_model(self, model: nn.Module) -> nn.Module:
-        # FSDP splits weights in the order of memory, but loads an optimizer's states in that of their indices
+        # FSDP splits weights in memory order, but loads optimizer states in index order. Both agree if contiguous.
         return super()._wrap_model(model.to(memory_format=torch.contiguous_format))  # type: ignore[call-overload]
 
     def build_optim_wrapper(self, optim_wrapper: Any, model: nn.Module | None = None) -> OptimWrapper:
@@ -63,11 +67,11 @@ class FSDPStrategy(MMEngineFSDPStrategy):
         return wrapper
 
     def optim_state_dict(self) -> dict:
-        """As mmengine's, with what FSDP leaves out, such as the loss scaler of mixed precision."""
+        """As in mmengine, with the entries that FSDP leaves out, such as the loss scaler of mixed precision."""
         return {**self.optim_wrapper.state_dict(), **super().optim_state_dict()}
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
-        """Take the states of a run with FSDP or without."""
+        """Load the optimizer states of a run with or without FSDP."""
         more = {name: value for name, value in state_dict.items() if name not in ('state', 'param_groups')}
         sharded = FullyShardedDataParallel.optim_state_dict_to_load(
             model=self.model, optim=self.optim_wrapper.optimizer, optim_state_dict=self._by_name(state_dict)
@@ -75,7 +79,7 @@ class FSDPStrategy(MMEngineFSDPStrategy):
         self.optim_wrapper.load_state_dict({**more, **sharded})
 
     def _by_name(self, state_dict: dict) -> dict:
-        """The states with the names of parameters for keys; without FSDP, parameters are numbered."""
+        """Optimizer states with parameter names as keys. A run without FSDP numbers its parameters."""
         names = {id(p): name.replace(WRAPPED, '') for name, p in self.model.named_parameters()}
         groups = self.optim_wrapper.optimizer.param_groups
         numbered = dict(enumerate(names[id(p)] for group in groups for p in group['params']))

@@ -1,4 +1,4 @@
-"""A log history that does not slow a long training down."""
+"""Limits the log history, so that it does not slow down a long training."""
 
 from collections.abc import Sequence
 
@@ -12,18 +12,18 @@ from ..registry import HOOKS
 
 @HOOKS.register_module()
 class LogHistoryHook(Hook):
-    """Keeps the last values of every logged scalar only.
+    """Keeps only the last values of every logged scalar.
 
-    mmengine keeps a million of each, copies all of them to add one, and stores them in every checkpoint: at the end of
-    150 epochs of COCO (16 images a step) that costs tens of milliseconds an iteration and hundreds of MB a checkpoint
-    (``benchmarks/log_history.py``). Means in the log, of windows such as ``'epoch'`` and ``'global'`` too, reach back
-    as far as is kept. Works in runs that were started without it too.
+    mmengine keeps a million values of each scalar, copies all of them to add one, and stores them in every checkpoint.
+    At the end of 150 epochs of COCO (16 images per step), this costs tens of milliseconds per iteration and hundreds of
+    MB per checkpoint (``benchmarks/log_history.py``). With the hook, the means in the log cover at most ``max_length``
+    values, also for the windows ``'epoch'`` and ``'global'``. A run that started without the hook can resume with it.
 
     Args:
-        max_length: how many values to keep.
+        max_length: number of values that are kept for each scalar.
 
     Raises:
-        ConfigError: from training, where the log processor's ``window_size`` asks for more.
+        ConfigError: in training, if the log processor's ``window_size`` is larger than ``max_length``.
     """
 
     def __init__(self, max_length: int = 10_000) -> None:
@@ -32,7 +32,10 @@ class LogHistoryHook(Hook):
     def before_train(self, runner: Runner) -> None:
         window = runner.log_processor.window_size
         if self.max_length < window:
-            raise ConfigError(f'LogHistoryHook(max_length={self.max_length}) keeps less than window_size={window}')
+            raise ConfigError(
+                f'LogHistoryHook(max_length={self.max_length}) keeps fewer values than log_processor.window_size='
+                f'{window}: set max_length to at least {window}'
+            )
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | Sequence | None = None, outputs: dict | None = None

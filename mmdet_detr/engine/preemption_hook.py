@@ -1,4 +1,4 @@
-"""What a cluster says before it takes the machine away."""
+"""Saves a checkpoint when a cluster sends a signal before it takes the machine away."""
 
 import signal
 import threading
@@ -17,19 +17,24 @@ from ..registry import HOOKS
 from .atomic_checkpoint_hook import AtomicCheckpointHook
 
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again
-SIGNALS = [getattr(signal, name) for name in ('SIGTERM', 'SIGUSR1') if hasattr(signal, name)]  # Windows has one
+SIGNALS = [getattr(signal, name) for name in ('SIGTERM', 'SIGUSR1') if hasattr(signal, name)]  # no SIGUSR1 on Windows
+SAVE, STOP = 1, 2  # requests: with several, the highest counts
 
 
 @HOOKS.register_module()
 class PreemptionHook(Hook):
-    """Saves a checkpoint on SIGTERM and ends the process with exit code 75; saves and goes on on SIGUSR1.
+    """On SIGTERM, saves a checkpoint and ends the process with exit code 75. On SIGUSR1, saves one and continues.
 
-    A signal waits for the end of its iteration, or for the step, where the gradients of several make one. A signal that
-    reaches a single rank counts for all. During validation the checkpoint is that after the last iteration, and the
-    validation is not repeated on resume; several ranks finish it first. Needs an :class:`AtomicCheckpointHook`.
+    The hook acts at the end of the iteration; with accumulated gradients, at the end of the optimizer step. A signal
+    that reaches one rank counts for all ranks. During validation, the hook saves the state after the last training
+    iteration, and the resumed run does not repeat the validation. With several ranks, the validation ends first.
+
+    Raises:
+        ConfigError: in training, if the checkpoint hook is not an :class:`AtomicCheckpointHook`.
+        SystemExit: in training, after the checkpoint for SIGTERM is saved.
     """
 
-    priority = 'LOWEST'  # after schedulers and regular checkpoints
+    priority = 'LOWEST'  # after the schedulers' step and the regular checkpoint
 
     def __init__(self) -> None:
         self._received = 0
@@ -42,7 +47,7 @@ class PreemptionHook(Hook):
         self._checkpoints = found[0]
         self._received = 0
         if threading.current_thread() is not threading.main_thread():
-            warn('PreemptionHook: training runs in a thread, which cannot receive signals')
+            warn('PreemptionHook has no effect: training runs in a thread, and only the main thread receives signals')
             return
         for number in SIGNALS:
             self._before[number] = signal.signal(number, self._receive)
@@ -55,15 +60,17 @@ class PreemptionHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | Sequence | None = None, outputs: Any = None
     ) -> None:
-        if getattr(runner.optim_wrapper, 'should_update', lambda: True)():  # gradients so far are in no checkpoint
+        # A checkpoint does not hold accumulated gradients, so it waits for the step that uses them.
+        if getattr(runner.optim_wrapper, 'should_update', lambda: True)():
             self._act(runner, runner.iter + 1)
 
     def after_val_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | Sequence | None = None, outputs: Any = None
     ) -> None:
-        if self._received and get_world_size() == 1:  # ranks may have different numbers of batches here
+        # Ranks may have different numbers of validation batches, so they cannot wait for each other here.
+        if self._received and get_world_size() == 1:
             averages = [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
-            for hook in averages:  # which puts averaged weights into the model for the validation
+            for hook in averages:  # the model holds averaged weights during validation: take them out to save
                 hook.after_val_epoch(runner)
             self._act(runner, runner.iter)
             for hook in averages:
@@ -74,7 +81,7 @@ class PreemptionHook(Hook):
             self._act(runner, runner.iter)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        self._received = max(self._received, 2 if number == signal.SIGTERM else 1)
+        self._received = max(self._received, STOP if number == signal.SIGTERM else SAVE)
 
     def _act(self, runner: Runner, iteration: int) -> None:
         received, self._received = self._received, 0
@@ -84,8 +91,8 @@ class PreemptionHook(Hook):
             received = int(everywhere)
         if received:
             path = self._checkpoints.save_now(runner, runner.epoch, iteration)
-            if received == 2:
-                warn(f'SIGTERM: saved {path}; --resume goes on from there')
+            if received == STOP:
+                warn(f'SIGTERM: saved {path}; start the training again with --resume to continue from it')
                 self.after_train(runner)
                 raise SystemExit(EXIT_CODE)
             runner.logger.info(f'SIGUSR1: saved {path}')

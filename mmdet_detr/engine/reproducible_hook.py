@@ -1,4 +1,4 @@
-"""A run that was interrupted ends with the weights of one that was not."""
+"""Makes an interrupted and resumed run end with the same weights as an uninterrupted one."""
 
 from collections.abc import Sequence
 
@@ -15,18 +15,19 @@ from ..datasets.seeded_sampler import SeededSampler
 from ..log import warn
 from ..registry import HOOKS
 
-PLACE = 'place_in_epoch'  # in checkpoints: epoch, batches of it that are done, batches that it has
+PLACE = 'place_in_epoch'  # key in checkpoints: (epoch, finished batches of the epoch, all batches of the epoch)
 
 
 @HOOKS.register_module()
 class ReproducibleHook(Hook):
-    """Makes every iteration draw what it would draw in an uninterrupted run, and finishes an interrupted epoch.
+    """Gives a resumed run the random numbers of an uninterrupted one, and continues an epoch where it was interrupted.
 
-    The random numbers of an iteration (dropout) are seeded by the run's seed, the rank and the iteration; those of a
-    sample (augmentation) by its draw, if the data loader has a :class:`~mmdet_detr.datasets.SeededSampler`. The seed of
-    a run is in its checkpoints: after ``--resume`` it is the same, even where the config names none. mmengine resumes
-    the order of epochs only, and by iterations only where the seed is given. An epoch that was interrupted with another
-    number of batches (batch size, ranks or data have changed) starts anew.
+    The random numbers of an iteration (dropout) are seeded by the run's seed, the rank and the iteration. The random
+    numbers of a sample (augmentation) are seeded by its position in the run, if the data loader has a
+    :class:`~mmdet_detr.datasets.SeededSampler`. The seed is stored in checkpoints, so it stays the same after
+    ``--resume``, even if the config names no seed. (mmengine itself restores only the order of images, in runs by
+    iterations only with a seed in the config.) If the number of batches has changed (by batch size, ranks or data),
+    the interrupted epoch starts from its beginning.
     """
 
     priority = 'VERY_HIGH'
@@ -37,34 +38,42 @@ class ReproducibleHook(Hook):
         if not isinstance(self._sampler, SeededSampler):
             self._sampler = getattr(loop.dataloader.batch_sampler, 'sampler', None)
         if not isinstance(self._sampler, SeededSampler):
-            warn('the data loader has no SeededSampler: after a resume, images and augmentation are others')
+            warn(
+                'the data loader has no SeededSampler: a resumed run will see other images and augmentation. '
+                'Wrap the sampler of train_dataloader in a mmdet_detr.SeededSampler.'
+            )
             self._sampler = None
             return
         if not _takes_seeds(loop.dataloader.dataset):
             kind = type(loop.dataloader.dataset).__name__
-            warn(f'{kind} does not augment by the seeds of SeededSampler: after a resume, augmentation is another')
+            warn(
+                f'{kind} does not use the seeds of SeededSampler: a resumed run will see other augmentation. '
+                'Set train_dataloader.dataset.type to mmdet_detr.RobustCocoDataset.'
+            )
         seed = torch.tensor(runner.seed)
-        broadcast(seed)  # which may be another on each rank, where the order of the images must not
-        if self._sampler.seed != seed:  # drawn, or resumed from a run of another seed
+        broadcast(seed)  # ranks may have different seeds, but must agree on the order of the images
+        if self._sampler.seed != seed:  # the sampler was built before the checkpoint with the seed was loaded
             self._sampler.seed = int(seed)
-            if hasattr(loop, 'dataloader_iterator'):  # which may have drawn already
+            if hasattr(loop, 'dataloader_iterator'):  # this iterator may have read indices by the old seed
                 loop.dataloader_iterator = type(loop.dataloader_iterator)(loop.dataloader)
 
     def before_train_epoch(self, runner: Runner) -> None:
         loop = runner.train_loop
         if not isinstance(loop, EpochBasedTrainLoop) or self._sampler is None:
-            return  # a loop by iterations skips for itself what is done
+            return  # a loop by iterations skips the finished batches itself
         batches, length = loop.dataloader.batch_sampler, len(loop.dataloader)
         epoch, done, before = runner.message_hub.runtime_info.get(PLACE, (0, 0, length))
         self._first = 0
         if epoch != runner.epoch or not 0 < done <= before:
             return
         if type(batches) is not BatchSampler:
-            warn(f'{type(batches).__name__} cannot go on within an epoch: epoch {epoch + 1} starts anew')
+            warn(
+                f'{type(batches).__name__} cannot continue within an epoch: epoch {epoch + 1} starts from its beginning'
+            )
         elif before != length:
-            warn(f'epoch {epoch + 1} had {before} batches and has {length} now: it starts anew')
+            warn(f'epoch {epoch + 1} had {before} batches and has {length} now: it starts from its beginning')
         else:
-            runner.logger.info(f'the first {done} batches of epoch {epoch + 1} are done')
+            runner.logger.info(f'epoch {epoch + 1} continues after its first {done} batches')
             self._sampler.start_at(done * batches.batch_size)
             self._first = done
 

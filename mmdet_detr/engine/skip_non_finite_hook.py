@@ -1,4 +1,4 @@
-"""Steps that would ruin the weights are skipped."""
+"""Skips optimizer steps that would ruin the weights."""
 
 import math
 from collections.abc import Sequence
@@ -20,16 +20,20 @@ from ..registry import HOOKS
 
 @HOOKS.register_module()
 class SkipNonFiniteHook(Hook):
-    """Skips optimizer steps whose gradients are NaN or infinite, and stops a run that has nothing else to offer.
+    """Skips optimizer steps with gradients that are NaN or infinite, and stops a run that only has such steps.
 
-    Looks at the gradients, not at the loss: they are what reaches the weights, they are the same on all ranks, and
-    with accumulated gradients they remember every iteration. The statistics of batch normalisation, which a forward
-    pass of NaN ruins as well, go back to those of the last good step, and the log leaves such an iteration's losses
-    out of its means. A gradient scaler skips such steps by itself; they count as well.
+    The hook checks the gradients and not the loss: the gradients change the weights, they are the same on all ranks,
+    and accumulated gradients contain every iteration of the step. A forward pass of NaN also ruins the statistics of
+    batch normalisation, so the hook restores them from the last good step. The means in the log leave out losses that
+    are not finite. Steps that a gradient scaler skips count as well.
 
     Args:
-        max_consecutive: a RuntimeError ends the run after so many skipped steps in a row. A gradient scaler that
-            starts at its default scale may need a dozen before the first step.
+        max_consecutive: number of skipped steps in a row that ends the run. A gradient scaler that starts at its
+            default scale may skip a dozen steps before the first good one.
+
+    Raises:
+        ValueError: ``max_consecutive`` is less than 1.
+        RuntimeError: in training, after ``max_consecutive`` skipped steps in a row.
     """
 
     priority = 'HIGHEST'  # before the hook that collects the losses for the log
@@ -43,13 +47,17 @@ class SkipNonFiniteHook(Hook):
         self._reset()
 
     def _reset(self) -> None:
-        """Forget all but the number of skipped steps; a run that ended by an exception has left more."""
+        """Set the state back to that of a new hook, except ``skipped``. A run that failed may have left its state."""
         while self._handles:
             self._handles.pop().remove()
         self._in_a_row = 0
-        self._images: list[str] = []  # of the steps in a row
-        self._steps: list[bool] = []  # of this iteration's optimizers, True for those taken; a scaler leaves none
-        self._statistics: list[tuple[Tensor, Tensor]] = []  # buffers of batch normalisation, and their last good values
+        self._images: list[str] = []  # images since the last good step
+        # For each optimizer that steps in this iteration, whether its gradients are finite. If a scaler skips the step,
+        # the list stays empty.
+        self._steps: list[bool] = []
+        self._statistics: list[
+            tuple[Tensor, Tensor]
+        ] = []  # buffers of batch normalisation, with their last good values
 
     def before_train(self, runner: Runner) -> None:
         self._reset()
@@ -57,7 +65,8 @@ class SkipNonFiniteHook(Hook):
             if isinstance(wrapper.optimizer, Optimizer):
                 self._handles.append(wrapper.optimizer.register_step_pre_hook(self._before_step))
             else:
-                warn(f'SkipNonFiniteHook cannot watch {type(wrapper.optimizer).__name__}, which is no torch Optimizer')
+                kind = type(wrapper.optimizer).__name__
+                warn(f'SkipNonFiniteHook cannot check the gradients of {kind}: it is not a torch.optim.Optimizer')
 
     def after_train(self, runner: Runner) -> None:
         self._reset()
@@ -82,7 +91,7 @@ class SkipNonFiniteHook(Hook):
             return
         self._images += _images_of(data_batch)
         if not any(wrapper.should_update() for wrapper in _wrappers(runner)):
-            return  # gradients go on accumulating
+            return  # the step comes in a later iteration, with accumulated gradients
         good, self._steps = bool(self._steps) and all(self._steps), []
         if good:
             self._in_a_row, self._images, self._statistics = 0, [], []
@@ -94,16 +103,16 @@ class SkipNonFiniteHook(Hook):
             del outputs[name]
         self.skipped += 1
         self._in_a_row += 1
-        concerned = f'Images since the last good step: {", ".join(self._images[-20:])}.'
+        images = f'Images since the last good step: {", ".join(self._images[-20:])}.'
         if self._in_a_row >= self.max_consecutive:
             raise RuntimeError(
                 f'{self._in_a_row} steps in a row had gradients that are not finite, up to iteration {runner.iter + 1}:'
-                f' the run cannot recover. {concerned} docs/troubleshooting.md lists the usual causes.'
+                f' the run cannot recover. {images} docs/troubleshooting.md lists the usual causes.'
             )
         if self._in_a_row == 1:
             warn(
                 f'Iteration {runner.iter + 1} skipped: its gradients are not finite (skipped so far: {self.skipped}). '
-                f'{concerned}'
+                f'{images}'
             )
 
     def _before_step(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
@@ -113,11 +122,11 @@ class SkipNonFiniteHook(Hook):
         magnitude = torch.zeros((), device=parameters[0].device)
         for norm in torch._foreach_norm(gradients, math.inf) if gradients else ():
             magnitude += norm.to(magnitude)
-        all_reduce(magnitude)  # with sharded parameters, each rank sees its own gradients only
+        all_reduce(magnitude)  # with sharded parameters, a rank sees only its own part of the gradients
         self._steps.append(bool(torch.isfinite(magnitude)))
         if not self._steps[-1]:
             for parameter in parameters:
-                parameter.grad = None  # which an optimizer passes over
+                parameter.grad = None  # optimizers ignore parameters without a gradient
 
 
 def _wrappers(runner: Runner) -> list[OptimWrapper]:

@@ -1,6 +1,7 @@
-"""Pictures and one line of numbers from the folder of a finished run."""
+"""Draws the pictures of a run from its folder, and sums up its results in one line."""
 
 import json
+import math
 import re
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,27 +21,27 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from rich.progress import track
 
-SHOWN_SIZE = 256  # width in pixels at which an image is drawn; smaller ones are enlarged
+SHOWN_SIZE = 256  # pixels: narrower images are enlarged by the largest whole number that does not exceed this width
 
 
 class Scalars(NamedTuple):
-    """What a run logged: training losses and, from its evaluations, COCO box AP and AP50."""
+    """Training losses of a run, and COCO box AP and AP50 of its evaluations."""
 
-    steps: list[int]  # iterations
+    steps: list[int]  # iterations of the losses
     losses: list[float]
-    val_steps: list[int]
+    val_steps: list[int]  # iterations of the evaluations
     ap: list[float]
     ap50: list[float]
 
 
 def read_scalars(work_dir: Path) -> Scalars:
-    """Read the scalars of the training runs below a folder, of which later ones resume earlier ones.
+    """Read the scalars of all training runs in a folder. A later run continues an earlier one or replaces it.
 
-    mmengine numbers evaluations by epoch, which is 0 throughout a run by iterations; an evaluation is put at the last
-    iteration logged before it.
+    mmengine logs evaluations with the number of the epoch, which is always 0 in a run by iterations. So an evaluation
+    gets the number of the last iteration that was logged before it.
 
     Raises:
-        FileNotFoundError: no training was logged there.
+        FileNotFoundError: the folder has no log of a training run.
     """
     train: dict[int, float] = {}
     val: dict[int, tuple[float, float]] = {}
@@ -51,7 +52,7 @@ def read_scalars(work_dir: Path) -> Scalars:
             entry = json.loads(line)
             if 'loss' in entry:
                 latest = entry['iter']
-                if first and train and latest <= min(train):  # started anew, not resumed
+                if first and train and latest <= min(train):  # this run did not resume the earlier ones
                     train.clear()
                     val.clear()
                 first = False
@@ -59,14 +60,16 @@ def read_scalars(work_dir: Path) -> Scalars:
             elif 'coco/bbox_mAP' in entry and train:
                 val[latest] = (entry['coco/bbox_mAP'], entry['coco/bbox_mAP_50'])
     if not train:
-        raise FileNotFoundError(f'no scalars.json of a training run below {work_dir}')
+        raise FileNotFoundError(
+            f'no scalars.json of a training run below {work_dir}: train with this folder as --work-dir first'
+        )
     steps, val_steps = sorted(train), sorted(val)
     ap, ap50 = ([val[step][i] for step in val_steps] for i in (0, 1))
     return Scalars(steps, [train[step] for step in steps], val_steps, ap, ap50)
 
 
 def draw_curve(scalars: Scalars, path: Path) -> None:
-    """Draw the loss and the AP over a run as PNG."""
+    """Draw the loss and the AP of a run as a PNG file."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout='constrained')
     left.plot(scalars.steps, scalars.losses, color='tab:blue')
     left.set(xlabel='iteration', ylabel='training loss', yscale='log')
@@ -83,23 +86,24 @@ def draw_curve(scalars: Scalars, path: Path) -> None:
 def draw_predictions(
     config: Config, checkpoint: Path, path: Path, num_images: int = 12, columns: int = 3, score_thr: float = 0.5
 ) -> None:
-    """Draw a sheet of test images as PNG, each with the truth on the left and the detections on the right.
+    """Draw a sheet of test images as a PNG file, each with the truth on the left and the detections on the right.
 
     Args:
-        config: of the model and its test data.
-        checkpoint: its weights.
+        config: config of the model and its test data.
+        checkpoint: weights of the model.
         path: file to write.
-        num_images: number of images, evenly spread over the test set.
-        columns: pairs in a row.
-        score_thr: detections below are not drawn.
+        num_images: number of images, evenly spread over the test set, and at most all of them.
+        columns: number of images in a row.
+        score_thr: detections with a lower score are not drawn.
     """
     init_default_scope(config.get('default_scope', 'mmdet'))
     model = init_detector(config, str(checkpoint), device='cpu')
     dataset = DATASETS.build(config.test_dataloader.dataset)
     visualizer = VISUALIZERS.build({'type': 'DetLocalVisualizer', 'name': 'report'})
     visualizer.dataset_meta = dataset.metainfo
+    indices = np.linspace(0, len(dataset) - 1, min(num_images, len(dataset))).round().astype(int)
     pairs = []
-    for index in track(np.linspace(0, len(dataset) - 1, num_images).round().astype(int), description='drawing'):
+    for index in track(indices, description='drawing'):
         info = dataset.get_data_info(int(index))
         sample = inference_detector(model, info['img_path'])
         truth = [instance for instance in info['instances'] if not instance['ignore_flag']]
@@ -114,17 +118,22 @@ def draw_predictions(
             instances.bboxes = instances.bboxes * factor
         visualizer.add_datasample('report', image, sample.cpu(), pred_score_thr=score_thr)
         pairs.append(visualizer.get_image())
-    height, width = (max(pair.shape[axis] for pair in pairs) for axis in (0, 1))
-    gap, rows = 12, -(-len(pairs) // columns)
+    mmcv.imwrite(_sheet(pairs, columns)[..., ::-1], str(path))
+
+
+def _sheet(pictures: list[np.ndarray], columns: int, gap: int = 12) -> np.ndarray:
+    """Pictures (H, W, 3), row by row on a white sheet, with a gap in pixels between them."""
+    height, width = (max(picture.shape[axis] for picture in pictures) for axis in (0, 1))
+    rows = math.ceil(len(pictures) / columns)
     sheet = np.full((rows * (height + gap), columns * (width + gap), 3), 255, dtype=np.uint8)
-    for number, pair in enumerate(pairs):
+    for number, picture in enumerate(pictures):
         top, left = number // columns * (height + gap), number % columns * (width + gap)
-        sheet[top : top + pair.shape[0], left : left + pair.shape[1]] = pair
-    mmcv.imwrite(sheet[..., ::-1], str(path))
+        sheet[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    return sheet
 
 
 def summarise(work_dir: Path) -> str:
-    """AP and AP50 of the latest test, how long all runs took, and the folder, in one line."""
+    """AP and AP50 of the latest test, the time of all runs in the folder, and the folder, in one line."""
     tests = [path for path in sorted(work_dir.glob('*/*.json')) if 'coco/bbox_mAP' in json.loads(path.read_text())]
     if not tests:
         return f'not tested yet; curve.png and predictions.png are in {work_dir}'
@@ -138,7 +147,7 @@ def summarise(work_dir: Path) -> str:
 
 
 def _duration(log: str) -> timedelta:
-    """Time from the first to the last entry of a log of mmengine's."""
+    """Time from the first to the last entry of an mmengine log."""
     times = [
         datetime.strptime(text, '%Y/%m/%d %H:%M:%S')
         for text in re.findall(r'^(\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) - mmengine', log, re.MULTILINE)

@@ -1,5 +1,6 @@
-"""Tables and pictures of what was measured."""
+"""Turns the results of a speed measurement into tables and pictures."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,8 @@ import matplotlib as mpl
 
 mpl.use('Agg')
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 Row = dict[str, Any]
 COLUMNS = {
@@ -16,7 +19,7 @@ COLUMNS = {
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """One table for each size, batch and mode."""
+    """Tables in Markdown: one for each size, batch and mode, and one for accuracy."""
     text = []
     for (height, width, batch, mode), rows in grouped(results['rows']).items():
         title = {'infer': 'Inference', 'train': 'Training'}[mode]
@@ -36,6 +39,7 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def grouped(rows: list[Row]) -> dict[tuple[int, int, int, str], list[Row]]:
+    """Rows by (height, width, batch, mode)."""
     groups: dict[tuple[int, int, int, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((*row['size'], row['batch'], row['mode']), []).append(row)
@@ -43,11 +47,13 @@ def grouped(rows: list[Row]) -> dict[tuple[int, int, int, str], list[Row]]:
 
 
 def table(head: tuple[str, ...], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
     lines = [head, ['---'] * len(head), *rows]
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines) + '\n'
 
 
 def cells(row: Row) -> list[str]:
+    """The cells of a row: detector, type and the columns of its mode."""
     stages = {name: milliseconds(values) for name, values in row['stages'].items()}
     memory = number(row.get('memory_mib'), 0)
     parameters = f'{row["parameters"] / 1e6:.1f}'
@@ -62,26 +68,33 @@ def cells(row: Row) -> list[str]:
 
 
 def milliseconds(values: list[float]) -> str:
+    """Median and quartiles, given in seconds, as milliseconds."""
     return spread([1000 * value for value in values], 0 if values[0] >= 0.1 else 1)
 
 
 def spread(values: list[float], digits: int) -> str:
+    """Median and quartiles, or the median alone if the quartiles are equal."""
     median, lower, upper = (f'{value:.{digits}f}' for value in values)
     return median if lower == upper else f'{median} ({lower} to {upper})'
 
 
 def number(value: float | None, digits: int) -> str:
+    """A number, or nothing if it is missing."""
     return '' if value is None else f'{value:.{digits}f}'
 
 
 def draw(results: dict[str, Any], folder: Path) -> list[Path]:
-    """Bars of the stages and of the memory, and speed against AP where that is known; the files written."""
-    paths = [folder / 'stages.png']
-    _draw_stages(results['rows'], paths[0])
-    if any(row.get('memory_mib') for row in results['rows']):
+    """Draw the stages, the memory if it was measured, and speed against AP if AP is known.
+
+    Returns:
+        The pictures that were written.
+    """
+    rows, paths = results['rows'], [folder / 'stages.png']
+    _draw_bars(rows, paths[0], 'ms', _stages)
+    if any(row.get('memory_mib') for row in rows):
         paths.append(folder / 'memory.png')
-        _draw_memory(results['rows'], paths[-1])
-    if results.get('ap') and any(row['mode'] == 'infer' for row in results['rows']):
+        _draw_bars(rows, paths[-1], 'MiB at the peak', _memory)
+    if results.get('ap') and any(row['mode'] == 'infer' for row in rows):
         paths.append(folder / 'speed.png')
         _draw_speed(results, paths[-1])
     return paths
@@ -91,54 +104,51 @@ def _label(row: Row) -> str:
     return row['detector'] + ('' if row['dtype'] == 'float32' else f', {row["dtype"]}')
 
 
-def _panels(rows: list[Row]) -> tuple[Any, list[tuple[Any, str, list[Row]]]]:
+def _draw_bars(rows: list[Row], path: Path, unit: str, draw_group: Callable[[Axes, list[Row]], None]) -> None:
+    """One panel for each size, batch and mode, with one bar for each row of its group."""
     groups = grouped(rows)
-    height = sum(0.9 + 0.3 * len(group) for group in groups.values())
-    ratios = [0.9 + 0.3 * len(group) for group in groups.values()]
+    heights = [0.9 + 0.3 * len(group) for group in groups.values()]
     figure, axes = plt.subplots(
-        len(groups), figsize=(9, height), layout='constrained', squeeze=False, gridspec_kw={'height_ratios': ratios}
+        len(groups), figsize=(9, sum(heights)), layout='constrained', squeeze=False, height_ratios=heights
     )
-    titles = [f'{mode}, {h} x {w}, batch {batch}' for h, w, batch, mode in groups]
-    return figure, list(zip(axes[:, 0], titles, groups.values(), strict=True))
-
-
-def _draw_stages(rows: list[Row], path: Path) -> None:
-    figure, panels = _panels(rows)
-    for axis, title, group in panels:
-        left = [0.0] * len(group)
-        for stage in group[0]['stages']:
-            widths = [1000 * row['stages'][stage][0] for row in group]
-            axis.barh([_label(row) for row in group], widths, left=left, label=stage)
-            left = [a + b for a, b in zip(left, widths, strict=True)]
-        axis.set(title=title, xlabel='ms')
+    for axis, ((height, width, batch, mode), group) in zip(axes[:, 0], groups.items(), strict=True):
+        draw_group(axis, group)
+        axis.set(title=f'{mode}, {height} x {width}, batch {batch}', xlabel=unit)
         axis.invert_yaxis()
-        axis.legend(fontsize='small', loc='center left', bbox_to_anchor=(1.01, 0.5))
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    _save(figure, path)
 
 
-def _draw_memory(rows: list[Row], path: Path) -> None:
-    figure, panels = _panels(rows)
-    for axis, title, group in panels:
-        bars = axis.barh([_label(row) for row in group], [row.get('memory_mib') or 0 for row in group])
-        axis.bar_label(bars, fmt='%.0f', padding=3)
-        axis.set(title=title, xlabel='MiB at the peak')
-        axis.margins(x=0.12)
-        axis.invert_yaxis()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+def _stages(axis: Axes, group: list[Row]) -> None:
+    left = [0.0] * len(group)
+    for stage in group[0]['stages']:
+        widths = [1000 * row['stages'][stage][0] for row in group]
+        axis.barh([_label(row) for row in group], widths, left=left, label=stage)
+        left = [a + b for a, b in zip(left, widths, strict=True)]
+    axis.legend(fontsize='small', loc='center left', bbox_to_anchor=(1.01, 0.5))
+
+
+def _memory(axis: Axes, group: list[Row]) -> None:
+    bars = axis.barh([_label(row) for row in group], [row.get('memory_mib') or 0 for row in group])
+    axis.bar_label(bars, fmt='%.0f', padding=3)
+    axis.margins(x=0.12)
 
 
 def _draw_speed(results: dict[str, Any], path: Path) -> None:
+    """Images per second against AP, for the first size and batch of inference."""
     figure, axis = plt.subplots(figsize=(7, 4.5), layout='constrained')
-    size, batch = next((row['size'], row['batch']) for row in results['rows'] if row['mode'] == 'infer')
-    for row in results['rows']:
-        if row['mode'] == 'infer' and row['detector'] in results['ap'] and (row['size'], row['batch']) == (size, batch):
+    rows = next(group for (*_, mode), group in grouped(results['rows']).items() if mode == 'infer')
+    for row in rows:
+        if row['detector'] in results['ap']:
             x, y = row['images_a_second'][0], results['ap'][row['detector']].get('AP', 0.0)
             axis.scatter(x, y)
             axis.annotate(_label(row), (x, y), xytext=(5, 5), textcoords='offset points', fontsize='small')
-    axis.set(xlabel=f'images a second, {size[0]} x {size[1]}, batch {batch}', ylabel='AP')
+    (height, width), batch = rows[0]['size'], rows[0]['batch']
+    axis.set(xlabel=f'images per second, {height} x {width}, batch {batch}', ylabel='AP')
     axis.margins(0.2)
     axis.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -1,4 +1,4 @@
-"""COCO's AP of a detector with a checkpoint, where its test data are there."""
+"""Measures COCO's AP of a detector with a checkpoint, if its test data are on this machine."""
 
 import contextlib
 import io
@@ -14,7 +14,15 @@ METRICS = {'AP': 'mAP', 'AP50': 'mAP_50', 'AP75': 'mAP_75', 'AP_S': 'mAP_s', 'AP
 
 
 def average_precision(path: str, checkpoint: str) -> dict[str, float] | None:
-    """AP, AP50, AP75 and AP of small, medium and large objects on the test data of the config; None without them."""
+    """Test a detector on the test data of its config.
+
+    Args:
+        path: the config.
+        checkpoint: the weights.
+
+    Returns:
+        AP, AP50, AP75 and AP of small, medium and large objects, or None if the test data are missing.
+    """
     config = read_config(path)
     evaluator = config.get('test_evaluator')
     evaluator = evaluator[0] if isinstance(evaluator, list) else evaluator
@@ -23,7 +31,7 @@ def average_precision(path: str, checkpoint: str) -> dict[str, float] | None:
     forget_pretrained(config.model)
     config.load_from = checkpoint
     config.visualizer = None
-    MMLogger._instance_dict.clear()  # a logger of this name may write to the folder of an earlier run
+    MMLogger._instance_dict.clear()  # an existing logger would write to the folder of an earlier run
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         config.work_dir = folder
         config.experiment_name = f'benchmark_{Path(folder).name}'

@@ -1,4 +1,4 @@
-"""Multiply-adds of a forward pass, with those of attention, which counters miss."""
+"""Counts the multiply-adds of a forward pass, including those of fused attention."""
 
 import contextlib
 import io
@@ -21,12 +21,12 @@ def gflops(candidate: Candidate, inputs: Inputs) -> float:
 
 
 def multiply_adds(module: nn.Module, *inputs: Tensor) -> int:
-    """Multiplications with their additions, counted by mmengine's analyzer.
+    """Number of multiply-adds of a module, counted by mmengine's analyzer.
 
-    As in the paper and in most tables, the two are one operation. The analyzer does not know the operators in which
-    implementations of attention compute its products; they are added here.
+    A multiplication with its addition counts once, as in the paper and in most tables. The analyzer does not know two
+    operators that compute attention, so their counts are added here.
     """
-    # with gradients, lest attention takes the fast path, whose one operator for a whole layer no counter opens
+    # Without gradients, PyTorch would compute a transformer layer by one operator that the analyzer cannot count.
     with torch.enable_grad(), contextlib.redirect_stderr(io.StringIO()):
         analyzer = FlopAnalyzer(module, inputs)
         analyzer.set_op_handle('aten::scaled_dot_product_attention', _attention)
@@ -36,7 +36,7 @@ def multiply_adds(module: nn.Module, *inputs: Tensor) -> int:
 
 
 class _Network(nn.Module):
-    """A detector as a module of one tensor."""
+    """A detector as a module that takes one tensor, as the analyzer needs it."""
 
     def __init__(self, model: nn.Module, samples: list) -> None:
         super().__init__()
@@ -48,12 +48,12 @@ class _Network(nn.Module):
 
 
 def _attention(inputs: list[Any], outputs: list[Any]) -> int:
-    """Products of queries (..., Q, C) with keys (..., S, C), and of the weights with values (..., S, C')."""
+    """Multiply-adds of queries (..., Q, C) with keys (..., S, C), and of the weights with values (..., S, C')."""
     *batch, num_queries, channels = inputs[0].type().sizes()
     *_, num_keys, value_channels = inputs[2].type().sizes()
     return math.prod(batch) * num_queries * num_keys * (channels + value_channels)
 
 
 def _baddbmm(inputs: list[Any], outputs: list[Any]) -> int:
-    """A sum plus the products of (B, N, C) and (B, C, M)."""
+    """Multiply-adds of (B, N, C) with (B, C, M), added to another tensor."""
     return math.prod(inputs[1].type().sizes()) * inputs[2].type().sizes()[-1]

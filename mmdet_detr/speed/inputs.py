@@ -1,4 +1,4 @@
-"""Images and objects to measure with: the same for every detector."""
+"""Makes the images and objects to measure with. They are the same for every detector."""
 
 import tempfile
 from pathlib import Path
@@ -18,11 +18,12 @@ class Inputs:
     """Batches of images of one size, read from files, with boxes drawn at random.
 
     Args:
-        size: (height, width) in pixels of the network's input; images of other sizes are resized to it.
-        batch: images in a batch.
-        objects: boxes an image.
-        num_classes: their classes.
-        images: folder of which the first ``batch`` images are read, in alphabetical order; without it, generated ones.
+        size: (height, width) of the network's input in pixels. Images of other sizes are resized to it.
+        batch: number of images in a batch.
+        objects: number of boxes in an image.
+        num_classes: number of classes, from which the labels of the boxes are drawn.
+        images: folder with images. The first ``batch`` ones in alphabetical order are read, repeated if there are
+            fewer. Without a folder, images are generated.
 
     Raises:
         ConfigError: the folder has no images.
@@ -39,12 +40,12 @@ class Inputs:
         else:
             paths = sorted(path for path in images.glob('*') if path.suffix.lower() in SUFFIXES)
             if not paths:
-                raise ConfigError(f'no images in {images}')
+                raise ConfigError(f'no images in {images}: expected files that end in {", ".join(SUFFIXES)}')
         random = np.random.default_rng(0)
         self._infos = []
         for i in range(batch):
             path = paths[i % len(paths)]
-            width, height = ImageOps.exif_transpose(Image.open(path)).size  # as mmcv reads it
+            width, height = ImageOps.exif_transpose(Image.open(path)).size  # mmcv applies the EXIF orientation as well
             boxes = _boxes(random, objects, height, width)
             labels = (random.uniform(0, num_classes, objects)).astype(int)
             instances = [
@@ -68,12 +69,12 @@ class Inputs:
             return pseudo_collate([self._pipeline(self.info(i)) for i in range(self.batch)])
 
     def info(self, index: int) -> dict[str, Any]:
-        """What a data set gives to its pipeline for an image; beyond the batch, its images come again."""
+        """Input of a pipeline for an image, as a data set makes it. Indices beyond the batch repeat its images."""
         return dict(self._infos[index % self.batch])
 
 
 def _generate(folder: Path, size: tuple[int, int], seed: int) -> Path:
-    """A JPEG of smooth noise, about as costly to decode as a photograph."""
+    """Write a JPEG of smooth noise that takes about as long to decode as a photograph."""
     random = np.random.default_rng(seed)
     coarse = random.integers(0, 256, (size[0] // 16 + 1, size[1] // 16 + 1, 3), dtype=np.uint8)
     image = np.asarray(Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC), dtype=np.int16)
@@ -84,7 +85,7 @@ def _generate(folder: Path, size: tuple[int, int], seed: int) -> Path:
 
 
 def _boxes(random: np.random.Generator, number: int, height: int, width: int) -> np.ndarray:
-    """Boxes (number, 4) in xyxy pixels, inside the image."""
+    """Random boxes (number, 4) inside the image, xyxy in pixels."""
     top_left = random.uniform(0, 0.6, (number, 2))
     bottom_right = top_left + random.uniform(0.05, 0.4, (number, 2))
     return np.concatenate((top_left, bottom_right), axis=1) * [width, height, width, height]

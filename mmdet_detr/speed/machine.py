@@ -1,4 +1,4 @@
-"""What a measurement ran on."""
+"""Names the machine that a measurement runs on."""
 
 import os
 import platform
@@ -8,7 +8,7 @@ import torch
 
 
 def machine(device: str) -> str:
-    """One line: the processor or the GPU, threads, PyTorch."""
+    """The processor with its threads, or the GPU, and the version of PyTorch, in one line."""
     if device.startswith('cuda'):
         return f'{torch.cuda.get_device_name(device)}, PyTorch {torch.__version__}'
     cpuinfo = Path('/proc/cpuinfo')

@@ -1,26 +1,25 @@
-"""What the C library does with memory that was freed."""
+"""Controls what the C library does with freed memory."""
 
 import ctypes
 import sys
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # constants from glibc's malloc.h
 
 
 def keep_freed_memory() -> None:
-    """Keep freed memory in this process, where the C library is glibc.
+    """Keep freed memory in this process if the C library is glibc.
 
-    By default large tensors go back to the system when they are freed, and come again page by page. That can take
-    long, depending on what ran before. A process that runs one detector for long settles; one in
-    which detectors take turns measures that instead of them.
+    By default, the memory of large tensors goes back to the system when they are freed, and the next tensor gets its
+    memory page by page. If detectors take turns in one process, this can take longer than the detectors themselves.
     """
     library = _glibc()
     if library:
         library.mallopt(M_MMAP_MAX, 0)
-        library.mallopt(M_TRIM_THRESHOLD, -1)  # never
+        library.mallopt(M_TRIM_THRESHOLD, -1)  # -1 turns trimming off
 
 
 def give_freed_memory_back() -> None:
-    """Give what was kept to the system, for other processes."""
+    """Give freed memory back to the system, so that other processes can use it."""
     library = _glibc()
     if library:
         library.malloc_trim(0)

@@ -1,9 +1,8 @@
-"""Memory that one detector needs at most, measured in a process of its own.
+"""Measures the peak memory of one detector in a process of its own.
 
     python -m mmdet_detr.speed.memory '{"path": CONFIG, ...}'
 
-prints the number of MiB: of CUDA's allocator, or what the process holds more at its peak than before the model was
-built.
+prints MiB: the peak of CUDA's allocator, or on a CPU the growth of the process since before the model was built.
 """
 
 import contextlib
@@ -29,12 +28,12 @@ def peak_mib(**settings: Any) -> float:
     """Run :func:`measure` in a fresh process.
 
     Raises:
-        RuntimeError: the process failed; the message is the last line that it wrote.
+        RuntimeError: the process failed. The message is its last line on stderr.
     """
     command = [sys.executable, '-m', 'mmdet_detr.speed.memory', json.dumps(settings)]
     finished = subprocess.run(command, capture_output=True, text=True)
     if finished.returncode:
-        raise RuntimeError((finished.stderr.strip().splitlines() or ['killed'])[-1])
+        raise RuntimeError((finished.stderr.strip().splitlines() or ['the process was killed (out of memory?)'])[-1])
     return float(finished.stdout.split()[-1])
 
 
@@ -48,7 +47,7 @@ def measure(
     objects: int,
     threads: int,
 ) -> float:
-    """MiB at the peak of a few steps of ``mode``, 'train' or 'infer'."""
+    """MiB at the peak of a few steps. ``mode`` is 'train' or 'infer'."""
     torch.set_num_threads(threads)
     warm_up(device)
     before = 0.0 if device.startswith('cuda') else reset_peak()
@@ -66,7 +65,7 @@ def measure(
 
 
 def warm_up(device: str) -> None:
-    """Load what every detector needs, so that it does not count as a detector's memory."""
+    """Load libraries that every detector needs, so that they do not count as memory of the detector."""
     register_all_modules()
     layer = torch.nn.Conv2d(8, 8, 3).to(device)
     layer(torch.zeros(1, 8, 32, 32, device=device)).sum().backward()
@@ -74,10 +73,10 @@ def warm_up(device: str) -> None:
 
 
 def reset_peak() -> float:
-    """Forget the peak of the resident set, which a process inherits from the one that starts it; MiB held now.
+    """Reset the peak of the resident set, because a process inherits it from its parent. Returns MiB held now.
 
     Raises:
-        ConfigError: this system is no Linux.
+        ConfigError: this system is not Linux.
     """
     try:
         Path('/proc/self/clear_refs').write_text('5')
@@ -87,7 +86,7 @@ def reset_peak() -> float:
 
 
 def status_mib(name: str) -> float:
-    """A line of Linux's account of this process, such as VmRSS, the resident set, or VmHWM, its peak."""
+    """MiB of an entry in /proc/self/status, such as VmRSS (the resident set) or VmHWM (its peak)."""
     lines = Path('/proc/self/status').read_text().splitlines()
     return int(next(line for line in lines if line.startswith(f'{name}:')).split()[1]) / 1024
 

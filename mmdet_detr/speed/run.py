@@ -1,4 +1,4 @@
-"""The measurement: every detector in turn, many times, in one process."""
+"""Measures detectors: they take turns, round by round, in one process."""
 
 import statistics
 from collections.abc import Callable, Iterator
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -17,12 +17,39 @@ from .malloc import give_freed_memory_back
 from .memory import peak_mib
 from .stages import Stages, Trainer, infer
 
+# Inference is measured first, because training changes the weights.
 MODES = {'train': ('train',), 'infer': ('infer',), 'both': ('infer', 'train')}
+
+
+class Case(NamedTuple):
+    """What all detectors of one table have in common."""
+
+    size: tuple[int, int]  # (height, width) in pixels
+    batch: int  # images
+    mode: str  # 'infer' or 'train'
+
+    def __str__(self) -> str:
+        return f'{self.size[0]}x{self.size[1]}, batch {self.batch}'
 
 
 @dataclass
 class Settings:
-    """What to measure. Sizes are (height, width) in pixels."""
+    """What to measure.
+
+    Args:
+        paths: configs of the detectors.
+        checkpoints: weights of each detector; None for random weights.
+        device: 'cpu', 'cuda' or 'cuda:N'.
+        dtypes: names of the types of autocast; 'float32' for none.
+        sizes: (height, width) of the network's input in pixels.
+        batches: numbers of images in a batch.
+        mode: a key of :data:`MODES`.
+        rounds: number of timed rounds.
+        warmup: number of rounds before them.
+        objects: number of boxes in an image.
+        images: folder of images; None for generated ones.
+        memory: whether to measure the peak of memory, in a process of its own for every row.
+    """
 
     paths: list[str]
     checkpoints: list[str | None]
@@ -39,123 +66,153 @@ class Settings:
 
     @property
     def names(self) -> list[str]:
-        """What tables call the detectors."""
+        """Names of the detectors in tables."""
         return names_of(self.paths)
 
     @property
-    def cases(self) -> list[tuple[tuple[int, int], int, str]]:
-        """Size, batch and mode of every measurement."""
-        modes = MODES[self.mode]  # inference first, before training changes the weights
-        return [(size, batch, mode) for mode, size, batch in product(modes, self.sizes, self.batches)]
+    def cases(self) -> list[Case]:
+        """The cases in the order in which they are measured."""
+        return [Case(size, batch, mode) for mode, size, batch in product(MODES[self.mode], self.sizes, self.batches)]
 
     @property
     def steps(self) -> int:
-        """How often :func:`run` reports progress, where nothing fails."""
+        """Number of steps that :func:`run` reports if nothing fails."""
         rows = len(self.paths) * len(self.dtypes)
         return rows * (1 + len(self.cases) * (self.warmup + self.rounds + self.memory))
 
 
-Report = Callable[[str, int], None]  # what is done now, and how many steps are done with it
-Fail = Callable[[str, BaseException], None]
+Report = Callable[[str, int], None]  # called with a text about the next step, and the number of steps it counts for
+Fail = Callable[[str, BaseException], None]  # called with the name of a detector that failed, and its exception
 
 
 def run(settings: Settings, report: Report, fail: Fail) -> Iterator[list[dict[str, Any]]]:
-    """Measure, and go on with the others where a detector fails.
+    """Measure all detectors. If one fails, the others are measured all the same.
 
     Args:
         settings: what to measure.
         report: called before every step.
-        fail: called with the name of a detector that could not be measured, and the exception.
+        fail: called for every failure.
 
     Yields:
         After every case, the rows so far: one for each detector, type and case, with times in seconds and memory in
         MiB.
     """
-    candidates = list(_build_all(settings, report, fail))
-    counted: dict[tuple[str, tuple[int, int]], float | None] = {}
-    rows = []
-    for size, batch, mode in settings.cases:
-        for _, candidate in candidates:
-            if (candidate.name, size) not in counted:
-                counted[candidate.name, size] = _gflops(candidate, size, settings, report, fail)
-        turns = _take_turns(settings, candidates, size, batch, mode, report, fail)
+    measurement = _Measurement(settings, report, fail)
+    detectors = measurement.build_all()
+    rows: list[dict[str, Any]] = []
+    for case in settings.cases:
+        gflops = [measurement.gflops(candidate, case.size) for _, candidate in detectors]
+        turns = measurement.take_turns(detectors, case)
         give_freed_memory_back()  # the processes that measure memory need it
-        first = turns.get(0) if candidates and candidates[0][1].name == settings.names[0] else None
+        first = turns.get(0) if detectors and detectors[0][1].name == settings.names[0] else None
         for key, times in turns.items():
-            path, candidate = candidates[key]
+            path, candidate = detectors[key]
             row = {
                 'detector': candidate.name,
                 'dtype': str(candidate.dtype).removeprefix('torch.'),
-                'size': list(size),
-                'batch': batch,
-                'mode': mode,
+                'size': list(case.size),
+                'batch': case.batch,
+                'mode': case.mode,
                 'parameters': sum(p.numel() for p in candidate.model.parameters()),
-                'gflops': counted[candidate.name, size],
-                **summary(times, first, batch, 'model' if mode == 'infer' else None),
+                'gflops': gflops[key],
+                **summary(times, first, case.batch, 'model' if case.mode == 'infer' else None),
             }
             if settings.memory:
-                row['memory_mib'] = _memory(settings, path, candidate, size, batch, mode, report, fail)
+                row['memory_mib'] = measurement.memory_mib(path, candidate, case)
             rows.append(row)
         yield rows
 
 
-def _build_all(settings: Settings, report: Report, fail: Fail) -> Iterator[tuple[str, Candidate]]:
-    for dtype in settings.dtypes:
-        for path, checkpoint, name in zip(settings.paths, settings.checkpoints, settings.names, strict=True):
-            report(f'building {path}', 1)
-            try:
-                yield path, build(path, checkpoint, settings.device, getattr(torch, dtype), name)
-            except Exception as error:  # whatever a config or a model of others raises
-                fail(path, error)
+@dataclass
+class _Measurement:
+    """The steps of :func:`run`. Each one reports itself, and returns None if it fails."""
 
+    settings: Settings
+    report: Report
+    fail: Fail
+    counted: dict[tuple[str, tuple[int, int]], float | None] = field(default_factory=dict)
 
-def _take_turns(
-    settings: Settings,
-    candidates: list[tuple[str, Candidate]],
-    size: tuple[int, int],
-    batch: int,
-    mode: str,
-    report: Report,
-    fail: Fail,
-) -> dict[int, list[Stages]]:
-    """Times of every round of every candidate; one that fails is left out of all."""
-    steps: dict[int, Callable[[], Stages]] = {}
-    for key, (path, candidate) in enumerate(candidates):
+    def attempt(self, name: str, function: Callable, *args: Any, **kwargs: Any) -> Any:
+        """The result of a function, or None if it raises."""
         try:
-            inputs = Inputs(size, batch, settings.objects, num_classes(candidate.config.model), settings.images)
-            if mode == 'train':
-                steps[key] = partial(Trainer(candidate).step, inputs)
-            else:
-                steps[key] = partial(infer, candidate, inputs)
-        except Exception as error:
-            fail(path, error)
-    times: dict[int, list[Stages]] = {key: [] for key in steps}
-    for number in range(settings.warmup + settings.rounds):
-        for key in list(steps):
-            path, candidate = candidates[key]
-            report(f'{mode} {candidate.name} {size[0]}x{size[1]}, batch {batch}', 1)
-            try:
-                stages = steps[key]()
-            except Exception as error:
-                fail(path, error)
-                del steps[key], times[key]
-                continue
-            if number >= settings.warmup:
-                times[key].append(stages)
-    return times
+            return function(*args, **kwargs)
+        except Exception as error:  # configs and models of other packages can raise anything
+            self.fail(name, error)
+            return None
+
+    def build_all(self) -> list[tuple[str, Candidate]]:
+        """Path and detector, for every type and config."""
+        settings, built = self.settings, []
+        for dtype in settings.dtypes:
+            for path, checkpoint, name in zip(settings.paths, settings.checkpoints, settings.names, strict=True):
+                self.report(f'building {path}', 1)
+                candidate = self.attempt(path, build, path, checkpoint, settings.device, getattr(torch, dtype), name)
+                if candidate:
+                    built.append((path, candidate))
+        return built
+
+    def take_turns(self, detectors: list[tuple[str, Candidate]], case: Case) -> dict[int, list[Stages]]:
+        """Seconds of every timed round, by the index of the detector. A detector that fails is left out."""
+        steps = {
+            key: self.attempt(path, self._step_of, candidate, case) for key, (path, candidate) in enumerate(detectors)
+        }
+        times: dict[int, list[Stages]] = {key: [] for key, step in steps.items() if step}
+        for number in range(self.settings.warmup + self.settings.rounds):
+            for key in list(times):
+                path, candidate = detectors[key]
+                self.report(f'{case.mode} {candidate.name} {case}', 1)
+                stages = self.attempt(path, steps[key])
+                if stages is None:
+                    del times[key]
+                elif number >= self.settings.warmup:
+                    times[key].append(stages)
+        return times
+
+    def _step_of(self, candidate: Candidate, case: Case) -> Callable[[], Stages]:
+        classes = num_classes(candidate.config.model)
+        inputs = Inputs(case.size, case.batch, self.settings.objects, classes, self.settings.images)
+        if case.mode == 'train':
+            return partial(Trainer(candidate).step, inputs)
+        return partial(infer, candidate, inputs)
+
+    def gflops(self, candidate: Candidate, size: tuple[int, int]) -> float | None:
+        """Billions of multiply-adds, counted once for all types and batches."""
+        if (candidate.name, size) not in self.counted:
+            self.report(f'operations of {candidate.name}', 0)
+            self.counted[candidate.name, size] = self.attempt(
+                candidate.name,
+                lambda: gflops(candidate, Inputs(size, 1, self.settings.objects, 1, self.settings.images)),
+            )
+        return self.counted[candidate.name, size]
+
+    def memory_mib(self, path: str, candidate: Candidate, case: Case) -> float | None:
+        """MiB at the peak, in a process of its own."""
+        self.report(f'memory of {candidate.name} {case}', 1)
+        return self.attempt(
+            path,
+            peak_mib,
+            path=path,
+            mode=case.mode,
+            device=self.settings.device,
+            dtype=str(candidate.dtype).removeprefix('torch.'),
+            size=case.size,
+            batch=case.batch,
+            objects=self.settings.objects,
+            threads=torch.get_num_threads(),
+        )
 
 
 def summary(times: list[Stages], first: list[Stages] | None, batch: int, only: str | None) -> dict[str, Any]:
-    """Medians of the stages, of their sum, and of the ratio to the first detector, round by round.
+    """Statistics of the stages, of their sum, and of the speed relative to the first detector, compared in each round.
 
     Args:
-        times: seconds of the stages, one dict a round.
-        first: those of the first detector; None where it could not be measured.
-        batch: images of a round.
-        only: the stage that is compared and that images a second are counted for; None for the sum.
+        times: seconds of the stages, one dict for each round.
+        first: the same of the first detector; None if it could not be measured.
+        batch: number of images in a round.
+        only: the stage that counts for speed and for images per second; None for the sum of all stages.
 
     Returns:
-        The row's numbers: ``[median, lower quartile, upper quartile]`` each.
+        Numbers of a row, each as ``[median, lower quartile, upper quartile]``.
     """
 
     def compared(stages: Stages) -> float:
@@ -171,46 +228,8 @@ def summary(times: list[Stages], first: list[Stages] | None, batch: int, only: s
 
 
 def spread(values: list[float]) -> list[float]:
-    """Median and quartiles."""
+    """Median, lower quartile and upper quartile."""
     if len(values) == 1:
         return values * 3
     lower, median, upper = statistics.quantiles(values, n=4, method='inclusive')
     return [median, lower, upper]
-
-
-def _memory(
-    settings: Settings,
-    path: str,
-    candidate: Candidate,
-    size: tuple[int, int],
-    batch: int,
-    mode: str,
-    report: Report,
-    fail: Fail,
-) -> float | None:
-    report(f'memory of {candidate.name} {size[0]}x{size[1]}, batch {batch}', 1)
-    try:
-        return peak_mib(
-            path=path,
-            mode=mode,
-            device=settings.device,
-            dtype=str(candidate.dtype).removeprefix('torch.'),
-            size=size,
-            batch=batch,
-            objects=settings.objects,
-            threads=torch.get_num_threads(),
-        )
-    except RuntimeError as error:
-        fail(path, error)
-        return None
-
-
-def _gflops(
-    candidate: Candidate, size: tuple[int, int], settings: Settings, report: Report, fail: Fail
-) -> float | None:
-    report(f'operations of {candidate.name}', 0)
-    try:
-        return gflops(candidate, Inputs(size, 1, settings.objects, 1, settings.images))
-    except Exception as error:
-        fail(candidate.name, error)
-        return None

@@ -1,4 +1,4 @@
-"""One step of inference or training, timed by stages."""
+"""Times the stages of one step of inference or training."""
 
 import contextlib
 import time
@@ -16,30 +16,36 @@ from .inputs import Inputs
 
 INFER_STAGES = ('preprocessing', 'model', 'postprocessing')
 TRAIN_STAGES = ('data', 'forward', 'loss', 'backward', 'optimizer')
-# where detectors match predictions with objects and compute losses from them
+# Detectors match predictions with objects and compute losses in these methods of a module, or of its attributes.
 LOSS_METHODS = ('loss_by_feat', 'loss_and_target', 'get_targets', 'match_loss')
 LOSS_PARTS = (('bbox_assigner', 'assign'), ('bbox_sampler', 'sample'))
 Stages = dict[str, float]  # seconds
 
 
 class StopWatch:
-    """Seconds since the last look, with the device's work done."""
+    """A clock that waits until the device has finished its work."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.lap()
+        self.before = self._now()
 
     def lap(self) -> float:
+        """Seconds since the last lap, or since the start."""
+        before, self.before = self.before, self._now()
+        return self.before - before
+
+    def _now(self) -> float:
         if self.device.type == 'cuda':
             torch.cuda.synchronize(self.device)
-        now = time.perf_counter()
-        passed = now - getattr(self, 'before', now)
-        self.before = now
-        return passed
+        return time.perf_counter()
 
 
 def infer(candidate: Candidate, inputs: Inputs) -> Stages:
-    """Seconds of one inference: from files to batch, from batch to detections, and from there to arrays."""
+    """Seconds of one inference: from files to a batch, to detections, to arrays on the host.
+
+    Raises:
+        ConfigError: the detector gives boxes without scores.
+    """
     if candidate.model.training:
         candidate.model.eval()
     watch = StopWatch(candidate.device)
@@ -52,22 +58,27 @@ def infer(candidate: Candidate, inputs: Inputs) -> Stages:
         arrays = [to_arrays(sample) for sample in samples]
         postprocessing = watch.lap()
     if not all(len(boxes) == len(scores) for boxes, scores in arrays):
-        raise ConfigError('gives boxes without scores')
+        raise ConfigError('the detector gives boxes without scores, so it cannot be compared')
     return {'preprocessing': preprocessing, 'model': model, 'postprocessing': postprocessing}
 
 
 def to_arrays(sample: DetDataSample) -> tuple[Any, Any]:
+    """Boxes (N, 4) and scores (N,) of a prediction as arrays."""
     found = sample.pred_instances.cpu()
     return found.bboxes.float().numpy(), found.scores.float().numpy()
 
 
 class Trainer:
-    """Training steps of a candidate with the optimizer of its config."""
+    """Training steps of a candidate with the optimizer of its config.
+
+    Raises:
+        ConfigError: the config has no ``optim_wrapper``.
+    """
 
     def __init__(self, candidate: Candidate) -> None:
         settings = candidate.config.get('optim_wrapper')
         if settings is None:
-            raise ConfigError('has no optim_wrapper, which training needs')
+            raise ConfigError('the config has no optim_wrapper, but training needs one')
         plain = {key: value for key, value in settings.items() if key not in ('type', 'dtype', 'loss_scale')}
         self.candidate = candidate
         self.wrapper: OptimWrapper = build_optim_wrapper(candidate.model, {'type': 'OptimWrapper', **plain})
@@ -94,13 +105,13 @@ class Trainer:
 
 @contextlib.contextmanager
 def loss_clock(model: nn.Module, device: torch.device) -> Iterator[Callable[[], float]]:
-    """Adds up the seconds that the model spends in matching and losses."""
+    """Yield a function that returns the seconds that the model has spent in matching and losses."""
     passed, depth = 0.0, 0
 
     def timed(function: Callable) -> Callable:
         def call(*args: Any, **kwargs: Any) -> Any:
             nonlocal passed, depth
-            if depth:
+            if depth:  # the outer method counts this time already
                 return function(*args, **kwargs)
             watch, depth = StopWatch(device), depth + 1
             try:
@@ -117,7 +128,7 @@ def loss_clock(model: nn.Module, device: torch.device) -> Iterator[Callable[[], 
         owners += [(getattr(module, part, None), name) for part, name in LOSS_PARTS]
         for owner, name in owners:
             method = getattr(owner, name, None)
-            if isinstance(method, nn.Module):  # our loss is one
+            if isinstance(method, nn.Module):  # a loss such as BipartiteMatchLoss can be a module of its own
                 owner, name, method = method, 'forward', method.forward
             if callable(method) and name not in vars(owner):
                 vars(owner)[name] = timed(method)

@@ -1,4 +1,4 @@
-"""The DETR of Hugging Face's transformers as a detector of mmdet's making, to be measured beside others."""
+"""Wraps the DETR of Hugging Face's transformers as an mmdet detector, to compare it with others."""
 
 from typing import Any
 
@@ -12,21 +12,21 @@ from torch import Tensor
 from ..errors import ConfigError
 from ..registry import MODELS
 
-TRAINED_STAGES = ('stages.1', 'stages.2', 'stages.3')  # of the ResNet; the official recipe freezes stem and first stage
+TRAINED_STAGES = ('stages.1', 'stages.2', 'stages.3')  # the official recipe freezes the ResNet's stem and first stage
 
 
 @MODELS.register_module()
 class TransformersDETR(BaseDetector):
-    """``transformers.DetrForObjectDetection`` with random weights, its own ResNet of 50 layers and auxiliary losses.
+    """``transformers.DetrForObjectDetection`` with random weights, transformers' ResNet-50 and auxiliary losses.
 
-    As in the official recipe, there is a dropout of 0.1 in attention and feed-forward networks, where transformers has
-    none by default, and the last three stages of the backbone are trained; transformers freezes all of it, since it
-    looks for other names than its ResNet has.
+    Two settings follow the official recipe instead of the defaults of transformers. Dropout in attention and
+    feed-forward networks is 0.1 (default: none). The last three stages of the backbone are trained (transformers
+    freezes the whole ResNet, because it searches for parameter names that this ResNet does not have).
 
     Args:
-        num_classes: K.
-        num_queries: Q.
-        data_preprocessor: as in mmdet.
+        num_classes: number of classes K.
+        num_queries: number of queries Q.
+        data_preprocessor: config of the preprocessor, as in mmdet.
 
     Raises:
         ConfigError: transformers is not installed.
@@ -57,7 +57,7 @@ class TransformersDETR(BaseDetector):
         self.model.loss_function = lambda *args, **kwargs: self.loss_by_feat(*args, **kwargs)
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
-        """The sum of all losses."""
+        """The sum of all losses as ``loss``, for images (B, 3, H, W)."""
         labels = []
         for sample in batch_data_samples:
             (height, width), instances = sample.img_shape[:2], sample.gt_instances
@@ -67,11 +67,11 @@ class TransformersDETR(BaseDetector):
         return {'loss': self.model(batch_inputs, pixel_mask(batch_inputs, batch_data_samples), labels=labels).loss}
 
     def loss_by_feat(self, *args: Any, **kwargs: Any) -> Any:
-        """Matching and losses of transformers, under the name by which the benchmark knows them."""
+        """Matching and losses of transformers. The benchmark times methods of this name."""
         return self._loss_function(*args, **kwargs)
 
     def predict(self, batch_inputs: Tensor, batch_data_samples: SampleList, rescale: bool = True) -> SampleList:
-        """The samples, each with ``pred_instances`` of all queries, in pixels of the original image."""
+        """The samples with ``pred_instances`` of all queries. Boxes are xyxy in pixels of the original image."""
         outputs = self.model(batch_inputs, pixel_mask(batch_inputs, batch_data_samples))
         scores, labels = outputs.logits.float().softmax(-1)[..., :-1].max(-1)
         cx, cy, w, h = outputs.pred_boxes.float().unbind(-1)
@@ -84,7 +84,7 @@ class TransformersDETR(BaseDetector):
         return self.add_pred_to_datasample(batch_data_samples, results)
 
     def extract_feat(self, batch_inputs: Tensor) -> Tensor:
-        """The feature map of the backbone."""
+        """The last feature map (B, C, h, w) of the backbone."""
         mask = batch_inputs.new_ones((len(batch_inputs), *batch_inputs.shape[2:]), dtype=torch.long)
         return self.model.model.backbone(batch_inputs, mask)[0][-1][0]
 
@@ -94,7 +94,7 @@ class TransformersDETR(BaseDetector):
 
 
 def pixel_mask(images: Tensor, samples: OptSampleList) -> Tensor:
-    """1 on pixels of the images (B, H, W), 0 on padding."""
+    """A mask (B, H, W) that is 1 on pixels of the images and 0 on padding."""
     mask = torch.zeros((len(images), *images.shape[2:]), dtype=torch.long, device=images.device)
     for i, sample in enumerate(samples or ()):
         height, width = sample.img_shape[:2]

@@ -93,9 +93,11 @@ def test_says_at_once_what_cannot_be_resumed_from(shapes, tmp_path, readable):
 
     train(shapes, tmp_path / 'run', BY_ITERATION, Put())
     log = next((tmp_path / 'run').rglob('*.log')).read_text()
-    warned = f'--resume will not go on from what this run saves: {tmp_path / "run" / "iter_4.pth"} is refused: '
+    warned = (
+        f'--resume cannot continue from the checkpoints of this run: {tmp_path / "run" / "iter_4.pth"} is refused: '
+    )
     assert log.count(warned) == (not readable)
-    assert log.count('--resume will not') == (not readable)
+    assert log.count('--resume cannot') == (not readable)
 
 
 def test_no_rank_leaves_before_the_checkpoint_is_there(tmp_path):

@@ -28,13 +28,13 @@ def test_far_from_the_base(batch_size, world_size, accumulated, warned, monkeypa
     assert bool(said) == warned
     if said:
         assert said[0].startswith(f'A step sees {batch_size * world_size * accumulated} images')
-        assert 'meant for 16: --auto-scale-lr makes it fit' in said[0]
+        assert 'chosen for 16 images: add --auto-scale-lr' in said[0]
 
 
 def test_what_scaling_does_not_count(monkeypatch):
     said = warnings_of(monkeypatch, {'enable': False, 'base_batch_size': 16}, accumulated=2)
     assert 'A step sees 4 images (2 x 1 processes x 2 accumulated)' in said[0]
-    assert 'multiply it by 0.25, for --auto-scale-lr does not' in said[0]
+    assert 'multiply it by 0.25 (--auto-scale-lr does not' in said[0]
 
 
 @pytest.mark.parametrize('scaling', [{'enable': True, 'base_batch_size': 16}, {'enable': False}, None])

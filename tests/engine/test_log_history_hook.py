@@ -16,7 +16,9 @@ def losses(work_dir) -> list[float]:
 def test_keeps_what_the_log_reads_at_least(shapes, tmp_path):
     hook = {'type': 'mmdet_detr.LogHistoryHook', 'max_length': 3}
     config = shapes_config(shapes, tmp_path, custom_hooks=[hook], **{'log_processor.window_size': 4})
-    with pytest.raises(ConfigError, match=r'LogHistoryHook\(max_length=3\) keeps less than window_size=4'):
+    with pytest.raises(
+        ConfigError, match=r'LogHistoryHook\(max_length=3\) keeps fewer values than log_processor\.window_size=4'
+    ):
         Runner.from_cfg(config).train()
 
 

@@ -128,7 +128,7 @@ def test_another_batch_size_starts_the_epoch_anew(shapes, tmp_path):
     train(shapes, tmp_path / 'run', BY_EPOCH, Drawn(), resume=True, **{'train_dataloader.batch_size': 4})
     assert len(set(seen)) == len(seen) == 3 * 24
     log = '\n'.join(path.read_text() for path in (tmp_path / 'run').rglob('*.log'))
-    assert 'epoch 1 had 3 batches and has 6 now: it starts anew' in log
+    assert 'epoch 1 had 3 batches and has 6 now: it starts from its beginning' in log
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGUSR1])

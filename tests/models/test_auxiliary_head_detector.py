@@ -33,14 +33,14 @@ FCOS = {
 
 
 def with_detr(**settings) -> ConfigDict:
-    """FCOS with a DETR head beside its own."""
+    """FCOS with an auxiliary DETR head."""
     return Config(
         {'type': 'mmdet_detr.AuxiliaryHeadDetector', 'detector': FCOS, 'aux_head': DETR_HEAD, **settings}
     )._cfg_dict
 
 
 def detr_with_fcos(**settings) -> ConfigDict:
-    """DETR with the head of FCOS, on an FPN, beside its own."""
+    """DETR with an auxiliary FCOS head on an FPN."""
     detector = tiny_detr_config()
     detector.backbone.out_indices = (1, 2, 3)
     parts = {'detector': detector._cfg_dict, 'aux_neck': FPN, 'aux_head': FCOS_HEAD}
@@ -72,7 +72,7 @@ def test_features_are_computed_once():
     model(images, samples, mode='loss')
     assert calls == ['backbone']
     changed = model.detector.extract_feat(images + 1)
-    assert not torch.equal(changed[0], model.detector.extract_feat(images)[0])  # its own again
+    assert not torch.equal(changed[0], model.detector.extract_feat(images)[0])  # the detector's own method is back
 
 
 def test_features_are_its_own_again_after_an_error(monkeypatch):
@@ -94,7 +94,7 @@ def test_either_head_predicts():
     logits, boxes = model(images, samples, mode='tensor')
     assert (logits.shape, boxes.shape) == ((3, 3, 12, NUM_CLASSES + 1), (3, 3, 12, 4))
 
-    model = MODELS.build(detr_with_fcos()).eval()  # 'detector' is the default
+    model = MODELS.build(detr_with_fcos()).eval()  # predict_by is 'detector' by default
     expected = model.detector.predict(images, copy.deepcopy(samples))
     for sample, result in zip(model(images, samples, mode='predict'), expected, strict=True):
         assert len(sample.pred_instances) == 12
@@ -151,7 +151,7 @@ def test_takes_a_checkpoint_of_the_detector_and_gives_one_back(tmp_path):
 
 @pytest.mark.parametrize('prefix', ['', 'detector.'])
 def test_detr_inside_takes_its_checkpoint_with_names_of_classes(tmp_path, prefix):
-    """What DETR does with a file, it does here too: rows of its classifier go by the names of classes."""
+    """A DETR inside maps the rows of its classifier by class names, as a DETR alone does."""
     names = ('ant', 'bee', 'cat', 'dog', 'eel')
     whole = MODELS.build(detr_with_fcos())
     weights = (whole if prefix else whole.detector).state_dict()
@@ -165,7 +165,7 @@ def test_detr_inside_takes_its_checkpoint_with_names_of_classes(tmp_path, prefix
 
 
 def test_detr_takes_its_part_of_a_checkpoint_with_an_auxiliary_head(tmp_path):
-    """And convert_checkpoint does, so that the auxiliary head is gone when it has served."""
+    """convert_checkpoint does the same, so that the auxiliary head can be dropped after training."""
     both = MODELS.build(detr_with_fcos())
     save_checkpoint({'state_dict': both.state_dict()}, str(tmp_path / 'both.pth'))
     convert_checkpoint(tmp_path / 'both.pth', tmp_path / 'alone.pth', 'mmdet_detr')
@@ -190,7 +190,7 @@ def test_several_auxiliary_heads():
 
 
 def test_checkpoints_of_nested_detectors(tmp_path):
-    """Of the detector alone, with one auxiliary head, and with both: each finds its place."""
+    """Checkpoints of the detector alone, with one auxiliary head and with both all load."""
     outer = {'type': 'mmdet_detr.AuxiliaryHeadDetector', 'detector': detr_with_fcos(), 'aux_head': DETR_HEAD}
     outer['aux_neck'] = FPN
     whole = MODELS.build(ConfigDict(copy.deepcopy(outer)))
@@ -206,7 +206,7 @@ def test_checkpoints_of_nested_detectors(tmp_path):
 
 
 def test_init_detector_of_mmdet(tmp_path):
-    """It looks for model.backbone unless it is given options."""
+    """init_detector reads model.backbone of the config, unless it gets cfg_options."""
     loader = {'dataset': {'type': 'CocoDataset'}}
     text = f'model = {detr_with_fcos().to_dict()!r}\ntest_dataloader = {loader!r}\n'
     (tmp_path / 'config.py').write_text(text)

@@ -53,7 +53,7 @@ def twins() -> tuple[nn.Module, nn.Module]:
     ours = MODELS.build(config)
     theirs = MODELS.build(mmdet_config(config))
     for norm in (module for module in ours.modules() if isinstance(module, nn.LayerNorm)):
-        nn.init.normal_(norm.weight, 1, 0.1)  # norms that were swapped would show
+        nn.init.normal_(norm.weight, 1, 0.1)  # swapped norms would now give other numbers
         nn.init.normal_(norm.bias, 0, 0.1)
     theirs.load_state_dict({mmdet_name(name): value for name, value in ours.state_dict().items()})
     return ours, theirs
@@ -175,7 +175,7 @@ LEVELS = {'in_channels': 24, 'levels': (1, 2)}
 
 @pytest.mark.parametrize('necks', [[], [FPN], [FPN, {'type': 'BFP', 'in_channels': 24, 'num_levels': 4}]])
 def test_both_mounts_give_identical_losses(necks):
-    """The transformer as the last neck of our DETR, and inside the head of mmdet's single-stage detector."""
+    """The transformer can be the last neck of our DETR, or a part of the head in mmdet's single-stage detector."""
     config = tiny_detr_config(**LEVELS if necks else {})
     config.backbone.out_indices = (1, 2, 3) if necks else (3,)
     transformer = config.neck
@@ -189,7 +189,7 @@ def test_both_mounts_give_identical_losses(necks):
         return next((re.sub(ours, theirs, name) for ours, theirs in prefixes if re.match(ours, name)), name)
 
     theirs.load_state_dict({stock_name(name): value for name, value in ours.state_dict().items()})
-    theirs.backbone = ours.backbone  # Ours rounds otherwise than mmdet's.
+    theirs.backbone = ours.backbone  # Our folded backbone rounds differently from mmdet's.
     images, samples = padded_batch()
     images = images.contiguous(memory_format=torch.channels_last)
     losses, expected = ours(images, samples, mode='loss'), theirs(images, samples, mode='loss')
@@ -210,7 +210,7 @@ def test_last_neck_must_make_hidden_states(necks, name):
 
 
 def test_checkpoint_of_a_model_with_feature_necks(tmp_path):
-    """It loads as saved; a DETR without such necks fits the parts that both have."""
+    """It loads into the same model. It cannot be converted, because the official layout has no place for the FPN."""
     config = tiny_detr_config(**LEVELS)
     config.backbone.out_indices = (1, 2, 3)
     config.neck = [FPN, config.neck]
@@ -245,9 +245,9 @@ def test_whole_model_is_saved_and_copied(way, tmp_path):
 
 
 def test_parameter_count():
-    """41.5 million with COCO's 91 category ids and the no-object class, as the official code counts them.
+    """DETR has 41.5 million parameters with COCO's 91 category ids and the no-object class, as in the official code.
 
-    It counts frozen BatchNorm as buffers; its log prints 41302368 for the parameters that are trained.
+    The official code does not count frozen BatchNorm. Its log prints 41302368 for the trained parameters.
     """
     model = r50(num_classes=91)
     frozen_norms = sum(
@@ -261,7 +261,7 @@ def test_parameter_count():
 
 
 def test_state_dict_is_the_golden_one():
-    """Names and shapes that checkpoints rely on; they map to the official ones by renaming prefixes."""
+    """Saved checkpoints depend on these names and shapes. Renaming prefixes gives the official names."""
     got = {name: list(value.shape) for name, value in r50().state_dict().items()}
     assert got == json.loads(GOLDEN_NAMES.read_text())
 

@@ -39,7 +39,7 @@ def test_forward_shapes_and_range():
 
 
 def test_predict_by_hand():
-    """An image of 200 x 100 that was enlarged twice: best first, clipped, in pixels of the original."""
+    """Predictions are sorted by score, clipped, and in pixels of the original image (200 x 100, enlarged twice)."""
     sample = make_sample((200, 400), scale=2.0)
     result = head_with_outputs(LOGITS, BOXES).predict(HIDDEN, [sample])[0]
     probability = LOGITS.softmax(-1)
@@ -119,7 +119,7 @@ CONFIG = {
 
 
 def test_head_with_its_own_transformer_reads_feature_maps():
-    """The same weights give the same numbers, whether the transformer is the head's or stands before it."""
+    """The transformer gives the same numbers inside the head and before it."""
     head = MODELS.build(CONFIG).eval()
     without = MODELS.build({**CONFIG, 'transformer': None}).eval()
     without.load_state_dict({k: v for k, v in head.state_dict().items() if not k.startswith('transformer.')})
@@ -139,7 +139,7 @@ def test_head_with_its_own_transformer_reads_feature_maps():
 
 
 def test_head_of_a_stock_detector():
-    """mmdet's single-stage detector with our head: padding from the samples, no operator needed."""
+    """Our head works in mmdet's single-stage detector. It knows the padding from the samples."""
     detector = {
         'type': 'SingleStageDetector',
         'backbone': {'type': 'ResNet', 'depth': 18, 'base_channels': 2, 'out_indices': (3,)},
@@ -172,7 +172,7 @@ def test_settings_for_nms_are_named_in_the_log_and_not_read(monkeypatch):
     assert logged == ['DETRHead needs no NMS and does not read these of test_cfg: nms, nms_pre']
     boxes = torch.tensor([[0.5, 0.5, 0.2, 0.2]]).repeat(2, 1)
     head = head_with_outputs(LOGITS[:1].repeat(2, 1), boxes, test_cfg=written_for_retinanet)
-    assert len(head.predict(HIDDEN, [make_sample((100, 200))])[0]) == 2  # which NMS would make one
+    assert len(head.predict(HIDDEN, [make_sample((100, 200))])[0]) == 2  # NMS would remove one of them.
     DETRHead(num_classes=4, embed_dims=8, test_cfg={'score_thr': 0.05, 'max_per_img': 4})
     assert len(logged) == 2
 
@@ -186,7 +186,7 @@ def test_width_of_head_and_transformer_must_be_the_same():
     ('x', 'got'),
     [
         ((torch.zeros(1, 8, 4, 5), torch.zeros(1, 8, 2, 3)), r'2 feature maps, which need transformer=dict\(\.\.\.\)'),
-        (torch.zeros(9, 256, 7, 7), r'a tensor \(9, 256, 7, 7\)'),  # A RoI head would ask so.
+        (torch.zeros(9, 256, 7, 7), r'a tensor \(9, 256, 7, 7\)'),  # A RoI head calls its box head with such a tensor.
         (decoded(torch.zeros(1, 1, 3, 9)), 'some of width 9'),
     ],
 )
@@ -239,7 +239,7 @@ def test_boxes_are_float32_under_autocast():
 
 @pytest.mark.parametrize('threshold', [0.0, 0.25, 0.5, 'a score'])
 def test_predict_equals_hugging_face(threshold):
-    """Its post_process_object_detection neither sorts nor clips; all else is the same, the threshold too."""
+    """Their post_process_object_detection does not sort or clip, but all other numbers are the same."""
     transformers = pytest.importorskip('transformers', minversion='5', reason='needs transformers 5')
     logits, boxes = torch.randn(100, 7) * 2, torch.rand(100, 4) * 0.5 + 0.1
     if threshold == 'a score':

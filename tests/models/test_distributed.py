@@ -10,7 +10,7 @@ from mmdet_detr.models import BipartiteMatchLoss
 
 
 def test_box_losses_are_divided_by_the_mean_number_of_boxes(tmp_path: Path):
-    """Two processes, one of them without a box: every parameter gets the same gradient on both."""
+    """Every parameter gets the same gradient on two processes, although one of them has no box."""
     mp.spawn(train_on_rank, args=(str(tmp_path),), nprocs=2)
     got = [torch.load(tmp_path / f'{rank}.pth') for rank in range(2)]
     alone = BipartiteMatchLoss()(*predictions(), targets_from([sample_of(0)]))
@@ -20,6 +20,6 @@ def test_box_losses_are_divided_by_the_mean_number_of_boxes(tmp_path: Path):
     assert got[0]['losses']['loss_cls'] == pytest.approx(alone['loss_cls'].item(), rel=1e-5)
     assert torch.equal(got[0]['gradients'], got[1]['gradients'])
     assert torch.isfinite(got[0]['gradients']).all()
-    # both pass over a step where one of them had a gradient of NaN
+    # Both processes skip a step if one of them has a gradient of NaN.
     assert got[0]['skipped']
     assert got[1]['skipped']

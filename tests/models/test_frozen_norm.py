@@ -33,7 +33,7 @@ BACKBONES = {
 
 
 def built(config: dict) -> nn.Module:
-    """A backbone whose batch norms have something to do."""
+    """A backbone with random weights and statistics in its batch norms, so that they change their input."""
     torch.manual_seed(0)
     backbone = MODELS.build(config)
     for norm in (module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)):
@@ -41,7 +41,7 @@ def built(config: dict) -> nn.Module:
             values.uniform_(0.5, 1.5)
         for values in (norm.bias.data, norm.running_mean):
             values.normal_(0, 0.3)
-    backbone.train()  # which returns nothing, in mmdet
+    backbone.train()  # not chained: mmdet's method returns None
     return backbone
 
 
@@ -108,7 +108,7 @@ def test_norms_that_learn_are_left_alone():
 
 @torch.no_grad()
 def test_weights_that_change_count(pair):
-    """In place, by loading, in another type, and in ways that leave no trace, as those of mmengine's EMAHook."""
+    """Folded weights follow changes in place, by loading, of the type, and through ``data`` (mmengine's EMAHook)."""
     ours, theirs, images = pair
     ours(images)
     for model in (ours, theirs):
@@ -176,7 +176,7 @@ def test_only_resnets_of_our_detr_are_changed():
 
 
 def test_toy_widths_stay_contiguous():
-    """In channels last, the backward pass of their strided 1x1 convolutions breaks the process."""
+    """In channels last, the backward pass of narrow strided 1x1 convolutions crashes the process."""
     for channels, expected in ((8, False), (16, True)):
         backbone = MODELS.build({'type': 'ResNet', 'depth': 18, 'base_channels': channels})
         assert prefers_channels_last(backbone) is expected

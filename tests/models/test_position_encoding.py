@@ -11,7 +11,7 @@ CPU = torch.device('cpu')
 
 def test_first_cell_by_hand():
     pos = sine_position_encoding(None, (2, 4), 8, CPU, torch.float64)[0]
-    # the first of 2 rows is at half a turn, the first of 4 columns at a quarter; wavelengths 1 and 100
+    # The first of 2 rows is at half a turn, the first of 4 columns at a quarter. The wavelengths are 1 and 100.
     y, x = math.pi, math.pi / 2
     expected = [math.sin(y), math.cos(y), math.sin(y / 100), math.cos(y / 100)]
     expected += [math.sin(x), math.cos(x), math.sin(x / 100), math.cos(x / 100)]

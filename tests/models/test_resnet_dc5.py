@@ -10,9 +10,9 @@ def conv_bn(x: Tensor, conv: nn.Conv2d, bn: nn.BatchNorm2d, **kwargs: int) -> Te
 
 
 def test_last_stage_is_dilated_as_in_torchvision():
-    """torchvision's rule, written out: no stride; dilation 1 in the first block, 2 in the two others."""
+    """torchvision's last stage has no stride, and dilation 1 in the first block and 2 in the two others."""
     backbone = ResNetDC5(50, base_channels=8, out_indices=(2, 3), norm_cfg={'type': 'BN'})
-    backbone.eval()  # mmdet's returns None
+    backbone.eval()  # not chained: mmdet's method returns None
     for module in backbone.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_mean, -0.1, 0.1)

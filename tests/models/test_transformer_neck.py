@@ -43,7 +43,7 @@ def test_reads_one_level_by_index(level):
     neck = TransformerNeck(**SMALL, levels=level).eval()
     levels = [torch.randn(1, 24, 6, 10), torch.randn(1, 24, 3, 5)]
     alone = TransformerNeck(**SMALL).eval()
-    alone.load_state_dict(neck.state_dict())  # the names of published weights
+    alone.load_state_dict(neck.state_dict())  # The names are those of published weights.
     assert torch.equal(neck(levels).hidden, alone([levels[level]]).hidden)
 
 
@@ -51,7 +51,7 @@ LEVELS = {**SMALL, 'in_channels': (24, 16)}
 
 
 def test_order_of_levels_does_not_matter():
-    """Cells are told apart by their position and level only, so levels can change places with their weights."""
+    """Attention knows only the position and level of a cell, so levels can be swapped together with their weights."""
     neck = TransformerNeck(**LEVELS, levels=(0, 2)).eval()
     swapped = TransformerNeck(**{**LEVELS, 'in_channels': (16, 24)}, levels=(2, 0)).eval()
     weights = neck.state_dict()
@@ -83,7 +83,7 @@ def test_every_level_and_its_embedding_matter():
 
 @pytest.mark.parametrize('input_norm', [False, True])
 def test_padded_cells_of_several_levels_have_no_influence(input_norm):
-    """Of the image of 80 x 160 pixels, only the finer level shows padding."""
+    """The image of 80 x 160 pixels has padded cells on the finer level only."""
     neck = TransformerNeck(**LEVELS, levels=(0, 1), input_norm=input_norm).eval()
     samples = [make_sample((96, 160)), make_sample((80, 160), (96, 160))]
     feats = [torch.randn(2, 24, 6, 10), torch.randn(2, 16, 3, 5)]
@@ -133,13 +133,13 @@ def test_wrong_channels():
 
 
 def test_a_tensor_is_no_feature_maps():
-    """As a transformer behind another would get, or one in a RoI head."""
+    """A transformer behind another one, or in a RoI head, would get a tensor."""
     with pytest.raises(ConfigError, match=r'sequence of feature maps, got a tensor \(3, 2, 24, 32\)'):
         TransformerNeck(**SMALL).eval()(torch.randn(3, 2, 24, 32))
 
 
 def test_training_needs_data_samples():
-    """In a list of necks of mmdet's own detectors there are none, and padding would be taken for image."""
+    """mmdet's own detectors give a list of necks no data samples, so padding would count as image."""
     necks = [
         {'type': 'ChannelMapper', 'in_channels': [24], 'out_channels': 24},
         {'type': 'mmdet_detr.TransformerNeck', **SMALL},
@@ -160,7 +160,7 @@ def test_warns_once_of_cells_larger_than_objects(monkeypatch):
     assert 'reads cells of 128 pixels' in warnings[0]
     assert 'feature maps 0 to 2 have strides 32, 64, 128' in warnings[0]
     TransformerNeck(**SMALL, levels=(0, 2))(feats, samples)
-    TransformerNeck(**SMALL)(feats[2:], samples)  # there is no other to read
+    TransformerNeck(**SMALL)(feats[2:], samples)  # a single feature map is no choice to warn about
     assert len(warnings) == 1
 
 
@@ -340,7 +340,7 @@ def test_old_pytorch_does_not_compile():
 
 @pytest.mark.skipif(not COMPILES, reason='PyTorch 2.1 does not compile it')
 def test_compiled_for_few_kinds_of_batches_and_no_size():
-    """Padded and not, one image and several: no graph of its own for any size, and a copy runs without them."""
+    """Padding and the number of images need graphs of their own, but sizes do not; a copy runs without graphs."""
     torch._dynamo.reset()
     graphs = []
 
@@ -358,7 +358,7 @@ def test_compiled_for_few_kinds_of_batches_and_no_size():
             outputs = [neck(feats, samples).hidden for neck in (plain, compiled)]
             torch.testing.assert_close(outputs[0], outputs[1])
         numbers.append(len(graphs))
-    assert 0 < numbers[0] <= 8  # of encoder and decoder
+    assert 0 < numbers[0] <= 8  # encoder and decoder together
     assert numbers[1] == numbers[0]
     other = copy.deepcopy(compiled)
     assert torch.equal(other(feats, samples).hidden, compiled(feats, samples).hidden)

@@ -1,13 +1,14 @@
 import json
 
+import numpy as np
 import pytest
 
-from mmdet_detr.reports.run import draw_curve, read_scalars, summarise
+from mmdet_detr.reports.run import _sheet, draw_curve, read_scalars, summarise
 
 
 @pytest.fixture
 def work_dir(tmp_path):
-    """Two runs as mmengine logs them, the second one resumed after iteration 20, and a test."""
+    """A folder with the logs of two runs as mmengine writes them. The second run resumed after iteration 20."""
     runs = {
         '20260101_000000': [(10, 3.0), 0.1, (20, 2.5), 0.2, (30, 2.4)],
         '20260101_010000': [(30, 2.0), 0.3, (40, 1.5)],
@@ -60,3 +61,14 @@ def test_summary(work_dir):
     log = '2026/01/01 02:00:00 - mmengine - INFO - first\nno date\n2026/01/01 02:01:30 - mmengine - INFO - last\n'
     (run / '20260101_020000.log').write_text(log)
     assert summarise(work_dir).startswith('AP 0.500, AP50 0.750, 0:01:30 of training and testing')
+
+
+def test_sheet_of_pictures_of_two_sizes():
+    small, large = np.zeros((2, 3, 3), dtype=np.uint8), np.zeros((4, 5, 3), dtype=np.uint8)
+    sheet = _sheet([small, large, small], columns=2, gap=1)
+    black = (sheet == 0).all(-1)
+    assert sheet.shape == (2 * 5, 2 * 6, 3)
+    assert black.sum() == 2 * 6 + 20
+    assert black[:2, :3].all()
+    assert black[:4, 6:11].all()
+    assert black[5:7, :3].all()

@@ -26,7 +26,7 @@ def inputs() -> Inputs:
 
 
 class Products(nn.Module):
-    """An attention, given the same queries, keys and values."""
+    """An attention layer that uses its memory as keys and values."""
 
     def __init__(self, attention: nn.Module) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Products(nn.Module):
 def test_multiply_adds_of_attention_by_hand(attention):
     batch, queries, keys, channels = 2, 5, 11, 32
     projections = batch * (2 * queries + 2 * keys) * channels**2  # query and output, key and value
-    products = batch * 2 * queries * keys * channels  # weights, and weighted values
+    products = batch * 2 * queries * keys * channels  # queries with keys, and weights with values
     counted = multiply_adds(
         Products(attention).eval(), torch.randn(batch, queries, channels), torch.randn(batch, keys, channels)
     )
@@ -49,13 +49,13 @@ def test_multiply_adds_of_attention_by_hand(attention):
 
 
 def test_multiply_adds_of_a_detector_by_hand():
-    """Transformer and head of the tiny DETR; its backbone is counted alone."""
+    """The counts of transformer and head are computed by hand; the analyzer counts the backbone alone."""
     candidate = build(TINY, None, *CPU)
     one = Inputs((64, 96), batch=1, objects=3, num_classes=3)
     c, hidden, queries, cells, classes = 64, 256, 10, 8 * 12, 4
     attention = lambda q, s: (2 * q + 2 * s) * c**2 + 2 * q * s * c  # noqa: E731
     mlp = lambda n: 2 * n * c * hidden  # noqa: E731
-    norm = 5 * c  # the analyzer's count for a normalised position
+    norm = 5 * c  # the analyzer counts 5 operations for each normalised value
     encoder = attention(cells, cells) + mlp(cells) + 2 * cells * norm
     decoder = attention(queries, queries) + attention(queries, cells) + mlp(queries) + 4 * queries * norm
     head = queries * (c * classes + 2 * c**2 + c * 4)
@@ -121,7 +121,7 @@ def test_numbers_of_a_row():
         {'preprocessing': 1, 'model': 2},
     ]
     row = summary(fast, slow, batch=2, only='model')
-    assert row['times_first'] == [3.0, 2.5, 3.5]  # of 2, 4 and 3
+    assert row['times_first'] == [3.0, 2.5, 3.5]  # median and quartiles of the ratios 2, 4 and 3
     assert summary(fast, None, batch=2, only=None)['times_first'] is None
     assert row['images_a_second'] == [2.0, 1.5, 2.0]
     assert row['total'] == [2.0, 2.0, 2.5]
@@ -223,7 +223,7 @@ def test_names_tell_detectors_apart():
 
 
 def test_memory_is_that_of_the_model_and_not_of_its_measurer():
-    """A process inherits the peak of the one that starts it."""
+    """A process inherits the peak of its parent, so the measurement has to reset it."""
     held = torch.ones(400 * 2**18)  # 400 MiB
     settings = {'path': TINY, 'mode': 'infer', 'device': 'cpu', 'dtype': 'float32', 'size': (64, 64), 'batch': 1}
     mib = peak_mib(**settings, objects=1, threads=1)

@@ -87,7 +87,7 @@ OTHER_COSTS = (
 
 @pytest.mark.parametrize('match_costs', [DETR_COSTS, OTHER_COSTS])
 def test_equals_mmdet(match_costs):
-    """Both ways in, the batched one and mmdet's, against mmdet's assigner with the same costs."""
+    """``match`` and ``assign`` give the same pairs as mmdet's assigner with the same costs."""
     logits, boxes, targets = random_problem()
     ours, theirs = HungarianAssigner(match_costs), MMDetHungarianAssigner(list(match_costs))
     matches = ours.match(logits, boxes, targets)
@@ -123,7 +123,7 @@ def test_when_the_solver_of_the_device_is_used(monkeypatch):
     assigner = HungarianAssigner(device_solver_from=50)
     assert assigner._solves_on_device(50, 100, cuda)
     assert not assigner._solves_on_device(49, 100, cuda)
-    assert not assigner._solves_on_device(101, 100, cuda)  # it wants no fewer queries than objects
+    assert not assigner._solves_on_device(101, 100, cuda)  # the solver needs at least as many queries as objects
     assert not assigner._solves_on_device(50, 100, cpu)
     assert not HungarianAssigner()._solves_on_device(50, 100, cuda)
     monkeypatch.setattr('mmdet_detr.models.matching.assigner.batch_linear_assignment', None)  # not installed
@@ -151,7 +151,7 @@ def test_costs_in_float32_for_half_precision_input():
 
 
 def test_assign_in_half_precision():
-    """As under autocast: areas of 1000 pixels squared are beyond float16, where mmdet's costs overflow."""
+    """Areas of 1000 x 1000 pixels are too large for float16, so mmdet's costs overflow under autocast."""
     logits, boxes, targets = random_problem()
     pixels = torch.tensor([1333.0, 800.0, 1333.0, 800.0])
     predicted = InstanceData(scores=logits[0, 2], bboxes=bbox_cxcywh_to_xyxy(boxes[0, 2]) * pixels)
@@ -183,7 +183,7 @@ def test_chunks_change_nothing(monkeypatch, chunk):
 
 
 def test_a_thousand_objects_do_not_exhaust_memory():
-    """At most as much beside the costs as they take themselves; all at once would need a dozen such planes."""
+    """Temporary tensors take at most as much memory as the costs. Without chunks they would take 12 times as much."""
     targets = targets_from([random_sample((480, 640), None, 1000, num_classes=5) for _ in range(2)])
     logits, boxes = torch.randn(6, 2, 100, 6), torch.rand(6, 2, 100, 4)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
@@ -197,7 +197,7 @@ def test_a_thousand_objects_do_not_exhaust_memory():
 
 
 def test_leading_dimension_of_any_length():
-    """Query groups: each group of each layer is a problem of its own."""
+    """With groups of queries, each group of each layer is a problem of its own."""
     logits, boxes, targets = random_problem()
     grouped = HungarianAssigner().match(logits.repeat(3, 1, 1, 1), boxes.repeat(3, 1, 1, 1), targets)
     alone = HungarianAssigner().match(logits, boxes, targets)
@@ -214,7 +214,7 @@ coordinates = st.one_of(st.floats(0, 1, width=32), st.sampled_from([0.0, 0.5, 1.
 @settings(deadline=None, max_examples=100)
 @given(st.data())
 def test_any_predictions(data):
-    """NaN, infinite, huge, tiny and equal predictions: one-to-one, complete, and optimal where all is finite."""
+    """Matches are one-to-one and complete for any predictions, and optimal if all costs are finite."""
     num_queries, counts = data.draw(st.integers(1, 4)), data.draw(st.lists(st.integers(0, 3), min_size=1, max_size=2))
     shape = (1, len(counts), num_queries)
     logits = torch.from_numpy(data.draw(arrays(np.float32, (*shape, 3), elements=scores)))

@@ -17,13 +17,13 @@ NOT_FINITE = [float('nan'), float('inf'), -float('inf')]
 
 @pytest.fixture(autouse=True)
 def device_solver(monkeypatch):
-    """torch-linear-assignment, or SciPy behind its documented interface where it is not installed."""
+    """Use torch-linear-assignment, or SciPy behind the same interface if it is not installed."""
     if assignment.batch_linear_assignment is None:
         monkeypatch.setattr(assignment, 'batch_linear_assignment', batch_linear_assignment)
 
 
 def batch_linear_assignment(cost: torch.Tensor) -> torch.Tensor:
-    """For costs (N, workers, tasks), the task of each worker (N, workers), or -1."""
+    """The task of each worker (N, workers), or -1, for costs (N, workers, tasks)."""
     assigned = torch.full(cost.shape[:2], -1)
     for problem, of_problem in zip(assigned, cost, strict=True):
         workers, tasks = linear_sum_assignment(of_problem.numpy())
@@ -32,7 +32,7 @@ def batch_linear_assignment(cost: torch.Tensor) -> torch.Tensor:
 
 
 def pairs_of(solution, problem: int, num_queries: int, num_targets: int, batch_size: int) -> list[tuple[int, int]]:
-    """(query, object) pairs of one layer and image, of flattened indices."""
+    """(query, object) pairs of one layer and image, from the flattened indices of a solution."""
     pairs = zip(solution.queries.tolist(), solution.targets.tolist(), strict=True)
     mine = [(q, t) for q, t in pairs if q // num_queries == problem]
     assert all(t // num_targets == problem % batch_size for _, t in mine)
@@ -40,7 +40,7 @@ def pairs_of(solution, problem: int, num_queries: int, num_targets: int, batch_s
 
 
 sizes = st.tuples(st.integers(1, 2), st.integers(1, 3), st.integers(0, 4), st.integers(1, 5))
-# few different values make ties; the others span what float32 holds
+# The few fixed values make ties and span the range of float32.
 values = st.one_of(
     st.sampled_from([0.0, 1.0, -1.0, 2.0**-100, 2.0**100, -(2.0**100)]),
     st.floats(-10, 10, width=32),
@@ -52,7 +52,7 @@ problems = sizes.flatmap(lambda shape: st.tuples(st_numpy.arrays(np.float32, sha
 @settings(deadline=None, max_examples=300)
 @given(problems)
 def test_as_few_bad_pairs_and_as_cheap_as_any_matching(problem):
-    """Any sizes, zero objects, ties, duplicates, huge and tiny values, NaN anywhere: compared with brute force."""
+    """Brute force is the reference, for any sizes, zero objects, ties, huge and tiny values, and NaN anywhere."""
     cost, data = problem
     num_layers, batch_size, num_targets, num_queries = cost.shape
     valid = data.draw(st_numpy.arrays(bool, (batch_size, num_targets)))
@@ -68,7 +68,7 @@ def test_as_few_bad_pairs_and_as_cheap_as_any_matching(problem):
         assert {t for _, t in pairs} <= set(of_image)
         got = badness(cost[layer, image], [(t, q) for q, t in pairs])
         here = cost[layer, image][of_image].astype(np.float64)
-        # dearer than all others, for brute force in exact order: first as few bad pairs as possible, then the sum
+        # Brute force compares the number of pairs that are not finite first, and the sum of the others second.
         best = min((badness(here, candidate) for candidate in all_matchings(*here.shape)), default=(0, 0.0))
         assert got[0] == best[0]
         assert got[1] == pytest.approx(best[1], rel=1e-6, abs=1e-6 * np.abs(here[np.isfinite(here)]).max(initial=0))
@@ -91,7 +91,7 @@ def all_matchings(num_targets: int, num_queries: int) -> list[list[tuple[int, in
 @pytest.mark.parametrize('on_device', [False, True], ids=['host', 'device'])
 @pytest.mark.parametrize('levels', [3, 1000])  # with many ties, and with few
 def test_equals_scipy_bit_for_bit(on_device, levels):
-    """SciPy on the (query, object) matrix, as the official matcher calls it."""
+    """The official matcher calls SciPy with the (query, object) matrix as well."""
     cost = torch.randint(levels, (2, 3, 7, 12)) / 8
     valid = torch.arange(7) < torch.tensor([[7], [0], [4]])
     solution = solve(cost.clone(), valid, on_device=on_device)
@@ -138,12 +138,12 @@ def test_make_finite_keeps_what_is_finite():
     assert count.tolist() == [1]
     assert finite[0, 0, 0] == 1
     assert finite[0, 1].tolist() == [-3, 2]
-    assert finite[0, 0, 1] > 2 * (3 + 3)  # two pairs, from -3 to 3
+    assert finite[0, 0, 1] > 2 * (3 + 3)  # any two pairs of finite costs from -3 to 3 are cheaper
     assert make_finite(torch.full((1, 1, 1), torch.nan))[0] > 0
 
 
 def test_brute_force_agrees_with_the_plain_reference():
-    """One reference checks the other."""
+    """The two references of these tests check each other."""
     cost = torch.rand(4, 3).double().numpy()
     least = sum(cost[pair] for pair in reference_matches(cost))
     assert least == pytest.approx(min(badness(cost, pairs)[1] for pairs in all_matchings(4, 3)))

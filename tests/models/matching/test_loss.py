@@ -26,21 +26,21 @@ def random_predictions(num_images: int, num_queries: int = 5, num_classes: int =
 
 
 def test_by_hand():
-    """One layer, one image, two queries of which the first fits the only object exactly."""
+    """One layer, one image, two queries. The first query overlaps the only object."""
     sample = make_sample((10, 10), boxes=torch.tensor([[2.0, 2.0, 6.0, 6.0]]), labels=torch.tensor([1]))
     logits = torch.zeros(1, 1, 2, 3)
     boxes = torch.tensor([[[[0.5, 0.4, 0.4, 0.4], [0.9, 0.9, 0.1, 0.1]]]])
     losses = BipartiteMatchLoss()(logits, boxes, targets_from([sample]))
     assert losses['loss_cls'].item() == pytest.approx(np.log(3))
     assert losses['loss_bbox'].item() == pytest.approx(5 * 0.1)
-    # boxes (0.3, 0.2, 0.7, 0.6) and (0.2, 0.2, 0.6, 0.6): overlap 0.12, union 0.2, hull 0.2
+    # The boxes (0.3, 0.2, 0.7, 0.6) and (0.2, 0.2, 0.6, 0.6) have overlap 0.12, union 0.2 and hull 0.2.
     assert losses['loss_iou'].item() == pytest.approx(2 * (1 - 0.12 / 0.2), rel=1e-5)
 
 
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=3), st.integers(0, 2**31 - 1))
 def test_equals_the_plain_reference(counts, seed):
-    """Any number of objects an image, none and more than the five queries included."""
+    """Images have any number of objects: also none, and more than the five queries."""
     torch.manual_seed(seed)
     samples = [random_sample((60, 90), (100, 100), count, num_classes=3) for count in counts]
     logits, _, boxes = random_predictions(len(counts), dtype=torch.float64)
@@ -161,7 +161,7 @@ def test_overflown_predictions_give_a_loss_that_a_gradient_scaler_skips():
 
 
 def test_losses_by_config():
-    """Other registered losses take the places: smooth L1, DIoU, and a sigmoid focal loss without no-object output."""
+    """Smooth L1, DIoU and a sigmoid focal loss without a no-object output replace the default losses."""
     loss = BipartiteMatchLoss(
         assigner={
             'type': 'mmdet_detr.HungarianAssigner',
@@ -179,7 +179,7 @@ def test_losses_by_config():
     goal = torch.zeros(5, 3)
     matches = loss.assigner.match(logits[-1:], boxes[-1:], targets)
     goal[matches.queries, targets.labels[0][matches.targets]] = 1
-    # without modulation the focal loss is half the binary cross-entropy
+    # With gamma 0 and alpha 0.5, the focal loss is half the binary cross-entropy.
     entropy = torch.nn.functional.binary_cross_entropy_with_logits(logits[-1, 0], goal, reduction='sum')
     assert losses['loss_cls'].item() == pytest.approx(2.0 * 0.5 * entropy.item() / 2, rel=1e-5)
     l1 = (boxes[-1, 0][matches.queries] - targets.boxes[0][matches.targets]).abs().sum() / 2
@@ -187,7 +187,7 @@ def test_losses_by_config():
 
 
 def test_statistics_by_hand():
-    """Two images, three queries, two classes; objects: classes 0 and 1 in the first image, none in the second."""
+    """Two images, three queries, two classes. The first image has objects of classes 0 and 1, the second has none."""
     boxes = torch.tensor([[5.0, 5.0, 15.0, 15.0], [20.0, 20.0, 40.0, 40.0]])
     samples = [make_sample((50, 50), boxes=boxes, labels=torch.tensor([0, 1])), make_sample((50, 50))]
     first, second, far = [0.2, 0.2, 0.2, 0.2], [0.6, 0.6, 0.4, 0.4], [0.9, 0.9, 0.1, 0.1]
@@ -195,8 +195,8 @@ def test_statistics_by_hand():
     object_0, object_1, nothing = [3.0, 0.0, 0.0], [0.0, 3.0, 0.0], [0.0, 0.0, 3.0]
     logits = torch.tensor([[[object_0, object_0, nothing], [object_1, object_1, object_0]]])
     losses = BipartiteMatchLoss()(logits, predicted, targets_from(samples))
-    assert losses['class_error'] == 50  # the second object is taken for class 0
-    assert losses['cardinality_error'] == 1.5  # 2 for 2, and 3 for none
+    assert losses['class_error'] == 50  # the second object is predicted as class 0
+    assert losses['cardinality_error'] == 1.5  # 2 predicted for 2 objects, and 3 for none
     assert losses['matched_queries'] == 1
     assert losses['query_spread'].item() == pytest.approx(np.std([first, second, far], axis=0).mean() / 2)
 
@@ -232,8 +232,8 @@ def test_gradients_can_be_taken_twice_and_scaled():
         torch.testing.assert_close(gradient, sum(parts))
 
 
-def test_no_gradient_goal():
-    """In validation, and where only one branch is trained."""
+def test_no_gradient_asked_for():
+    """Losses work in validation, and if only one branch is trained."""
     logits, _, boxes = random_predictions(1)
     targets = targets_from([random_sample((60, 90), None, 2, num_classes=3)])
     with torch.no_grad():
@@ -244,7 +244,7 @@ def test_no_gradient_goal():
 
 
 def test_an_infinite_loss_leaves_no_finite_gradient():
-    """minus infinity at the goal class: softmax has a finite gradient there, but the step is not to be taken."""
+    """A logit of -inf at the true class has a finite gradient in softmax, but the step must be skipped."""
     logits, _, boxes = random_predictions(1)
     targets = targets_from([random_sample((50, 50), None, 5, num_classes=3)])  # every query has an object
     with torch.no_grad():

@@ -21,7 +21,7 @@ GOOD = [[10.0, 10.0, 20.0, 20.0], [-5.0, -5.0, 200.0, 20.0], [90.0, 45.0, 100.0,
 
 
 def sample_with(box: list[float], label: int):
-    """Two good annotations around one bad."""
+    """A sample with one bad annotation between two good ones."""
     return make_sample((50, 100), (64, 128), torch.tensor([GOOD[0], box, GOOD[1]]), torch.tensor([2, label, 1]))
 
 
@@ -45,7 +45,7 @@ def test_boxes_that_reach_out_of_the_image_stay_as_they_are(box):
 
 @pytest.mark.parametrize(('box', 'label'), BAD.values(), ids=BAD)
 def test_a_bad_annotation_is_left_out(box, label):
-    """The losses are those of the image without it, on both sides of a batch's padding."""
+    """The losses are the same as for the image without the annotation, also in a batch with padded targets."""
     with_it, without = sample_with(box, label), sample_with(GOOD[2], 0)
     without.gt_instances = without.gt_instances[torch.tensor([0, 2])]
     targets = targets_from([with_it, make_sample((50, 100))], num_classes=3)
