@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import matching, solvers
-from benchmarks.turns import COPIES, Detector, OutOfTime, count_copies, take_turns
+from benchmarks.turns import COPIES, Detector, count_copies, need, take_turns
 from mmdet_detr.errors import ConfigError
 from mmdet_detr.models.matching import assignment
 from mmdet_detr.reports.speed import markdown, table
@@ -24,7 +24,8 @@ DTYPES = ('float32', 'bfloat16')
 COMPILING = 120  # seconds that have to be left when torch.compile begins
 NOTE = (
     'MiB: max_memory_allocated in a step of one detector, with its weights, gradients and optimizer. All images of a '
-    'batch have one size. bfloat16 by autocast.'
+    'batch have one size. Training batches are decoded beforehand, so that data is their transfer and normalisation. '
+    'bfloat16 by autocast.'
 )
 
 
@@ -52,9 +53,9 @@ class Measurement:
         for number, (name, step) in enumerate(steps, start=1):
             print(f'[{number}/{len(steps)}] {name}', flush=True)
             try:
-                self.need(0)
+                need(0, self.end)
                 step()
-            except Exception as error:  # whatever a model, a package or a device raises
+            except Exception as error:  # models, packages and devices raise errors of any kind
                 self.leave_out(name, error)
             self.save()
 
@@ -73,14 +74,10 @@ class Measurement:
             self.leave_out('solvers', ConfigError(missing))
         else:
             steps += [(f'solvers, {b} x {n} x {q}', partial(self.solver, b, n, q)) for b, n, q in solvers.SETTINGS]
-        if not self.args.no_compile:  # all of training first, since a change of mode compiles again
-            cases = product(('train', 'infer'), BATCHES)
+        if not self.args.no_compile:
+            cases = small + large
             steps += [(f'{mode}, batch {b}, compiled', partial(self.speed_compiled, mode, b)) for mode, b in cases]
         return steps
-
-    def need(self, seconds: float) -> None:
-        if time.monotonic() + seconds >= self.end:
-            raise OutOfTime('no time left, see --minutes')
 
     def leave_out(self, name: str, error: Exception) -> None:
         self.results['left_out'][name] = reason(error)
@@ -101,7 +98,7 @@ class Measurement:
 
     def speed_compiled(self, mode: str, batch: int) -> None:
         """The plain detector takes turns with the compiled ones; its own row is there already."""
-        self.need(COMPILING)
+        need(COMPILING, self.end)
         rows = self.turns([self.ours[0], *self.compiled], mode, batch)
         self.results['rows'] += [row for detector, row in rows.items() if detector in self.compiled]
 
@@ -111,8 +108,12 @@ class Measurement:
 
         return take_turns(detectors, mode, self.args.size, batch, self.args.rounds, self.end, fail)
 
-    def loss(self, *setting: Any) -> None:
-        self.results['losses'] += matching.compare(*setting, self.args.device, self.args.rounds)
+    def loss(self, loss: str, steps: dict[str, matching.Step], images: int, objects: int) -> None:
+        def fail(implementation: str, error: Exception) -> None:
+            self.leave_out(f'loss, {loss}, {images} x {objects}, {implementation}', error)
+
+        args = self.args
+        self.results['losses'] += matching.compare(loss, steps, images, objects, args.device, args.rounds, fail)
 
     def solver(self, *setting: int) -> None:
         self.results['solvers'].append(solvers.compare(*setting, self.args.device, self.args.rounds))
@@ -124,7 +125,8 @@ def page(results: dict[str, Any]) -> str:
     if results['copies']:
         rows = [[row['detector'], *(str(row[kind]) for kind in COPIES)] for row in results['copies']]
         text = table(('detector', 'copies to the host', 'copies to the device', 'waits for the device'), rows)
-        parts.append(f'**One training step, float32, batch {BATCHES[0]}**\n\n{text}')
+        batch = results['copies'][0]['batch']
+        parts.append(f'**One training step, float32, batch {batch}**\n\n{text}')
     if results['losses']:
         parts.append(f'**The loss step: matching, losses, backward**\n\n{matching.table_of(results["losses"])}')
     if results['solvers']:

@@ -191,19 +191,38 @@ def implementations() -> dict[str, dict[str, Step]]:
 
 
 def compare(
-    loss: str, steps: dict[str, Step], num_images: int, num_objects: int, device: str, turns: int
+    loss: str,
+    steps: dict[str, Step],
+    num_images: int,
+    num_objects: int,
+    device: str,
+    turns: int,
+    fail: Callable[[str, Exception], None],
 ) -> list[dict[str, Any]]:
     """A row for each implementation of one loss, on one batch.
 
-    Raises:
-        ValueError: two implementations give different losses.
+    Args:
+        loss: its name.
+        steps: the implementations; the first is what the others are compared with.
+        num_images: images in the batch.
+        num_objects: objects of each image.
+        device: 'cpu' or 'cuda'.
+        turns: turns of each implementation.
+        fail: called with an implementation that cannot run or gives another loss than the first, and the reason.
     """
-    reference = next(iter(steps))
     batch = random_batch(num_images, num_objects, device)
-    values = {name: loss_and_backward(step, *batch).item() for name, step in steps.items()}
-    for name, value in values.items():
-        if abs(value - values[reference]) > 1e-5 * abs(value):
-            raise ValueError(f'{name} gives a loss of {value}, {reference} gives {values[reference]}')
+    values: dict[str, float] = {}
+    for name, step in steps.items():
+        try:
+            value = loss_and_backward(step, *batch).item()
+            expected = next(iter(values.values()), value)
+            if abs(value - expected) > 1e-5 * abs(value):
+                raise ValueError(f'the loss is {value}, that of the first implementation is {expected}')
+            values[name] = value
+        except Exception as error:  # mmcv may have no operators, for example
+            fail(name, error)
+    steps = {name: steps[name] for name in values}
+    reference = next(iter(values), '')
     times = measure(steps, batch, turns, f'{loss}, {num_images} images x {num_objects} objects')
     rows = []
     for name, step in steps.items():
@@ -221,17 +240,19 @@ def compare(
     return rows
 
 
+def stop(implementation: str, error: Exception) -> None:
+    raise SystemExit(f'matching: {implementation}: {error}') from error
+
+
 def main() -> None:
     args = parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     rows = []
     for (loss, steps), setting in itertools.product(implementations().items(), SETTINGS):
-        try:
-            rows += compare(loss, steps, *setting, 'cpu', args.turns)
-        except ValueError as error:
-            raise SystemExit(f'matching: {error}') from error
-        for row in rows[-len(steps) :]:
+        new = compare(loss, steps, *setting, 'cpu', args.turns, stop)
+        rows += new
+        for row in new:
             print(LINE.format(**row))
     result = {
         'machine': machine('cpu'),

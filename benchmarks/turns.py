@@ -30,6 +30,17 @@ class OutOfTime(ConfigError):
     """The time for the whole measurement is over."""
 
 
+class DecodedInputs(Inputs):
+    """A batch that is decoded once: in training, workers decode while the device computes."""
+
+    @cached_property
+    def decoded(self) -> dict[str, Any]:
+        return super().read()
+
+    def read(self) -> dict[str, Any]:
+        return self.decoded
+
+
 @dataclass(eq=False)
 class Detector:
     """A detector with random weights, built when it is first used."""
@@ -53,8 +64,24 @@ class Detector:
     def title(self) -> str:
         return f'{Path(self.path).stem}{" compiled" if self.compiled_in else ""}, {self.dtype}'
 
-    def inputs(self, size: tuple[int, int], batch: int) -> Inputs:
-        return Inputs(size, batch, OBJECTS, num_classes(self.candidate.config.model))
+    def step(self, mode: str, size: tuple[int, int], batch: int) -> tuple[Callable[[], Stages], Trainer | None]:
+        """A step of 'train' or 'infer' that was run a few times, and the trainer where there is one."""
+        classes = num_classes(self.candidate.config.model)
+        if mode == 'train':
+            trainer = Trainer(self.candidate)
+            step = partial(trainer.step, DecodedInputs(size, batch, OBJECTS, classes))
+        else:
+            trainer = None
+            step = partial(infer, self.candidate, Inputs(size, batch, OBJECTS, classes))
+        for _ in range(WARMUP):
+            step()
+        return step, trainer
+
+
+def need(seconds: float, end: float) -> None:
+    """Raise OutOfTime unless so many seconds are left before a time of ``time.monotonic``."""
+    if time.monotonic() + seconds >= end:
+        raise OutOfTime('no time left, see --minutes')
 
 
 def take_turns(
@@ -74,7 +101,7 @@ def take_turns(
         size: (height, width) in pixels.
         batch: images in a batch.
         rounds: timed rounds.
-        end: no round begins after this time of ``time.monotonic``.
+        end: nothing begins after this time of ``time.monotonic``.
         fail: called with a detector that fails, and the exception.
 
     Returns:
@@ -86,23 +113,20 @@ def take_turns(
     steps: dict[Detector, Callable[[], Stages]] = {}
     memory: dict[Detector, float | None] = {}
     for detector in detectors:
+        need(0, end)
         try:
-            candidate, inputs = detector.candidate, detector.inputs(size, batch)
-            trainer = Trainer(candidate) if mode == 'train' else None
-            step = partial(trainer.step, inputs) if trainer else partial(infer, candidate, inputs)
-            for _ in range(WARMUP):
-                step()
-            memory[detector] = peak_mib(step, candidate, trainer)
+            step, trainer = detector.step(mode, size, batch)
+            memory[detector] = peak_mib(step, detector.candidate, trainer)
             steps[detector] = step
-        except Exception as error:  # whatever a model, a compiler or a device raises
+        except Exception as error:  # models, compilers and devices raise errors of any kind
             fail(detector, error)
             if detector.device == 'cuda':
                 torch.cuda.empty_cache()
     times: dict[Detector, list[Stages]] = {detector: [] for detector in steps}
     for done in track(range(rounds), description=f'{mode}, batch {batch}'):
-        if time.monotonic() > end:
-            if done < LEAST_ROUNDS:
-                raise OutOfTime(f'no time left after {done} of {rounds} rounds')
+        if done < LEAST_ROUNDS:
+            need(0, end)
+        elif time.monotonic() >= end:
             break
         for detector, step in steps.items():
             times[detector].append(step())
@@ -138,12 +162,10 @@ def peak_mib(step: Callable[[], Stages], candidate: Candidate, trainer: Trainer 
 
 
 def count_copies(detector: Detector, size: tuple[int, int], batch: int) -> Row:
-    """Copies between host and device in one training step, from the files of the images to the optimizer."""
-    trainer, inputs = Trainer(detector.candidate), detector.inputs(size, batch)
-    for _ in range(WARMUP):
-        trainer.step(inputs)
+    """Copies between host and device in one training step, from the transfer of the images to the optimizer."""
+    step, _ = detector.step('train', size, batch)
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if detector.device == 'cuda' else [])]
     with profile(activities=activities) as profiler:
-        trainer.step(inputs)
+        step()
     counts = {kind: sum(part in event.name for event in profiler.events()) for kind, part in COPIES.items()}
     return {'detector': detector.candidate.name, 'batch': batch, **counts}
