@@ -37,10 +37,6 @@ NUM_LAYERS, NUM_QUERIES, NUM_CLASSES = 6, 100, 80
 IMAGE = (800, 1066)  # height, width
 SETTINGS = ((2, 8), (8, 8), (8, 60))  # images, objects an image
 STEPS_A_TURN = 5
-LINE = (
-    '{implementation:38s} {images} x {objects:2d} {next_ms:7.2f} ms {next_ms_quartiles} = {next_times_ours:5.2f} x '
-    'ours; first of a turn {first_ms:7.2f} ms = {first_times_ours:5.2f} x ours; {peak_mib} MiB'
-)
 Step = Callable[[Tensor, Tensor, list[DetDataSample]], dict[str, Tensor]]
 
 
@@ -120,7 +116,7 @@ def transformers_() -> Step | None:
 
 def loss_and_backward(step: Step, logits: Tensor, boxes: Tensor, samples: list[DetDataSample]) -> float:
     logits.grad = boxes.grad = None
-    total = sum(value for name, value in step(logits, boxes, samples).items() if 'loss' in name)  # as mmengine does
+    total = sum(value for name, value in step(logits, boxes, samples).items() if 'loss' in name)  # mmengine sums these
     total.backward()
     return total.detach()
 
@@ -250,10 +246,7 @@ def main() -> None:
     torch.manual_seed(0)
     rows = []
     for (loss, steps), setting in itertools.product(implementations().items(), SETTINGS):
-        new = compare(loss, steps, *setting, 'cpu', args.turns, stop)
-        rows += new
-        for row in new:
-            print(LINE.format(**row))
+        rows += compare(loss, steps, *setting, 'cpu', args.turns, stop)
     result = {
         'machine': machine('cpu'),
         'command': ' '.join(['python', 'benchmarks/matching.py', *sys.argv[1:]]),
@@ -264,6 +257,7 @@ def main() -> None:
     path = args.out / f'matching_cpu_{args.threads}_threads'
     path.with_suffix('.json').write_text(json.dumps(result, indent=1) + '\n')
     path.with_suffix('.md').write_text(page(result))
+    print(page(result))
 
 
 def page(result: dict[str, Any]) -> str:
