@@ -108,6 +108,17 @@ def test_what_there_is_no_time_for_is_told(tmp_path, capsys):
     assert 'cuda: left out: train, batch 1: no time left, see --minutes\n' in capsys.readouterr().out
 
 
+def test_losses_that_cannot_be_built_do_not_stop_the_rest(monkeypatch, tmp_path):
+    def broken():
+        raise RuntimeError('no such\noperator')
+
+    monkeypatch.setattr(matching, 'implementations', broken)
+    assert cuda.main([*TINY, '--no-compile', '--minutes', '0', '--out', str(tmp_path)]) == 1
+    left_out = json.loads((tmp_path / 'cuda.json').read_text())['left_out']
+    assert left_out['loss'] == 'RuntimeError: no such operator'
+    assert left_out['infer, batch 2'] == 'no time left, see --minutes'
+
+
 def test_missing_solver_is_one_line(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(assignment, 'batch_linear_assignment', None)
     cuda.main([*TINY, '--no-compile', '--minutes', '0', '--out', str(tmp_path)])
