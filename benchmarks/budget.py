@@ -3,11 +3,11 @@
     .venv-ops/bin/python benchmarks/budget.py shapes [--seeds 0 1 2] [--jobs 2] [--out benchmarks/results]
     .venv-ops/bin/python benchmarks/budget.py bccd
 
-One backbone, the same images and optimizer, and as many iterations of each detector as take the same time; on BCCD each
-starts from its own weights of the shapes, so run those first. Every run has one thread and reads its data in its own
-process; time is that of the processor, so that what runs beside it counts little, and leaves validation out. Writes
-budget_DATA.json, .md and .png after each run, and goes on from what is there. Faster R-CNN needs mmcv's compiled
-operators (make ops).
+All have the same backbone, images and optimizer, and each trains for as many iterations as take the same time. On BCCD
+each starts from its own weights of the shapes, so run the shapes first. Every run has one thread and reads its data in
+its own process. Its time is processor time without validation, so other processes count little. Writes JSON, Markdown
+and a picture (budget_DATA) after each run, and keeps the runs that are already there. Faster R-CNN needs mmcv's
+compiled operators (make ops).
 """
 
 import argparse
@@ -50,7 +50,7 @@ CONFIGS = {
         FASTER: 'faster_rcnn/faster-rcnn_r18_bccd.py',
     },
 }
-ITERATIONS = {  # of about the same time; those of the demonstration for ours on the shapes
+ITERATIONS = {  # the detectors take about the same time; 3800 is the demonstration's number
     'shapes': {OURS: 3800, THEIRS: 2300, FASTER: 780},
     'bccd': {OURS: 1000, THEIRS: 600, FASTER: 590},
 }
@@ -59,7 +59,7 @@ POINTS = 10  # validations in a run
 
 
 class CurveHook(Hook):
-    """Notes AP against the processor's time spent in training so far."""
+    """Records AP and the processor time spent in training so far."""
 
     priority = 'VERY_LOW'
 
@@ -154,7 +154,7 @@ def draw(results: dict, path: Path) -> None:
 
 
 def run_all(results: dict, seeds: list[int], arguments: argparse.Namespace, save: Callable[[], None]) -> None:
-    """Train what is asked for, several runs at once, and save after each."""
+    """Train all runs that are missing, several at the same time, and save after each."""
     there = {(run['detector'], run['seed']) for run in results['runs']}
     context = multiprocessing.get_context('spawn')
     with (
@@ -184,27 +184,27 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument('data', choices=CONFIGS)
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], help='one run each')
     parser.add_argument('--detectors', nargs='+', choices=COLOURS, default=list(COLOURS), help='only these')
-    parser.add_argument('--share', type=float, default=1.0, help='of the iterations, for a quick try')
-    parser.add_argument('--jobs', type=int, default=2, help='runs at once, of one thread each')
+    parser.add_argument('--share', type=float, default=1.0, help='share of the iterations, for a quick try')
+    parser.add_argument('--jobs', type=int, default=2, help='runs at the same time, with one thread each')
     parser.add_argument('--out', type=Path, default=ROOT / 'benchmarks' / 'results', help='folder of the results')
     parser.add_argument('--work-dir', type=Path, default=ROOT / 'work_dirs' / 'budget', help='logs and weights')
-    parser.add_argument('--draw', action='store_true', help='only make table and picture of the JSON again')
+    parser.add_argument('--draw', action='store_true', help='only make table and picture from the JSON again')
     return parser.parse_args()
 
 
 def check(arguments: argparse.Namespace) -> None:
-    """End with one line where something is missing."""
+    """Exit with one line if something is missing."""
     if FASTER in arguments.detectors and importlib.util.find_spec('mmcv._ext') is None:
         sys.exit("budget.py: Faster R-CNN needs mmcv's compiled operators: make ops, then .venv-ops/bin/python")
     for detector in arguments.detectors:
         config = Config.fromfile(ROOT / 'configs' / CONFIGS[arguments.data][detector])
         annotations = ROOT / config.val_evaluator.ann_file
         if not annotations.exists():
-            sys.exit(f'budget.py: no {annotations}: docs/data.md says how to make it')
+            sys.exit(f'budget.py: {annotations} is missing: docs/data.md says how to make it')
         for seed in arguments.seeds:
             start = weights('shapes', detector, seed, arguments.work_dir)
             if arguments.data == 'bccd' and not start.exists():
-                sys.exit(f'budget.py: no {start}: train on the shapes first, with the same seeds')
+                sys.exit(f'budget.py: {start} is missing: train on the shapes first, with the same seeds')
 
 
 def main() -> None:
@@ -213,7 +213,7 @@ def main() -> None:
     iterations = {name: int(steps * arguments.share) for name, steps in ITERATIONS[arguments.data].items()}
     if arguments.draw:
         if not path.exists():
-            sys.exit(f'budget.py: no {path}')
+            sys.exit(f'budget.py: {path} is missing: run without --draw first')
         results = json.loads(path.read_text())
     else:
         check(arguments)

@@ -2,7 +2,7 @@
 
     python benchmarks/checkpoints.py --out benchmarks/results
 
-For every layout a complete R50 with random weights is made by that implementation (tests/foreign.py), saved, and
+For every layout its implementation (tests/foreign.py) makes a complete R50 with random weights, which is saved and
 loaded into ours; and ours is converted to the layout and loaded by that implementation. The largest differences of
 logits and of boxes (in units of the image) on a batch of two images, one of them padded, go into a Markdown table.
 """
@@ -63,7 +63,7 @@ def last_layer(model: nn.Module, images: Tensor, samples: list) -> tuple[Tensor,
 
 
 def opened_by(implementation: foreign.Foreign, target: str, path: Path) -> None:
-    """Load what convert_checkpoint wrote by the implementation's own means."""
+    """Load a converted checkpoint with the implementation's own code."""
     if target == 'hf':
         from transformers import DetrForObjectDetection
 
@@ -100,7 +100,7 @@ def row(layout: str, folder: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=Path, help='folder for checkpoints.md; by default the table is only printed')
-    parser.add_argument('--seed', type=int, default=0, help='of weights and images')
+    parser.add_argument('--seed', type=int, default=0, help='seed of weights and images')
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     MMLogger.get_current_instance().setLevel('ERROR')  # the reports would break the progress bar

@@ -1,4 +1,4 @@
-"""What mmengine's log history costs an iteration and a checkpoint, by the number of iterations behind it.
+"""Measure what mmengine's log history costs an iteration and a checkpoint, by the number of iterations before.
 
     python benchmarks/log_history.py [--out benchmarks/results]
 
@@ -20,7 +20,8 @@ from mmdet_detr.reports.speed import spread, table
 from mmdet_detr.speed.machine import machine
 
 ROOT = Path(__file__).parents[1]
-# lr, two times, norm of the gradients, loss, three losses for each of six layers, four measures of the matching
+# A DETR of six decoder layers logs lr, two times, norm of the gradients, loss, three losses for each layer and four
+# measures of the matching.
 SCALARS = 27
 LENGTHS = (10_000, 100_000, 1_000_000)
 ROUNDS = 20

@@ -1,10 +1,10 @@
 """Time the loss step (matching, losses, backward) of our head against mmdet's and transformers', for the same outputs.
 
-    python benchmarks/matching.py [--threads 1] [--turns 30] [--device cpu] [--out benchmarks/results]
+    python benchmarks/matching.py [--threads 1] [--turns 30] [--out benchmarks/results]
 
 All implementations get the same logits and boxes (Q=100, K=80, L=6) and must agree on the loss to 1e-5. They take
-turns in one process: a first step, for which the processor has to fetch its code anew, and five more. Prints a table
-of medians and quartiles, with the memory that a step needs at most, and writes it as JSON and Markdown.
+turns in one process: a first step, whose code and data are in no cache, and five more. Prints medians and quartiles and
+the memory at the peak of a step, and writes them as JSON and Markdown. On a GPU benchmarks/cuda.py runs the same.
 """
 
 import argparse
@@ -29,16 +29,14 @@ from torch.profiler import ProfilerActivity, profile
 import mmdet_detr  # noqa: F401  (before mmdet.models)
 from mmdet_detr.models import BipartiteMatchLoss
 from mmdet_detr.models.matching.targets import Targets, targets_of
+from mmdet_detr.reports.speed import table
 from mmdet_detr.speed.machine import machine
+from mmdet_detr.speed.run import spread
 
 NUM_LAYERS, NUM_QUERIES, NUM_CLASSES = 6, 100, 80
 IMAGE = (800, 1066)  # height, width
 SETTINGS = ((2, 8), (8, 8), (8, 60))  # images, objects an image
 STEPS_A_TURN = 5
-LINE = (
-    '{implementation:38s} {images} x {objects:2d} {next_ms:7.2f} ms {next_ms_quartiles} = {next_times_ours:5.2f} x '
-    'ours; first of a turn {first_ms:7.2f} ms = {first_times_ours:5.2f} x ours; {peak_mib} MiB'
-)
 Step = Callable[[Tensor, Tensor, list[DetDataSample]], dict[str, Tensor]]
 
 
@@ -46,7 +44,6 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--threads', type=int, default=1, help='threads of PyTorch')
     parser.add_argument('--turns', type=int, default=30, help='turns of each implementation')
-    parser.add_argument('--device', default='cpu', help='cpu or cuda')
     parser.add_argument('--out', type=Path, default=Path('benchmarks/results'), help='folder of the JSON')
     return parser.parse_args()
 
@@ -78,7 +75,7 @@ FOCAL = {'type': 'FocalLoss', 'use_sigmoid': True, 'gamma': 2.0, 'alpha': 0.25, 
 
 
 def with_head(head_type: str, loss_cls: dict, class_cost: dict) -> Step:
-    """The loss of one of mmdet's heads, or of our batched form of it; a sigmoid one has no output for no object."""
+    """The loss of one of mmdet's heads, or of our batched form of it. A sigmoid head has no output for "no object"."""
     box_costs = [
         {'type': 'BBoxL1Cost', 'weight': 5.0, 'box_format': 'xywh'},
         {'type': 'IoUCost', 'iou_mode': 'giou', 'weight': 2.0},
@@ -119,7 +116,7 @@ def transformers_() -> Step | None:
 
 def loss_and_backward(step: Step, logits: Tensor, boxes: Tensor, samples: list[DetDataSample]) -> float:
     logits.grad = boxes.grad = None
-    total = sum(value for name, value in step(logits, boxes, samples).items() if 'loss' in name)  # as mmengine does
+    total = sum(value for name, value in step(logits, boxes, samples).items() if 'loss' in name)  # mmengine sums these
     total.backward()
     return total.detach()
 
@@ -165,69 +162,102 @@ def measure(steps: dict[str, Step], batch: tuple, turns: int, description: str) 
     """Times of the first and of the following steps of every turn, by implementation."""
     times: dict[str, dict[str, list[float]]] = {name: {'first': [], 'next': []} for name in steps}
     for _ in track(range(turns), description=description):
-        for name, step in steps.items():  # in turns, so that the machine's moods meet all alike
+        for name, step in steps.items():  # in turns, so that a slow moment of the machine hits all of them
             times[name]['first'].append(timed(step, *batch))
             times[name]['next'].append(statistics.median(timed(step, *batch) for _ in range(STEPS_A_TURN)))
     return times
 
 
-def main() -> None:
-    args = parse_args()
-    if args.device == 'cuda' and not torch.cuda.is_available():
-        raise SystemExit('matching: no CUDA device')
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
+def implementations() -> dict[str, dict[str, Step]]:
+    """The implementations of each loss by their names. The first one is ours, and the others are compared with it."""
     init_default_scope('mmdet')
     probability, focal_cost = {'type': 'ClassificationCost', 'weight': 1.0}, {'type': 'FocalLossCost', 'weight': 2.0}
     batched = 'mmdet_detr.BatchedConditionalDETRHead'
-    losses = {
-        'softmax': {
-            'mmdet_detr DETRHead': ours(),
-            'mmdet DETRHead': with_head('DETRHead', SOFTMAX, probability),
-            'mmdet_detr BatchedDETRHead': with_head('mmdet_detr.BatchedDETRHead', SOFTMAX, probability),
-            'transformers DETR': transformers_(),
-        },
-        'focal': {
-            'mmdet_detr BatchedConditionalDETRHead': with_head(batched, FOCAL, focal_cost),
-            'mmdet ConditionalDETRHead': with_head('ConditionalDETRHead', FOCAL, focal_cost),
-        },
+    softmax = {
+        'mmdet_detr DETRHead': ours(),
+        'mmdet DETRHead': with_head('DETRHead', SOFTMAX, probability),
+        'mmdet_detr BatchedDETRHead': with_head('mmdet_detr.BatchedDETRHead', SOFTMAX, probability),
+        'transformers DETR': transformers_(),
     }
+    focal = {
+        'mmdet_detr BatchedConditionalDETRHead': with_head(batched, FOCAL, focal_cost),
+        'mmdet ConditionalDETRHead': with_head('ConditionalDETRHead', FOCAL, focal_cost),
+    }
+    return {'softmax': {name: step for name, step in softmax.items() if step}, 'focal': focal}
+
+
+def compare(
+    loss: str,
+    steps: dict[str, Step],
+    num_images: int,
+    num_objects: int,
+    device: str,
+    turns: int,
+    fail: Callable[[str, Exception], None],
+) -> list[dict[str, Any]]:
+    """A row for each implementation of one loss, on one batch.
+
+    Args:
+        loss: its name.
+        steps: the implementations; the first is what the others are compared with.
+        num_images: images in the batch.
+        num_objects: objects of each image.
+        device: 'cpu' or 'cuda'.
+        turns: turns of each implementation.
+        fail: called with an implementation that cannot run or gives another loss than the first, and the reason.
+    """
+    batch = random_batch(num_images, num_objects, device)
+    values: dict[str, float] = {}
+    for name, step in steps.items():
+        try:
+            value = loss_and_backward(step, *batch).item()
+            expected = next(iter(values.values()), value)
+            if abs(value - expected) > 1e-5 * abs(value):
+                raise ValueError(f'the loss is {value}, that of the first implementation is {expected}')
+            values[name] = value
+        except Exception as error:  # mmcv may have no operators, for example
+            fail(name, error)
+    steps = {name: steps[name] for name in values}
+    reference = next(iter(values), '')
+    times = measure(steps, batch, turns, f'{loss}, {num_images} images x {num_objects} objects')
     rows = []
-    for (loss, built), (num_images, num_objects) in itertools.product(losses.items(), SETTINGS):
-        steps = {name: step for name, step in built.items() if step}
-        reference = next(iter(steps))
-        batch = random_batch(num_images, num_objects, args.device)
-        values = {name: loss_and_backward(step, *batch).item() for name, step in steps.items()}
-        for name, value in values.items():
-            if abs(value - values[reference]) > 1e-5 * abs(value):
-                raise SystemExit(f'matching: {name} gives a loss of {value}, {reference} of {values[reference]}')
-        setting = {'loss': loss, 'images': num_images, 'objects': num_objects}
-        times = measure(steps, batch, args.turns, '{loss}, {images} images x {objects} objects'.format(**setting))
-        for name, step in steps.items():
-            row = setting | {'implementation': name}
-            for kind in ('next', 'first'):
-                ours_ms, own_ms = times[reference][kind], times[name][kind]
-                low, median, high = statistics.quantiles(own_ms, n=4)
-                row[f'{kind}_ms'] = round(median, 2)
-                row[f'{kind}_ms_quartiles'] = [round(low, 2), round(high, 2)]
-                row[f'{kind}_times_ours'] = round(
-                    statistics.median(b / a for a, b in zip(ours_ms, own_ms, strict=True)), 2
-                )
-            row['peak_mib'] = round(peak_mib(step, *batch), 2)
-            row['copies_to_host'] = copies_to_host(step, *batch)
-            rows.append(row)
-            print(LINE.format(**row))
+    for name, step in steps.items():
+        row = {'loss': loss, 'images': num_images, 'objects': num_objects, 'implementation': name}
+        for kind in ('next', 'first'):
+            ours_ms, own_ms = times[reference][kind], times[name][kind]
+            median, low, high = spread(own_ms)
+            row[f'{kind}_ms'] = round(median, 2)
+            row[f'{kind}_ms_quartiles'] = [round(low, 2), round(high, 2)]
+            ratios = (b / a for a, b in zip(ours_ms, own_ms, strict=True))
+            row[f'{kind}_times_ours'] = round(statistics.median(ratios), 2)
+        row['peak_mib'] = round(peak_mib(step, *batch), 2)
+        row['copies_to_host'] = copies_to_host(step, *batch)
+        rows.append(row)
+    return rows
+
+
+def stop(implementation: str, error: Exception) -> None:
+    raise SystemExit(f'matching: {implementation}: {error}') from error
+
+
+def main() -> None:
+    args = parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    rows = []
+    for (loss, steps), setting in itertools.product(implementations().items(), SETTINGS):
+        rows += compare(loss, steps, *setting, 'cpu', args.turns, stop)
     result = {
-        'machine': machine(args.device),
-        'command': ' '.join(['python', *sys.argv]),
+        'machine': machine('cpu'),
+        'command': ' '.join(['python', 'benchmarks/matching.py', *sys.argv[1:]]),
         'turns': args.turns,
         'rows': rows,
     }
     args.out.mkdir(parents=True, exist_ok=True)
-    suffix = f'_{args.threads}_threads' if args.device == 'cpu' else ''
-    path = args.out / f'matching_{args.device}{suffix}'
+    path = args.out / f'matching_cpu_{args.threads}_threads'
     path.with_suffix('.json').write_text(json.dumps(result, indent=1) + '\n')
     path.with_suffix('.md').write_text(page(result))
+    print(page(result))
 
 
 def page(result: dict[str, Any]) -> str:
@@ -235,25 +265,25 @@ def page(result: dict[str, Any]) -> str:
     about = (
         f'{result["machine"]}, `{result["command"]}`. '
         f'All implementations take turns, {result["turns"]} each, and agree on the loss to 1e-5. A turn is a first '
-        'step, for which the processor has to fetch its code anew, and five more, of which the median counts. The '
+        'step, whose code and data are in no cache, and five more; the median of those counts. The '
         'table has medians over the turns, with quartiles, and medians of ratios. MiB is what PyTorch allocates in '
         'the step, at most at a time. SciPy solves large batches of ours on all cores, whatever the number of threads.'
     )
-    lines = [
-        '# The loss step: matching, losses, backward',
-        '',
-        about,
-        '',
-        '| images x objects | implementation | ms | times ours | first step, ms | times ours | MiB |',
-        '| --- | --- | --- | --- | --- | --- | --- |',
-    ]
-    for row in result['rows']:
+    return f'# The loss step: matching, losses, backward\n\n{about}\n\n{table_of(result["rows"])}'
+
+
+def table_of(rows: list[dict[str, Any]]) -> str:
+    """Rows of :func:`compare` as a table."""
+    on_device = any(row['copies_to_host'] is not None for row in rows)
+    head = ['images x objects', 'implementation', 'ms', 'times ours', 'first step, ms', 'times ours', 'MiB']
+    lines = []
+    for row in rows:
         low, high = row['next_ms_quartiles']
-        lines.append(
-            f'| {row["images"]} x {row["objects"]} | {row["implementation"]} | {row["next_ms"]} ({low} to {high}) | '
-            f'{row["next_times_ours"]} | {row["first_ms"]} | {row["first_times_ours"]} | {row["peak_mib"]} |'
-        )
-    return '\n'.join(lines) + '\n'
+        setting = [f'{row["images"]} x {row["objects"]}', row['implementation'], f'{row["next_ms"]} ({low} to {high})']
+        numbers = ('next_times_ours', 'first_ms', 'first_times_ours', 'peak_mib')
+        copies = [str(row['copies_to_host'])] if on_device else []
+        lines.append([*setting, *(str(row[number]) for number in numbers), *copies])
+    return table([*head, 'copies to the host'] if on_device else head, lines)
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""What each means of speed gains: our DETR R50 as it is, and with one thing changed at a time.
+"""Measure what each optimization gains: our DETR R50 as it is, and with one thing changed at a time.
 
     python benchmarks/means.py [--device cpu] [--size 480x640] [--rounds 15] [--out benchmarks/results]
 

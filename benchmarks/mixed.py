@@ -1,4 +1,4 @@
-"""Train mmdet's detectors with their own head and with a DETR head in its place, and compare their AP.
+"""Train mmdet's detectors with their own head and with a DETR head instead, and compare their AP.
 
     .venv-ops/bin/python benchmarks/mixed.py --out benchmarks/results
 
@@ -6,7 +6,7 @@ Three detectors at tiny width on the generated shapes (make data/shapes/annotati
 iterations and optimizer of configs/detr/detr_tiny_shapes.py for every head. Where a detector is called pretrained, all
 its heads start from one backbone, which the original head has trained for PRETRAINING iterations before. The original
 heads predict by NMS and so need mmcv's compiled operators (make ops). Writes mixed.json, mixed.md and mixed.png, and
-keeps earlier rows of as many iterations; ``--draw`` makes the last two of the first again.
+keeps earlier rows of the same number of iterations; ``--draw`` makes mixed.md and mixed.png again from mixed.json.
 """
 
 import argparse
@@ -79,7 +79,7 @@ YOLOF_HEAD = {
     'feat_channels': 64,
     'anchor_generator': {'scales': [1, 2, 4], 'strides': [8]},
 }
-# what makes mmdet's detectors tiny, and their features those that a DETR head is to read
+# `tiny` shrinks mmdet's config, `for_detr` selects the features that a DETR head reads, `levels` are their indices
 DETECTORS = {
     'RetinaNet, R18-FPN': {
         'config': 'retinanet/retinanet_r50_fpn_1x_coco.py',
@@ -123,8 +123,8 @@ def model_of(detector: str, head: str) -> ConfigDict:
     config = Config({'model': get_config(f'mmdet::{settings["config"]}').model})
     preprocessor = {'_delete_': True, **shapes.data_preprocessor, 'pad_size_divisor': 32}
     config.merge_from_dict({'model': {'data_preprocessor': preprocessor, **settings['tiny']}})
-    behind_fpn = config.model.neck.type == 'FPN'  # which has no norm
-    transformer = {**shapes.neck, 'levels': settings['levels'], 'input_norm': behind_fpn and head != NO_NORM}
+    without_norm = config.model.neck.type == 'FPN'
+    transformer = {**shapes.neck, 'levels': settings['levels'], 'input_norm': without_norm and head != NO_NORM}
     detr_head = {**shapes.bbox_head, 'transformer': transformer}
     if head == OWN:
         return config.model
@@ -132,7 +132,7 @@ def model_of(detector: str, head: str) -> ConfigDict:
         replaced = {'bbox_head': {'_delete_': True, **detr_head}, 'test_cfg': {'_delete_': True, 'max_per_img': 10}}
         config.merge_from_dict({'model': {**settings['for_detr'], **replaced}})
         return config.model
-    # beside its own head a detector keeps all levels, and the DETR head reads the same strides as without
+    # A detector with its own head keeps all levels, and the auxiliary head reads the strides that a DETR head reads.
     stride_8 = 1 if len(settings['tiny']['backbone']['out_indices']) > 1 else 0
     levels = (stride_8, stride_8 + 1) if isinstance(settings['levels'], tuple) else settings['levels']
     aux_head = {**detr_head, 'transformer': {**transformer, 'levels': levels}, 'test_cfg': {'max_per_img': 10}}
@@ -168,7 +168,7 @@ def train(detector: str, head: str, seed: int, arguments: argparse.Namespace, pr
 
 
 def pretrain(detector: str, seed: int, arguments: argparse.Namespace, progress: Progress) -> Path:
-    """Weights of a detector whose own head has trained its backbone for a while, in the place of those of ImageNet."""
+    """Weights of a detector whose own head has trained its backbone for a while; they replace those of ImageNet."""
     path = arguments.work_dir / f'{file_name(detector)}_{seed}.pth'
     if not path.exists():
         model = model_of(detector, OWN)
@@ -180,13 +180,14 @@ def pretrain(detector: str, seed: int, arguments: argparse.Namespace, progress: 
 def shapes_runner(
     title: str, model: ConfigDict, seed: int, iterations: int, arguments: argparse.Namespace, progress: Progress
 ) -> Runner:
-    """A runner of the shapes config with this model, tested once, at the end."""
+    """A runner of the shapes config with this model. It tests once, at the end."""
     config = Config.fromfile(SHAPES)
     config.model = model
     for loader in (config.train_dataloader, config.test_dataloader):
         loader.dataset.data_root = str(arguments.data) + '/'
     config.test_evaluator.ann_file = f'{arguments.data}/annotations/instances_val.json'
-    config.test_dataloader.dataset.pipeline.insert(1, {'type': 'Resize', 'scale': (64, 64)})  # for its scale_factor
+    # Resize changes nothing here, but mmdet's heads need the scale_factor that it writes.
+    config.test_dataloader.dataset.pipeline.insert(1, {'type': 'Resize', 'scale': (64, 64)})
     config.val_cfg = config.val_dataloader = config.val_evaluator = None
     task = progress.add_task(title, total=iterations)
     return runner_of(
@@ -256,7 +257,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument('--seeds', type=int, nargs='+', default=[0], help='one run each')
     parser.add_argument('--detectors', nargs='+', choices=DETECTORS, default=list(DETECTORS), help='only these')
     parser.add_argument('--heads', nargs='+', choices=HEADS, default=[OWN, DETR], help='only these')
-    parser.add_argument('--draw', action='store_true', help='only make table and picture of mixed.json again')
+    parser.add_argument('--draw', action='store_true', help='only make table and picture from mixed.json again')
     return parser.parse_args()
 
 
@@ -267,7 +268,7 @@ def main() -> None:
         if importlib.util.find_spec('mmcv._ext') is None and set(arguments.heads) - {DETR, NO_NORM}:
             sys.exit("mixed.py: the original heads need mmcv's compiled operators: make ops, then .venv-ops/bin/python")
         if not (arguments.data / 'annotations').is_dir():
-            sys.exit(f'mixed.py: no shapes in {arguments.data}: mim run mmdet_detr make_shapes {arguments.data}')
+            sys.exit(f'mixed.py: {arguments.data} has no shapes: mim run mmdet_detr make_shapes {arguments.data}')
         machine = {
             'processor': platform.machine(),
             'threads': torch.get_num_threads(),

@@ -1,4 +1,4 @@
-"""How much of a training batch is padding, drawn at random and drawn by aspect ratio.
+"""Measure how much of a training batch is padding, in batches drawn at random and by aspect ratio.
 
     python benchmarks/padding.py [--images 2000]
 
@@ -25,7 +25,7 @@ SIZES = [(640, 480)] * 4 + [(640, 427)] * 3 + [(480, 640)] * 2 + [(640, 640)]  #
 
 
 class Sizes:
-    """A data set that knows sizes only, as the sampler asks for them."""
+    """A data set of sizes only: the sampler reads nothing else."""
 
     def __init__(self, sizes: np.ndarray) -> None:
         self.sizes = sizes
@@ -50,7 +50,7 @@ def padding(shapes: list[tuple[int, int]], batches: list[list[int]]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--images', type=int, default=2000)
+    parser.add_argument('--images', type=int, default=2000, help='number of blank images')
     parser.add_argument('--out', type=Path, default=ROOT / 'benchmarks' / 'results', help='folder of the table')
     arguments = parser.parse_args()
     init_default_scope('mmdet')

@@ -1,10 +1,10 @@
-"""What training takes from one GPU to 64, on COCO and on ten million images, from figures of a single machine.
+"""Estimate what training takes on 1 to 64 GPUs, on COCO and on ten million images, from figures of one machine.
 
     python benchmarks/plan.py [--rate 8.6] [--link 12.5] [--out benchmarks/results]
 
-Measures here what a core decodes and augments, and what an annotation file costs when it is read; counts the bytes of
-gradients. The rate of a GPU is the paper's: 300 epochs took 3 days on 16 V100. Writes plan.json and
-plan.md; the assumptions are options.
+Measures how many images a core decodes and augments, and what it costs to read an annotation file; counts the bytes of
+gradients. The rate of a GPU is the paper's: 300 epochs took 3 days on 16 V100. Writes plan.json and plan.md. The
+assumptions are options.
 """
 
 import argparse
@@ -36,9 +36,9 @@ CONFIG = ROOT / 'configs' / 'detr' / 'detr_r50_8x2_150e_coco.py'
 GPUS = (1, 8, 16, 32, 64)
 DATA_SETS = {'COCO': 118_287, '10 million': 10_000_000}
 OBJECTS = 7  # an image, as in COCO
-IMAGE_KB = 163  # of COCO train2017: 19.3 GB
+IMAGE_KB = 163  # COCO train2017 has 19.3 GB
 EPOCHS = 150
-PARTS = 100  # of the annotations, read one after the other
+PARTS = 100  # an annotation file can be split into as many files, which are read one after the other
 PUBLISHED_RATE = 300 * 118_287 / (3 * 86_400 * 16)
 SIZES = (4_000, 16_000)  # images in annotation files; the cost of an image is the slope
 
@@ -70,7 +70,7 @@ def write_annotations(path: Path, images: int) -> None:
 
 
 def read_annotations(path: Path) -> dict[str, float]:
-    """Seconds, bytes at the peak and bytes kept; in a process of its own."""
+    """Seconds, bytes at the peak and bytes kept. Has to run in a process of its own."""
     init_default_scope('mmdet')
     before = reset_peak()
     start = time.process_time()
@@ -102,7 +102,7 @@ def annotation_cost() -> dict[str, float]:
 
 
 def gradient_bytes() -> int:
-    """What ranks exchange in a step."""
+    """Bytes that ranks exchange in a step."""
     config = Config.fromfile(CONFIG)
     config.model.backbone.init_cfg = None
     return 4 * sum(p.numel() for p in MODELS.build(config.model).parameters() if p.requires_grad)
@@ -167,12 +167,12 @@ def markdown(results: dict[str, Any]) -> str:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--rate', type=float, default=PUBLISHED_RATE, help='images a second that a GPU trains on')
-    parser.add_argument('--batch', type=int, default=2, help='images a GPU')
+    parser.add_argument('--batch', type=int, default=2, help='images of each GPU in a batch')
     parser.add_argument('--gpus-per-node', type=int, default=8)
     parser.add_argument('--inner-link', type=float, default=100.0, help='GB/s among the GPUs of a node')
     parser.add_argument('--link', type=float, default=12.5, help='GB/s between nodes')
-    parser.add_argument('--images', type=Path, help='folder of images to decode; generated ones without it')
-    parser.add_argument('--decoded', type=int, default=200, help='how many')
+    parser.add_argument('--images', type=Path, help='folder of images to decode (default: generated ones)')
+    parser.add_argument('--decoded', type=int, default=200, help='number of images to decode')
     parser.add_argument('--out', type=Path, default=ROOT / 'benchmarks' / 'results', help='folder of the results')
     return parser.parse_args()
 

@@ -2,9 +2,9 @@
 
     python benchmarks/reliability.py [--kills 40] [--minutes 60] [--out benchmarks/results]
 
-Runs the tests that inject faults: minutes of damaged files through the loaders, and beside them one run that is killed
-so many times, then the rest as in the test suite. Writes reliability.json and reliability.md; exit code 1 where a fault
-was not survived.
+Runs the tests that inject faults: the loaders read damaged files for so many minutes while one run is killed so many
+times, then the other tests run as in the test suite. Writes reliability.json and reliability.md. The exit code is 1 if
+a fault was not survived.
 """
 
 import argparse
@@ -26,8 +26,8 @@ from mmdet_detr.speed.machine import machine
 ROOT = Path(__file__).parents[1]
 KILLED = 'the process is killed (SIGKILL)'
 FUZZED = 'damaged files'
-JOBS = 2  # at once
-# fault, the tests that inject it, and what they compare
+JOBS = 2  # tests that run at the same time
+# Each row has a fault, the tests that inject it, and what they compare.
 FAULTS = (
     (KILLED, 'tests/test_crash.py', 'iterations of the last checkpoint; weights at the end, bit for bit'),
     ('the disk is full', 'tests/engine/test_atomic_checkpoint_hook.py -k disk', 'the checkpoint before'),
@@ -54,12 +54,12 @@ FAULTS = (
 
 
 def inject(tests: str, environment: dict[str, str], report: Path) -> tuple[int, int]:
-    """Tests that ran and those of them that passed."""
+    """Number of tests that ran and that passed."""
     command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', '--no-cov', f'--junitxml={report}']
     subprocess.run(
         [*command, *shlex.split(tests)], cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.DEVNULL
     )
-    if not report.exists():  # the tests died with what they injected
+    if not report.exists():  # the injected fault ended the tests themselves
         return 1, 0
     suite = next(ElementTree.parse(report).iter('testsuite'))
     ran = int(suite.attrib['tests']) - int(suite.attrib['skipped'])
@@ -88,8 +88,8 @@ def markdown(results: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('--kills', type=int, default=40, help='of one run')
-    parser.add_argument('--minutes', type=float, default=60, help='of damaged files, a third for each kind')
+    parser.add_argument('--kills', type=int, default=40, help='kills of one run')
+    parser.add_argument('--minutes', type=float, default=60, help='minutes of damaged files, a third for each kind')
     parser.add_argument('--out', type=Path, default=ROOT / 'benchmarks' / 'results', help='folder of the results')
     arguments = parser.parse_args()
     faults = []
@@ -122,7 +122,7 @@ def main() -> None:
         )
     counts = {KILLED: crash.get('kills'), FUZZED: sum(sum(outcomes.values()) for outcomes in fuzzed.values())}
     lost = any(fault['survived'] < fault['injected'] for fault in faults)
-    for fault in faults:  # where one test injects many, and passes if all are survived
+    for fault in faults:  # one test injects many faults, and passes if all are survived
         if counts.get(fault['fault']) and fault['survived'] == fault['injected']:
             fault['injected'] = fault['survived'] = counts[fault['fault']]
     results = {

@@ -1,8 +1,8 @@
-"""Time and memory of DETR's parts against tokens, queries, objects and images, with the exponents.
+"""Measure time and memory of DETR's parts against tokens, queries, objects and images, with the exponents.
 
     python benchmarks/scaling.py [--device cpu] [--rounds 7] [--out benchmarks/results]
 
-Encoder, decoder and loss of the R50 model alone. Times are of one training step (forward and backward), medians of
+Encoder, decoder and loss of the R50 model run alone. Times are of one training step (forward and backward), medians of
 rounds in which all sizes take turns; memory is what autograd keeps for the backward pass, counted from its tensors.
 Writes scaling_DEVICE.json, .md and .png.
 """
@@ -35,7 +35,7 @@ from matplotlib import pyplot as plt
 
 ROOT = Path(__file__).parents[1]
 WIDTH, HEADS, HIDDEN, DROPOUT, CLASSES, LAYERS = 256, 8, 2048, 0.1, 80, 6
-TOKENS, QUERIES, OBJECTS, IMAGES = 850, 100, 8, 2  # what stays as it is while another size grows
+TOKENS, QUERIES, OBJECTS, IMAGES = 850, 100, 8, 2  # sizes that stay while another one grows
 MIB = 2**20
 Step = Callable[[], Tensor]
 
@@ -59,13 +59,13 @@ def loss(objects: int = OBJECTS, images: int = IMAGES, queries: int = QUERIES, d
     boxes = torch.rand(LAYERS, images, queries, 4, device=device, requires_grad=True)
     labels = torch.randint(CLASSES, (images, objects), device=device)
     top_left = torch.rand(images, objects, 2, device=device) * 0.6
-    corners = torch.cat((top_left, top_left + 0.05 + torch.rand_like(top_left) * 0.3), dim=-1)  # of an image of 1 x 1
+    corners = torch.cat((top_left, top_left + 0.05 + torch.rand_like(top_left) * 0.3), dim=-1)  # the image is 1 x 1
     given = [InstanceData(bboxes=corners[i], labels=labels[i]) for i in range(images)]
     targets = targets_of(given, [{'img_shape': (1, 1), 'img_id': i} for i in range(images)], CLASSES)
     return lambda: sum(v for k, v in criterion(logits, boxes, targets).items() if 'loss' in k)
 
 
-# part, what grows, its sizes, and the exponents that the algorithm implies for small and for large sizes
+# Each row has a part, what grows, its sizes, and the exponents that the algorithm implies for small and large sizes.
 CURVES: tuple[tuple[str, str, Callable[..., Step], tuple[int, ...], str], ...] = (
     ('encoder', 'tokens', encoder, (150, 300, 600, 1200), '1 (linear layers) to 2 (attention)'),
     ('encoder', 'images', encoder, (1, 2, 4, 8), '1'),

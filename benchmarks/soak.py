@@ -3,9 +3,9 @@
     python benchmarks/soak.py [--minutes 120] [--out benchmarks/results]
 
 Samples the memory of the training process and its workers, their open files and their number every ten seconds.
-Memory is what they hold by themselves or share among each other; files that are mapped, such as libraries, are left
-out, since their share depends on who else uses them. The slope is that of a straight line through the samples after
-the first fifth. Writes soak.json, soak.md and soak.png; exit code 1 where a process is left over.
+Memory is what they hold alone or share among each other. Mapped files such as libraries do not count, since their share
+depends on other processes that use them. The slope is that of a straight line through the samples after the first
+fifth. Writes soak.json, soak.md and soak.png. The exit code is 1 if a process is left over.
 """
 
 import argparse
@@ -33,11 +33,11 @@ from matplotlib import pyplot as plt
 ROOT = Path(__file__).parents[1]
 INTERVAL = 10  # seconds
 MIB = 2**10  # /proc counts in KiB
-OWN = ('Pss_Anon:', 'Pss_Shmem:')  # what several processes share, in parts
+OWN = ('Pss_Anon:', 'Pss_Shmem:')  # memory that n processes share counts as 1/n of it for each
 
 
 class StopAt(Hook):
-    """Ends a training at a moment of the clock."""
+    """Ends a training at a given time of ``time.monotonic``."""
 
     def __init__(self, moment: float) -> None:
         self.moment = moment
@@ -94,7 +94,7 @@ def slope(samples: list[dict[str, float]], key: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--minutes', type=float, default=120)
+    parser.add_argument('--minutes', type=float, default=120, help='minutes of training')
     parser.add_argument('--out', type=Path, default=ROOT / 'benchmarks' / 'results', help='folder of the results')
     parser.add_argument('--work-dir', default=str(ROOT / 'work_dirs' / 'soak'), help='log and checkpoints')
     arguments = parser.parse_args()

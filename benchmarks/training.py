@@ -1,4 +1,4 @@
-"""What the scripts that train share: quiet runners of shortened schedules, and how means are written."""
+"""Quiet runners of shortened schedules, and means as text, for the scripts that train."""
 
 import contextlib
 import io
@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 
 
 class ProgressHook(Hook):
-    """Tells a function how many iterations are done."""
+    """Calls a function with the number of iterations that are done."""
 
     def __init__(self, show: Callable[[int], None]) -> None:
         self.show = show
@@ -24,7 +24,7 @@ class ProgressHook(Hook):
 
 
 def quietly(function: Callable, *arguments: object) -> Any:
-    """What the function returns, without what it prints."""
+    """Call a function without its output on the terminal, and return its result."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         return function(*arguments)
 
@@ -48,7 +48,7 @@ def runner_of(
         'save_last': False,
     }
     config.experiment_name = f'{file_name(title)}_{time.time_ns()}'
-    MMLogger._instance_dict.clear()  # else this run would write to the file of the one before
+    MMLogger._instance_dict.clear()  # otherwise this run would write to the log of the run before
     runner = quietly(Runner.from_cfg, config)
     runner.register_hook(ProgressHook(show))
     return runner
