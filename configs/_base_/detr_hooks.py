@@ -1,0 +1,11 @@
+# What every run of a DETR is watched and kept alive by: docs/troubleshooting.md, docs/reliability.md.
+custom_hooks = [
+    dict(type='NumClassCheckHook'),
+    dict(type='mmdet_detr.ClassNamesHook'),
+    dict(type='mmdet_detr.BatchSizeHook'),
+    dict(type='mmdet_detr.SkipNonFiniteHook', max_consecutive=50),
+    dict(type='mmdet_detr.MatchReportHook'),
+    dict(type='mmdet_detr.LogHistoryHook'),
+    dict(type='mmdet_detr.ReproducibleHook'),
+    dict(type='mmdet_detr.PreemptionHook'),
+]
