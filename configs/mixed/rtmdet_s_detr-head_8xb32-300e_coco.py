@@ -17,7 +17,7 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1e-5, by_epoch=False, begin=0, end=1000),
     dict(
         type='CosineAnnealingLR',
-        eta_min_ratio=0.05,
+        eta_min_ratio=0.05,  # RTMDet's eta_min is above the learning rate of the backbone
         begin=150,
         end=300,
         T_max=150,
