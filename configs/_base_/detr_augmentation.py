@@ -1,4 +1,4 @@
-# The paper's training augmentation (section A.4), for what LoadImageFromFile and LoadAnnotations give. Half of the
+# The paper's training augmentation (section A.4), to be put behind LoadImageFromFile and LoadAnnotations. Half of the
 # images are resized. The other half are resized without a bound on the longer side, cropped, and resized again.
 detr_resize = dict(
     type='mmdet_detr.ShortestSideResize',

@@ -1,4 +1,4 @@
-# What every run of a DETR is watched and kept alive by: docs/troubleshooting.md, docs/reliability.md.
+# Hooks that report on a run (docs/troubleshooting.md) and keep it alive (docs/reliability.md).
 custom_hooks = [
     dict(type='NumClassCheckHook'),
     dict(type='mmdet_detr.ClassNamesHook'),

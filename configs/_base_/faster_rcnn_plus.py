@@ -1,4 +1,4 @@
-# What the "+" of the paper's table 1 adds to a Faster R-CNN: GIoU loss, DETR's random crop, 109 epochs.
+# The "+" of the paper's table 1 adds this to a Faster R-CNN: GIoU loss, DETR's random crop, 109 epochs.
 _base_ = './detr_augmentation.py'
 custom_imports = dict(imports=['mmdet_detr'], allow_failed_imports=False)
 
