@@ -1,5 +1,7 @@
 import json
+import math
 import re
+import shutil
 
 import pytest
 import yaml
@@ -48,6 +50,39 @@ def test_there_are_configs():
     assert len(set(names)) == len(names)  # mim finds them by name
 
 
+def test_bases_are_found_in_an_installed_package(tmp_path):
+    """There the folder lies elsewhere (``.mim/configs``): relative bases have to be within it."""
+    for path in (ROOT / 'configs').rglob('*.py'):
+        for base in re.findall(r"'(\.\.?/[^']+\.py)'", path.read_text()):
+            target = (path.parent / base).resolve()
+            assert target.is_file(), f'{path}: {base}'
+            assert target.is_relative_to(ROOT / 'configs'), f'{path}: {base}'
+    shutil.copytree(ROOT / 'configs', tmp_path / '.mim' / 'configs')
+    name = 'configs/mixed/detr_r50_aux-fcos_8x2_150e_coco.py'
+    assert Config.fromfile(tmp_path / '.mim' / name).to_dict() == Config.fromfile(ROOT / name).to_dict()
+
+
+MIXED = [path for path in sorted((ROOT / 'configs' / 'mixed').glob('*.py')) if 'aux-fcos' not in path.stem]
+
+
+@pytest.mark.parametrize('path', MIXED, ids=lambda path: path.stem)
+def test_mixed_configs_differ_in_what_the_head_reads_and_in_the_learning_rate(path):
+    config = Config.fromfile(path, import_custom_modules=False)
+    head = config.model.get('bbox_head', None) or config.model.aux_head
+    assert head.keys() == {'type', 'num_classes', 'transformer'}
+    assert (head.type, head.num_classes) == ('mmdet_detr.DETRHead', 80)
+    assert head.transformer.keys() <= {'type', 'in_channels', 'levels', 'input_norm'}
+    if 'detr-head' in path.stem:
+        assert config.model.test_cfg == {'max_per_img': 100}
+    batch = re.search(r'_(\d+)xb(\d+)', path.stem)
+    images = int(batch[1]) * int(batch[2]) if batch else 16  # mmdet's names without a batch mean 8 GPUs x 2 images
+    optimizer = config.optim_wrapper.optimizer
+    assert optimizer.lr == pytest.approx(1e-4 * math.sqrt(images / 16), rel=0.02)
+    assert optimizer == {'type': 'AdamW', 'lr': optimizer.lr, 'weight_decay': 1e-4}
+    assert config.optim_wrapper.clip_grad == {'max_norm': 0.1, 'norm_type': 2}
+    assert config.optim_wrapper.paramwise_cfg.custom_keys == {'backbone': {'lr_mult': 0.1}}
+
+
 @pytest.mark.parametrize('path', DETR_CONFIGS, ids=lambda path: path.stem)
 def test_builds_dumps_and_reloads(path, tmp_path):
     config = load(path)
@@ -58,6 +93,9 @@ def test_builds_dumps_and_reloads(path, tmp_path):
             TRANSFORMS.build(transform)
     config.dump(tmp_path / 'dumped.py')
     assert Config.fromfile(tmp_path / 'dumped.py').to_dict() == config.to_dict()
+    guards = {'SkipNonFiniteHook', 'MatchReportHook', 'LogHistoryHook', 'ReproducibleHook', 'PreemptionHook'}
+    assert {f'mmdet_detr.{name}' for name in guards} <= {hook.type for hook in config.custom_hooks}
+    assert config.default_hooks.checkpoint.type == 'mmdet_detr.AtomicCheckpointHook'
 
 
 @pytest.mark.parametrize('path', [p for p in DETR_CONFIGS if p.stem.endswith('coco')], ids=lambda path: path.stem)
@@ -154,7 +192,7 @@ def test_finetuning_on_files_elsewhere(own_data, monkeypatch):
 
 def test_finetuning_refuses_files_of_different_classes(own_data):
     (own_data / 'val.json').write_text(json.dumps({'categories': [{'id': 3, 'name': 'cat'}, {'id': 7, 'name': 'dog'}]}))
-    with pytest.raises(ValueError, match='list other categories'):
+    with pytest.raises(ValueError, match='have to list the same categories'):
         load(ROOT / 'configs/detr/detr_r50_finetune.py')
 
 

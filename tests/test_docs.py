@@ -12,8 +12,16 @@ from mmengine.registry import HOOKS
 from mmdet_detr.models import HungarianAssigner
 from mmdet_detr.reports.speed import markdown
 
-PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md')), *sorted((ROOT / 'benchmarks').rglob('*.md'))]
-PATH = re.compile(r'`((?:configs|tools|tests|benchmarks|docs|models|datasets|engine|checkpoints)/[\w./-]+\.\w+)`')
+TOP = ('README.md', 'CONTRIBUTING.md', 'CHANGELOG.md')
+PAGES = [
+    *(ROOT / name for name in TOP),
+    *sorted((ROOT / 'docs').glob('*.md')),
+    *sorted((ROOT / 'benchmarks').rglob('*.md')),
+]
+RESULTS = ROOT / 'benchmarks' / 'results'
+FOLDERS = ('configs', 'tools', 'tests', 'benchmarks', 'docs')
+IN_PACKAGE = ('models', 'datasets', 'engine', 'checkpoints', 'compat', 'cli', 'reports', 'speed', 'data_check')
+PATH = re.compile(rf'`((?:{"|".join(FOLDERS + IN_PACKAGE)})/[\w./-]+)`')
 LINK = re.compile(r'\]\((?!https?://)([^)#]+)\)')
 
 
@@ -22,12 +30,7 @@ def paths_on(page):
     for link in LINK.findall(text):
         yield link, page.parent / link
     for path in PATH.findall(text):
-        yield (
-            path,
-            ROOT
-            / ('mmdet_detr' if path.startswith(('models/', 'datasets/', 'engine/', 'checkpoints/')) else '')
-            / path,
-        )
+        yield path, ROOT / ('mmdet_detr' if path.startswith(IN_PACKAGE) else '') / path
     for path in re.findall(r'\bconfigs/\w+/[\w-]+\.py\b', text):
         yield path, ROOT / path
 
@@ -38,27 +41,41 @@ def test_paths_exist(page):
     assert not missing
 
 
-def test_make_targets_and_tools_exist():
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_make_targets_scripts_and_tools_exist(page):
     makefile = (ROOT / 'Makefile').read_text()
-    for page in PAGES:
-        text = page.read_text()
-        for target in re.findall(r'(?:`|^)make ([a-z-]+)', text, re.MULTILINE):
+    text = page.read_text()
+    for targets in re.findall(r'(?:`|^)(?:\w+=\S+ )?make ([a-z -]+)', text, re.MULTILINE):
+        for target in targets.split():
             assert re.search(rf'^{target}:', makefile, re.MULTILINE), target
-        for tool in re.findall(r'mim run mmdet_detr ([a-z_]+)', text):
-            assert (ROOT / 'tools' / f'{tool}.py').is_file(), tool
+    for tool in re.findall(r'mim run mmdet_detr ([a-z_]+)', text):
+        assert (ROOT / 'tools' / f'{tool}.py').is_file(), tool
+    for script in re.findall(r'python ((?:tools|benchmarks)/\w+\.py)', text):
+        assert (ROOT / script).is_file(), script
 
 
-def example_config(number: int, tmp_path, page: str = 'README.md') -> Config:
+def test_every_page_can_be_reached_from_the_readme():
+    seen, waiting = set(), [ROOT / 'README.md']
+    while waiting:
+        page = waiting.pop()
+        if page not in seen:
+            seen.add(page)
+            links = LINK.findall(page.read_text())
+            waiting += [(page.parent / link).resolve() for link in links if link.endswith('.md')]
+    assert {page.resolve() for page in PAGES} <= seen
+
+
+def test_readme_is_short():
+    assert len((ROOT / 'README.md').read_text().splitlines()) <= 90
+    assert len((ROOT / 'CONTRIBUTING.md').read_text().splitlines()) <= 40
+
+
+def example_config(number: int, tmp_path, page: str) -> Config:
     """One of the configs on a page."""
     blocks = re.findall(r'```python\n(_base_.*?)```', (ROOT / page).read_text(), re.DOTALL)
     path = tmp_path / 'example.py'
     path.write_text(blocks[number].replace("'configs/", f"'{ROOT}/configs/"))
     return Config.fromfile(path)
-
-
-def test_head_on_another_model(tmp_path):
-    ours = Config.fromfile(ROOT / 'configs/mixed/yolof_r50-c5_detr-head_8xb8-1x_coco.py').model
-    assert example_config(1, tmp_path).model.bbox_head == ours.bbox_head
 
 
 def test_configs_of_the_page_on_mixing(tmp_path):
@@ -74,7 +91,7 @@ def test_configs_of_the_page_on_mixing(tmp_path):
 
 
 def test_assigner_in_another_model(tmp_path):
-    config = example_config(2, tmp_path)
+    config = example_config(2, tmp_path, 'docs/mixing.md')
     assert config.model.type == 'DINO'
     assert isinstance(TASK_UTILS.build(config.model.train_cfg.assigner), HungarianAssigner)
     for hook in config.custom_hooks:
@@ -99,7 +116,7 @@ def test_config_that_survives(tmp_path):
 
 
 def test_config_for_own_data(tmp_path):
-    config = example_config(0, tmp_path)
+    config = example_config(0, tmp_path, 'docs/finetuning.md')
     assert config.model.bbox_head.num_classes == 2
     for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
         assert loader.dataset.data_root == 'data/mine/'
@@ -109,42 +126,25 @@ def test_config_for_own_data(tmp_path):
     assert config.model.neck.type == 'mmdet_detr.TransformerNeck'
 
 
-SHOWN_IN = {
-    'checkpoints': 'docs/checkpoints.md',
-    'mixed': 'docs/mixing.md',
-    'means_cpu': 'benchmarks/notes.md',
-    'padding': 'benchmarks/notes.md',
-    'plan': 'docs/scaling.md',
-    'reliability': 'benchmarks/reliability.md',
-    'soak': 'benchmarks/reliability.md',
-    'log_history': 'benchmarks/notes.md',
-}
+def test_config_that_changes_one_of_ours(tmp_path):
+    config = example_config(0, tmp_path, 'docs/configs.md')
+    ours = Config.fromfile(ROOT / 'configs/detr/detr_r50_8x2_150e_coco.py')
+    assert config.model.neck == {**ours.model.neck, 'num_queries': 300}
+    assert config.model.test_cfg == {'max_per_img': 300}
+    assert config.custom_hooks == ours.custom_hooks
 
 
-@pytest.mark.parametrize(
-    'name',
-    [
-        'checkpoints',
-        'mixed',
-        'speed_cpu_summary',
-        'speed_types_cpu_summary',
-        'speed_shapes_cpu',
-        'budget_shapes',
-        'budget_bccd',
-        'scaling_cpu',
-        'means_cpu',
-        'padding',
-        'plan',
-        'reliability',
-        'soak',
-        'log_history',
-    ],
-)
-def test_measured_figures_are_those_of_the_script(name):
-    page = (ROOT / SHOWN_IN.get(name, 'docs/benchmarks.md')).read_text()
-    assert (ROOT / f'benchmarks/results/{name}.md').read_text() in page
+def test_every_result_is_linked_from_a_page():
+    """And every link leads to a file, by test_paths_exist: a table is in one place, which its script writes."""
+    pages = [page for page in PAGES if page.parent != RESULTS]
+    linked = {(page.parent / link).resolve() for page in pages for link in LINK.findall(page.read_text())}
+    missing = sorted(path.name for path in RESULTS.iterdir() if path.resolve() not in linked)
+    assert not missing
+    for page in pages:
+        for table in (path for path in RESULTS.glob('*.md') if path.read_text().count('\n') > 3):
+            assert table.read_text() not in page.read_text(), f'{page}: link {table.name} instead of pasting it'
 
 
-@pytest.mark.parametrize('path', sorted((ROOT / 'benchmarks' / 'results').glob('speed_*.json')), ids=lambda p: p.stem)
+@pytest.mark.parametrize('path', sorted(RESULTS.glob('speed_*.json')), ids=lambda p: p.stem)
 def test_speed_tables_are_those_of_the_json(path):
     assert path.with_suffix('.md').read_text() == markdown(json.loads(path.read_text()))

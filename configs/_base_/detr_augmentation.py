@@ -1,22 +1,25 @@
-# The paper's training augmentation (section A.4), for detectors other than DETR.
-detr_sizes = [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800]
+# The paper's training augmentation (section A.4), to be put behind LoadImageFromFile and LoadAnnotations. Half of the
+# images are resized. The other half are resized without a bound on the longer side, cropped, and resized again.
+detr_resize = dict(
+    type='mmdet_detr.ShortestSideResize',
+    sizes=[480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800],
+    longest=1333,
+)
 detr_augmentation = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True),
     dict(type='RandomFlip', prob=0.5),
     dict(
         type='RandomChoice',
         transforms=[
-            [dict(type='mmdet_detr.ShortestSideResize', sizes=detr_sizes, longest=1333)],
+            [detr_resize],
             [
                 dict(type='mmdet_detr.ShortestSideResize', sizes=[400, 500, 600], longest=None),
                 dict(
                     type='RandomCrop',
                     crop_type='absolute_range',
                     crop_size=(384, 600),
-                    allow_negative_crop=True,
+                    allow_negative_crop=True,  # the official recipe keeps crops without boxes
                 ),
-                dict(type='mmdet_detr.ShortestSideResize', sizes=detr_sizes, longest=1333),
+                detr_resize,
             ],
         ],
     ),

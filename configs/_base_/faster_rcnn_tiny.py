@@ -1,7 +1,6 @@
 # A Faster R-CNN on the backbone of detr_tiny_shapes.py, with a feature pyramid of strides 4, 8 and 16.
 tiny_channels = 64
 faster_rcnn_tiny = dict(
-    _delete_=True,  # it takes the place of a DETR
     type='FasterRCNN',
     data_preprocessor=dict(
         type='DetDataPreprocessor',
@@ -62,9 +61,7 @@ faster_rcnn_tiny = dict(
                 match_low_quality=True,
                 ignore_iof_thr=-1,
             ),
-            sampler=dict(
-                type='RandomSampler', num=64, pos_fraction=0.5, neg_pos_ub=-1, add_gt_as_proposals=False
-            ),
+            sampler=dict(type='RandomSampler', num=64, pos_fraction=0.5, neg_pos_ub=-1, add_gt_as_proposals=False),
             allowed_border=-1,
             pos_weight=-1,
             debug=False,
@@ -79,9 +76,7 @@ faster_rcnn_tiny = dict(
                 match_low_quality=False,
                 ignore_iof_thr=-1,
             ),
-            sampler=dict(
-                type='RandomSampler', num=64, pos_fraction=0.25, neg_pos_ub=-1, add_gt_as_proposals=True
-            ),
+            sampler=dict(type='RandomSampler', num=64, pos_fraction=0.25, neg_pos_ub=-1, add_gt_as_proposals=True),
             pos_weight=-1,
             debug=False,
         ),

@@ -1,5 +1,5 @@
-# DETR R101 with gradients and optimizer states split among the ranks, by DeepSpeed's ZeRO: pip install deepspeed==0.16.9.
-# Distributed training only: mim train mmdet_detr CONFIG --launcher pytorch --gpus 8
+# DETR R101 with gradients and optimizer states split among the ranks by DeepSpeed's ZeRO: pip install deepspeed==0.16.9
+# For distributed training only: mim train mmdet_detr CONFIG --launcher pytorch --gpus 8
 _base_ = './detr_r101_8x2_500e_coco.py'
 
 runner_type = 'FlexibleRunner'
@@ -12,6 +12,6 @@ strategy = dict(
 optim_wrapper = dict(
     _delete_=True,
     type='DeepSpeedOptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-4, weight_decay=1e-4),
-    paramwise_cfg={{_base_.optim_wrapper.paramwise_cfg}},
+    optimizer=_base_.optim_wrapper.optimizer,
+    paramwise_cfg=_base_.optim_wrapper.paramwise_cfg,
 )

@@ -1,3 +1,4 @@
+# DETR with a small backbone; no weights are published for it.
 _base_ = './detr_r50_8x2_500e_coco.py'
 
 model = dict(

@@ -1,5 +1,5 @@
-# The demonstration's network, the first two stages of R18 at half width, on photographs of blood cells: BCCD, 205 + 87
-# images of 640x480 with three classes. An hour on a CPU, best started from the demonstration's checkpoint (load_from).
+# The demonstration's network on photographs of blood cells (BCCD, docs/data.md): 205 + 87 images of 640x480 pixels with
+# three classes. It trains for an hour on a CPU. Start from the demonstration's checkpoint (load_from).
 _base_ = './detr_tiny_shapes.py'
 
 model = dict(

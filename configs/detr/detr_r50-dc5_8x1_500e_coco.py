@@ -1,4 +1,4 @@
-# DETR-DC5: the last stage is dilated by 2 instead of strided, 8 GPUs x 1 image.
+# DETR-DC5: the last stage of the backbone has a dilation of 2 instead of a stride of 2.
 _base_ = './detr_r50_8x2_500e_coco.py'
 
 model = dict(backbone=dict(type='mmdet_detr.ResNetDC5'))

@@ -1,5 +1,11 @@
-# DETR R50, the official recipe at 150 epochs: 8 GPUs x 2 images.
-_base_ = ['mmdet::_base_/datasets/coco_detection.py', 'mmdet::_base_/default_runtime.py']
+# DETR R50 with the official recipe, 150 epochs on 8 GPUs x 2 images.
+_base_ = [
+    'mmdet::_base_/datasets/coco_detection.py',
+    'mmdet::_base_/default_runtime.py',
+    '../_base_/detr_augmentation.py',
+    '../_base_/detr_hooks.py',
+    '../_base_/detr_optimizer.py',
+]
 custom_imports = dict(imports=['mmdet_detr'], allow_failed_imports=False)
 
 model = dict(
@@ -45,48 +51,27 @@ model = dict(
     test_cfg=dict(max_per_img=100),
 )
 
-# Data. Half of the training images are resized, the other half resized without bound, cropped, and resized.
-sizes = [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800]
+# Data
 train_pipeline = [
-    dict(type='LoadImageFromFile', backend_args={{_base_.backend_args}}),
+    dict(type='LoadImageFromFile', backend_args=_base_.backend_args),
     dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='RandomFlip', prob=0.5),
-    dict(
-        type='RandomChoice',
-        transforms=[
-            [dict(type='mmdet_detr.ShortestSideResize', sizes=sizes, longest=1333)],
-            [
-                dict(type='mmdet_detr.ShortestSideResize', sizes=[400, 500, 600], longest=None),
-                dict(
-                    type='RandomCrop',
-                    crop_type='absolute_range',
-                    crop_size=(384, 600),
-                    allow_negative_crop=True,  # the official recipe keeps crops without boxes
-                ),
-                dict(type='mmdet_detr.ShortestSideResize', sizes=sizes, longest=1333),
-            ],
-        ],
-    ),
-    dict(type='PackDetInputs'),
+    *_base_.detr_augmentation,
 ]
 test_pipeline = [
-    dict(type='LoadImageFromFile', backend_args={{_base_.backend_args}}),
+    dict(type='LoadImageFromFile', backend_args=_base_.backend_args),
     dict(type='mmdet_detr.ShortestSideResize', sizes=[800], longest=1333),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
 train_dataloader = dict(
     batch_size=2,
-    batch_sampler=None,  # drawn at random, not by aspect ratio
+    batch_sampler=None,  # the official recipe draws images at random, not by aspect ratio
     drop_last=True,
     worker_init_fn=dict(type='mmdet_detr.leave_signals_to_parent'),
-    sampler=dict(
-        _delete_=True, type='mmdet_detr.SeededSampler', sampler=dict(type='DefaultSampler', shuffle=True)
-    ),
+    sampler=dict(_delete_=True, type='mmdet_detr.SeededSampler', sampler=dict(type='DefaultSampler', shuffle=True)),
     dataset=dict(
         type='mmdet_detr.RobustCocoDataset',
-        # images without boxes are kept: they teach the no-object class
-        filter_cfg=dict(_delete_=True, filter_empty_gt=False),
+        filter_cfg=dict(_delete_=True, filter_empty_gt=False),  # images without boxes teach the no-object class
         pipeline=train_pipeline,
     ),
 )
@@ -101,24 +86,9 @@ max_epochs = 150
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
-optim_wrapper = dict(
-    type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-4, weight_decay=1e-4),
-    clip_grad=dict(max_norm=0.1, norm_type=2),
-    paramwise_cfg=dict(custom_keys={'backbone': dict(lr_mult=0.1)}),  # 1e-5
-)
+optim_wrapper = _base_.detr_optim_wrapper
 param_scheduler = [
     dict(type='MultiStepLR', begin=0, end=max_epochs, by_epoch=True, milestones=[100], gamma=0.1),
-]
-custom_hooks = [
-    dict(type='NumClassCheckHook'),
-    dict(type='mmdet_detr.ClassNamesHook'),
-    dict(type='mmdet_detr.BatchSizeHook'),
-    dict(type='mmdet_detr.SkipNonFiniteHook', max_consecutive=50),
-    dict(type='mmdet_detr.MatchReportHook'),
-    dict(type='mmdet_detr.LogHistoryHook'),
-    dict(type='mmdet_detr.ReproducibleHook'),
-    dict(type='mmdet_detr.PreemptionHook'),
 ]
 default_hooks = dict(checkpoint=dict(type='mmdet_detr.AtomicCheckpointHook'))
 auto_scale_lr = dict(enable=False, base_batch_size=16)  # 8 GPUs x 2 images

@@ -1,4 +1,4 @@
-# As detr_r50_finetune, with the backbone left as it was loaded: less memory and time, for little data.
+# detr_r50_finetune with a backbone that keeps its loaded weights: less memory and time, for little data.
 _base_ = './detr_r50_finetune.py'
 
 model = dict(backbone=dict(frozen_stages=4))

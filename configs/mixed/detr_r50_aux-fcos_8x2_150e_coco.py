@@ -1,9 +1,8 @@
-# DETR, trained with the dense head of FCOS beside its own, on an FPN of its own.
+# DETR, trained with the dense head of FCOS beside its own, on an FPN that only that head reads.
 _base_ = '../detr/detr_r50_8x2_150e_coco.py'
-custom_imports = dict(imports=['mmdet_detr'], allow_failed_imports=False)
 
 detector = _base_.model
-detector.backbone.out_indices = (1, 2, 3)  # DETR reads the last
+detector.backbone.out_indices = (1, 2, 3)  # all three for the FPN; DETR reads the last
 
 model = dict(
     _delete_=True,

@@ -1,22 +1,12 @@
-# Faster R-CNN, trained with a DETR head beside its two stages, on P5.
-_base_ = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
-custom_imports = dict(imports=['mmdet_detr'], allow_failed_imports=False)
+# Faster R-CNN, trained with a DETR head on P5 beside its own two stages.
+_base_ = ['mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', '../_base_/mixed.py']
 
+transformer = dict(_base_.detr_transformer, in_channels=256, levels=3, input_norm=True)
 model = dict(
     _delete_=True,
     type='mmdet_detr.AuxiliaryHeadDetector',
-    detector={{_base_.model}},
-    aux_head=dict(
-        type='mmdet_detr.DETRHead',
-        num_classes=80,
-        transformer=dict(type='mmdet_detr.TransformerNeck', in_channels=256, levels=3, input_norm=True),
-    ),
+    detector=_base_.model,
+    aux_head=dict(_base_.detr_head, transformer=transformer),
     predict_by='detector',  # or 'aux_head'
 )
-optim_wrapper = dict(
-    _delete_=True,
-    type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-4, weight_decay=1e-4),
-    paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=0.1))),
-    clip_grad=dict(max_norm=0.1, norm_type=2),
-)
+optim_wrapper = dict(_base_.detr_optim_wrapper, _delete_=True)

@@ -1,30 +1,23 @@
-# RTMDet on CSPNeXt with a DETR head in the place of neck and head; its schedule, at the learning rate of a DETR.
-_base_ = 'mmdet::rtmdet/rtmdet_s_8xb32-300e_coco.py'
-custom_imports = dict(imports=['mmdet_detr'], allow_failed_imports=False)
+# RTMDet on CSPNeXt with a DETR head on C5 that replaces neck and head. The schedule is that of RTMDet.
+_base_ = ['mmdet::rtmdet/rtmdet_s_8xb32-300e_coco.py', '../_base_/mixed.py']
 
+transformer = dict(_base_.detr_transformer, in_channels=512)
 model = dict(
     neck=None,
-    bbox_head=dict(
-        _delete_=True,
-        type='mmdet_detr.DETRHead',
-        num_classes=80,
-        transformer=dict(type='mmdet_detr.TransformerNeck', in_channels=512),
-    ),
-    test_cfg=dict(_delete_=True, max_per_img=100),
+    bbox_head=dict(_base_.detr_head, _delete_=True, transformer=transformer),
+    test_cfg=_base_.detr_test_cfg,
 )
-base_lr = 4e-4  # for 256 images a step: 1e-4 for 16, by the square root
+base_lr = 4e-4  # 256 images a step: 1e-4 x sqrt(256 / 16)
 optim_wrapper = dict(
+    _base_.detr_optim_wrapper,
     _delete_=True,
-    type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=base_lr, weight_decay=1e-4),
-    paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=0.1))),
-    clip_grad=dict(max_norm=0.1, norm_type=2),
+    optimizer=dict(_base_.detr_optim_wrapper.optimizer, lr=base_lr),
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-5, by_epoch=False, begin=0, end=1000),
     dict(
         type='CosineAnnealingLR',
-        eta_min_ratio=0.05,
+        eta_min_ratio=0.05,  # RTMDet's eta_min is above the learning rate of the backbone
         begin=150,
         end=300,
         T_max=150,

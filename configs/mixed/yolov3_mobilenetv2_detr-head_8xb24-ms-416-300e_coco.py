@@ -1,22 +1,15 @@
-# YOLOv3 on MobileNetV2 with a DETR head in the place of neck and head.
-_base_ = 'mmdet::yolo/yolov3_mobilenetv2_8xb24-ms-416-300e_coco.py'
-custom_imports = dict(imports=['mmdet_detr'], allow_failed_imports=False)
+# YOLOv3 on MobileNetV2 with a DETR head on C5 that replaces neck and head.
+_base_ = ['mmdet::yolo/yolov3_mobilenetv2_8xb24-ms-416-300e_coco.py', '../_base_/mixed.py']
 
+transformer = dict(_base_.detr_transformer, in_channels=1280)
 model = dict(
     backbone=dict(out_indices=(7,)),
     neck=None,
-    bbox_head=dict(
-        _delete_=True,
-        type='mmdet_detr.DETRHead',
-        num_classes=80,
-        transformer=dict(type='mmdet_detr.TransformerNeck', in_channels=1280),
-    ),
-    test_cfg=dict(_delete_=True, max_per_img=100),
+    bbox_head=dict(_base_.detr_head, _delete_=True, transformer=transformer),
+    test_cfg=_base_.detr_test_cfg,
 )
 optim_wrapper = dict(
+    _base_.detr_optim_wrapper,
     _delete_=True,
-    type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=3.5e-4, weight_decay=1e-4),  # for 192 images a step: 1e-4 for 16, by the square root
-    paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=0.1))),
-    clip_grad=dict(max_norm=0.1, norm_type=2),
+    optimizer=dict(_base_.detr_optim_wrapper.optimizer, lr=3.5e-4),  # 192 images a step: 1e-4 x sqrt(192 / 16)
 )

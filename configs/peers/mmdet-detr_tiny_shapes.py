@@ -1,25 +1,15 @@
 # mmdet's own DETR to compare detr_tiny_shapes.py with: its widths, data, optimizer and number of iterations.
-_base_ = ['../detr/detr_tiny_shapes.py', '../_base_/mmdet_detr_tiny.py']
-model = dict(
-    _delete_=True,
-    type='DETR',
-    num_queries={{_base_.model.neck.num_queries}},
-    data_preprocessor={{_base_.model.data_preprocessor}},
-    backbone={{_base_.model.backbone}},
-    neck={{_base_.mmdet_neck}},
-    encoder={{_base_.mmdet_encoder}},
-    decoder={{_base_.mmdet_decoder}},
-    positional_encoding=dict(num_feats=32, normalize=True),
-    bbox_head={{_base_.mmdet_head}},
-    train_cfg=dict(assigner={{_base_.mmdet_assigner}}),
-    test_cfg={{_base_.model.test_cfg}},
-)
+_base_ = ['../detr/detr_tiny_shapes.py', '../_base_/mmdet_detr_tiny.py', '../_base_/shapes_test_pipeline.py']
 
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(64, 64)),  # the size that they have; writes the scale_factor, which the head asks for
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
-]
+ours = _base_.model
+model = dict(
+    _base_.mmdet_detr_tiny,
+    _delete_=True,
+    num_queries=ours.neck.num_queries,
+    data_preprocessor=ours.data_preprocessor,
+    backbone=ours.backbone,
+    test_cfg=ours.test_cfg,
+)
+test_pipeline = _base_.shapes_test_pipeline
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
