@@ -12,8 +12,8 @@ from mmdet_detr.datasets.annotations import (
     check_classes,
     leads_outside,
     read_annotations,
-    summary,
 )
+from mmdet_detr.datasets.problems import Kind, summary
 
 SOUND = {
     'images': [{'id': 1, 'file_name': 'a.jpg', 'height': 40, 'width': 60}],
@@ -75,7 +75,7 @@ def test_left_out(path, value, kind, where):
     document = changed(path, value)
     before = copy.deepcopy(document)
     clean, problems = check_annotations(document)
-    assert (problems[0].kind, problems[0].where, problems[0].fatal) == (kind, where, True)
+    assert (problems[0].kind.label, problems[0].where, problems[0].fatal) == (kind, where, True)
     assert repr(document) == repr(before)  # NaN is not equal to itself
     assert len(clean[path[0]]) == len(SOUND[path[0]]) - 1
     index(clean)
@@ -93,7 +93,7 @@ def test_left_out(path, value, kind, where):
 )
 def test_used_all_the_same(path, value, kind):
     clean, problems = check_annotations(changed(path, value))
-    assert [(p.kind, p.fatal) for p in problems] == [(kind, False)]
+    assert [(p.kind.label, p.fatal) for p in problems] == [(kind, False)]
     coco = index(clean)
     assert len(coco.getAnnIds(imgIds=[1])) == 2
     assert [a['segmentation'] for a in clean['annotations']] == [[], []]
@@ -129,7 +129,7 @@ def test_duplicates_of_images_and_categories():
     document['categories'] += [{'id': 8, 'name': 'dog'}]
     clean, problems = check_annotations(document)
     kinds = [problem.kind for problem in problems]
-    assert kinds == ['duplicate category', 'duplicate image id', 'file listed twice']
+    assert kinds == [Kind.DUPLICATE_CATEGORY, Kind.DUPLICATE_IMAGE_ID, Kind.FILE_LISTED_TWICE]
     assert (len(clean['images']), len(clean['categories'])) == (1, 1)
 
 

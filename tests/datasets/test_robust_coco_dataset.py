@@ -244,7 +244,7 @@ def change(entry: dict, **values) -> None:
     [
         (
             lambda d: change(d['annotations'][0], area=...),
-            r'annotations\[0\]: missing key: area, which',
+            r'annotations\[0\]: missing key: area; evaluation needs it',
         ),
         (lambda d: change(d['annotations'][1], bbox=[0, 0, 'a', 1]), r'annotations\[1\], image 1: no box'),
         (lambda d: change(d['annotations'][1], id=0), r'annotations\[1\]: duplicate annotation id'),
@@ -286,7 +286,7 @@ def test_what_evaluation_passes_over_or_miscounts_does_not_end_it(tmp_path, log)
     change(document['annotations'][1], category_id=2, bbox=None, area=...)
     (tmp_path / 'annotations.json').write_text(json.dumps(document))
     assert len(dataset(tmp_path, test_mode=True, max_broken=0.6)) == 2
-    assert 'annotations[0]: annotation id 0: which evaluation counts as not found' in log()
+    assert 'annotations[0]: annotation id 0: pycocotools counts it as not found' in log()
 
 
 def test_broken_annotations_are_left_out(folder, log):
