@@ -61,6 +61,9 @@ def test_nothing_wrong():
         (('annotations', 0, 'bbox'), [1, 2, -3, 4], 'degenerate box', 'annotations[0], image 1'),
         (('annotations', 0, 'bbox'), [60, 2, 3, 4], 'box outside its image', 'annotations[0], image 1'),
         (('annotations', 0, 'area'), float('inf'), 'wrong type', 'annotations[0], image 1'),
+        (('annotations', 0, 'bbox'), [1, 2, 1e39, 4], 'box outside its image', 'annotations[0], image 1'),
+        (('annotations', 0, 'iscrowd'), 'no', 'wrong type', 'annotations[0], image 1'),
+        (('annotations', 0, 'ignore'), 2, 'wrong type', 'annotations[0], image 1'),
         (('annotations', 0, 'id'), 1.5, 'wrong type', 'annotations[0]'),
         (('images', 0, 'id'), None, 'wrong type', 'images[0]'),
         (('images', 0, 'width'), '60', 'wrong type', 'images[0]'),
@@ -89,6 +92,8 @@ def test_left_out(path, value, kind, where):
         (('annotations', 0, 'segmentation'), [[1, 2, 3, 4]], 'no polygon'),
         (('annotations', 0, 'segmentation'), 'x', 'no segmentation'),
         (('annotations', 0, 'area'), 0, 'no area'),
+        (('annotations', 0, 'iscrowd'), '0', 'text instead of 0 or 1'),
+        (('annotations', 0, 'ignore'), '1', 'text instead of 0 or 1'),
     ],
 )
 def test_used_all_the_same(path, value, kind):
@@ -98,6 +103,64 @@ def test_used_all_the_same(path, value, kind):
     assert len(coco.getAnnIds(imgIds=[1])) == 2
     assert [a['segmentation'] for a in clean['annotations']] == [[], []]
     assert all(a['area'] > 0 for a in clean['annotations'])  # mmdet leaves others out, without a word
+
+
+@pytest.mark.parametrize('key', ['iscrowd', 'ignore'])
+@pytest.mark.parametrize(('value', 'number'), [('0', 0), ('1', 1), (None, 0), (False, 0), (True, 1), (1.0, 1)])
+def test_flags_become_numbers(key, value, number):
+    """For mmdet, the text "0" is true."""
+    clean, _ = check_annotations(changed(('annotations', 0, key), value))
+    assert repr(clean['annotations'][0][key]) == repr(number)
+
+
+CORNERS = [[10, 8, 22, 20], [30, 20, 55, 38], [2, 3, 8, 5]]  # x1, y1, x2, y2
+
+
+def with_boxes(boxes: list, **values) -> dict:
+    document = copy.deepcopy(SOUND)
+    document['annotations'] = [{'image_id': 1, 'category_id': 7, 'bbox': box, **values} for box in boxes]
+    return document
+
+
+def test_corners_for_boxes_show_by_their_areas():
+    document = with_boxes(CORNERS)
+    for entry, area in zip(document['annotations'], (144, 450, 12), strict=True):
+        entry['area'] = area
+    (problem,) = [p for p in check_annotations(document)[1] if p.kind is Kind.CORNERS]
+    assert str(problem) == (
+        'annotations: corners instead of width and height: 3 of 3 boxes look like x1, y1, x2, y2; '
+        'the first is [10, 8, 22, 20]'
+    )
+    assert not problem.fatal
+
+
+def test_corners_for_boxes_show_by_boxes_far_out():
+    found = check_annotations(with_boxes(CORNERS[1:2]))[1]
+    assert [problem.kind for problem in found] == [Kind.BOX_REACHES_OUT, Kind.CORNERS]
+
+
+@pytest.mark.parametrize(
+    'boxes',
+    [
+        [[1, 1, 60, 40], [1, 1, 60, 40]],  # the whole image, counted from 1
+        [[10, 8, 22, 20], [2, 3, 8, 5]],
+        [*CORNERS[1:2], [10, 8, 22, 20]],  # half of the boxes can be chance
+    ],
+)
+def test_boxes_are_no_corners(boxes):
+    found = check_annotations(with_boxes(boxes))[1]
+    assert Kind.CORNERS not in {problem.kind for problem in found}
+
+
+@pytest.mark.parametrize('root_first', [True, False])
+def test_a_root_category_without_boxes_gives_way_to_the_class_of_its_name(root_first):
+    document = changed(('categories',), [{'id': 0, 'name': 'dog'}, *SOUND['categories']][:: 1 if root_first else -1])
+    clean, problems = check_annotations(document)
+    assert [str(problem) for problem in problems] == [
+        f"categories[{1 - root_first}]: duplicate category: id 0, name 'dog'"
+    ]
+    assert clean['categories'] == SOUND['categories']
+    assert len(clean['annotations']) == 2
 
 
 @pytest.mark.parametrize(
