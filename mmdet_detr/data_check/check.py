@@ -7,9 +7,6 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import mmcv
-from PIL import Image
-
 from ..datasets.annotations import (
     AnnotationError,
     Document,
@@ -18,7 +15,7 @@ from ..datasets.annotations import (
     read_annotations,
 )
 from ..datasets.ground_truth import evaluation_problems
-from ..datasets.images import BrokenImageError, inspect_image
+from ..datasets.images import BrokenImageError, decode, inspect_image
 from ..datasets.problems import Kind, Problem
 from .sources import Source
 
@@ -27,7 +24,7 @@ CHUNK = 64  # images that a worker takes at once
 
 @dataclass
 class SplitReport:
-    """What was found in one data set.
+    """The findings in one data set.
 
     Attributes:
         source: the data set.
@@ -82,7 +79,7 @@ class SplitReport:
 
 
 def _of_one_type(entries: list[dict]) -> dict[int | str, int | str]:
-    """An id for each id."""
+    """The new id of each old one."""
     ids = [entry['id'] for entry in entries]
     return dict(zip(ids, ids if len(set(map(type, ids))) < 2 else range(1, len(ids) + 1), strict=True))
 
@@ -91,7 +88,7 @@ def check_split(
     source: Source,
     num_classes: int | None,
     num_queries: int | None,
-    decode: bool,
+    decoding: bool,
     pool: Executor,
     advance: Callable[[int, int], None],
 ) -> SplitReport:
@@ -101,12 +98,12 @@ def check_split(
         source: the data set.
         num_classes: classes of the model; None if its config does not say.
         num_queries: queries of the model; None if it has none.
-        decode: whether to decode the images.
+        decoding: whether to decode the images.
         pool: reads the images.
         advance: called with the number of images done, and of all.
 
     Returns:
-        What was found. An annotation file that cannot be read is one of the problems and raises no error.
+        The findings. An annotation file that cannot be read is one of the problems and raises no error.
     """
     try:
         document = read_annotations(source.ann_file, labelled='train' in source.splits)
@@ -120,7 +117,7 @@ def check_split(
         problems = worse + [problem for problem in problems if problem not in known]
     report = SplitReport(source, clean, problems)
     problems += _check_classes(report, num_classes)
-    problems += _check_images(report, decode, pool, advance)
+    problems += _check_images(report, decoding, pool, advance)
     counts = report.objects
     empty = sum(count == 0 for count in counts.values())
     unlabelled = source.splits == ('test',) and counts  # a test set may have no labels
@@ -152,14 +149,14 @@ def _check_classes(report: SplitReport, num_classes: int | None) -> Iterator[Pro
 
 
 def _check_images(
-    report: SplitReport, decode: bool, pool: Executor, advance: Callable[[int, int], None]
+    report: SplitReport, decoding: bool, pool: Executor, advance: Callable[[int, int], None]
 ) -> Iterator[Problem]:
     source, images = report.source, report.clean['images']
     jobs = [(image['file_name'], image['width'], image['height']) for image in images]
     chunks = [jobs[start : start + CHUNK] for start in range(0, len(jobs), CHUNK)]
     done = 0
     by_hash: dict[str, list[str]] = defaultdict(list)
-    for results in pool.map(_read, chunks, [source] * len(chunks), [decode] * len(chunks)):
+    for results in pool.map(_read, chunks, [source] * len(chunks), [decoding] * len(chunks)):
         for name, digest, reason in results:
             if reason:
                 yield Problem(Kind.BROKEN_IMAGE, reason, str(Path(source.images) / name))
@@ -173,25 +170,19 @@ def _check_images(
             yield Problem(Kind.SAME_IMAGE, ', '.join(names[:4]), source.ann_file)
 
 
-def _read(jobs: Iterable[tuple[str, int, int]], source: Source, decode: bool) -> list[tuple[str, str, str]]:
+def _read(jobs: Iterable[tuple[str, int, int]], source: Source, decoding: bool) -> list[tuple[str, str, str]]:
     """File name, SHA-256 and what is wrong, for each image of a chunk."""
-    return [(name, *_read_one(Path(source.images) / name, (w, h), source, decode)) for name, w, h in jobs]
+    return [(name, *_read_one(Path(source.images) / name, (w, h), source, decoding)) for name, w, h in jobs]
 
 
-def _read_one(path: Path, size: tuple[int, int], source: Source, decode: bool) -> tuple[str, str]:
+def _read_one(path: Path, size: tuple[int, int], source: Source, decoding: bool) -> tuple[str, str]:
     try:
         inspect_image(path, source.max_pixels, size, source.ignore_orientation)
-        content = path.read_bytes()
-        if decode:
-            with Image.open(path) as image:
-                image.load()  # raises if data is missing; OpenCV would fill it with grey
-            if mmcv.imfrombytes(content) is None:
-                return '', 'OpenCV cannot decode it'
-    except BrokenImageError as error:
+        if decoding:
+            decode(path)
+        return hashlib.sha256(path.read_bytes()).hexdigest(), ''
+    except (BrokenImageError, OSError) as error:
         return '', str(error)
-    except Exception as error:  # decoders raise anything on broken files
-        return '', f'{type(error).__name__}: {error}'
-    return hashlib.sha256(content).hexdigest(), ''
 
 
 def check_overlap(reports: list[SplitReport]) -> list[Problem]:

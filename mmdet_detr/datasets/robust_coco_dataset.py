@@ -75,7 +75,7 @@ class RobustCocoDataset(CocoDataset):
 
     # CocoDataset calls this name with a path.
     def COCOAPI(self, path: str) -> COCO:
-        """The index of the sound entries of a file."""
+        """Index the sound entries of a file."""
         given = read_annotations(path, labelled=not self.test_mode)
         document, self.problems = check_annotations(given, self.allow_outside)
         self._report(document)

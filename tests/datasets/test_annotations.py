@@ -102,7 +102,7 @@ def test_used_all_the_same(path, value, kind):
     coco = index(clean)
     assert len(coco.getAnnIds(imgIds=[1])) == 2
     assert [a['segmentation'] for a in clean['annotations']] == [[], []]
-    assert all(a['area'] > 0 for a in clean['annotations'])  # mmdet leaves others out, without a word
+    assert all(a['area'] > 0 for a in clean['annotations'])  # mmdet leaves others out and says nothing
 
 
 @pytest.mark.parametrize('key', ['iscrowd', 'ignore'])
@@ -291,7 +291,7 @@ documents = st.fixed_dictionaries(
 @settings(max_examples=400, deadline=None)
 @given(documents)
 def test_any_document(document):
-    """Whatever the document: no exception, and what is left can be indexed and has nothing fatal."""
+    """No document raises an error, and the clean one can be indexed and has nothing fatal."""
     clean, problems = check_annotations(document)
     assert all(str(problem) and '\n' not in problem.where for problem in problems)
     assert not [problem for problem in check_annotations(clean)[1] if problem.fatal]

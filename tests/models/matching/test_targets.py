@@ -45,7 +45,7 @@ def test_boxes_that_reach_out_of_the_image_stay_as_they_are(box):
 
 @pytest.mark.parametrize(('box', 'label'), BAD.values(), ids=BAD)
 def test_a_bad_annotation_is_left_out(box, label):
-    """The losses are those of the image without it, on both sides of a batch's padding."""
+    """The losses equal those of the image without it, also beside padding."""
     with_it, without = sample_with(box, label), sample_with(GOOD[2], 0)
     without.gt_instances = without.gt_instances[torch.tensor([0, 2])]
     targets = targets_from([with_it, make_sample((50, 100))], num_classes=3)
