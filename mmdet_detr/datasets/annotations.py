@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from ..errors import ConfigError
-from .boxes import is_finite, kind_of_box, looks_like_corners
+from .boxes import check_box, check_corners, is_finite
 from .problems import Kind, Problem, short
 
 Document = dict[str, Any]
@@ -78,7 +78,7 @@ def check_annotations(document: Document, allow_outside: bool = False) -> tuple[
     images = sound('images', _Images(allow_outside))
     sizes = {image['id']: (image['width'], image['height']) for image in images}
     annotations = sound('annotations', _Annotations(sizes, categories))
-    problems += _corners(annotations, sizes)
+    problems += check_corners(annotations, sizes)
     completed = [_completed(entry, i, sizes[entry['image_id']]) for i, entry in enumerate(annotations, 1)]
     return {**document, 'images': images, 'categories': categories, 'annotations': completed}, problems
 
@@ -225,29 +225,11 @@ class _Annotations:
             yield Problem(Kind.WRONG_TYPE, f'area {short(entry["area"])}')
         elif entry.get('area', 1) <= 0:
             yield Problem(Kind.NO_AREA, f'area {entry["area"]:g}; trained on as width x height')
-        yield from _box(entry['bbox'], *size)
-        yield from _segmentation(entry.get('segmentation'), size)
-
-
-def _box(box: list[float], width: int, height: int) -> Iterator[Problem]:
-    kind = kind_of_box(box, width, height)
-    if kind is Kind.NO_BOX:
-        yield Problem(kind, f'bbox {short(box)} is not four finite numbers')
-        return
-    x, y, w, h = box
-    if kind is Kind.DEGENERATE_BOX:
-        yield Problem(kind, f'{w:g} x {h:g} pixels')
-    elif kind or x < 0 or y < 0 or x + w > width or y + h > height:
-        yield Problem(kind or Kind.BOX_REACHES_OUT, f'{box} of {width} x {height}')
-
-
-def _segmentation(value: object, size: tuple[int, int]) -> Iterator[Problem]:
-    if isinstance(value, dict) and not _are_run_lengths(value, size):
-        yield Problem(Kind.NO_RUN_LENGTHS, short(value))
-    elif isinstance(value, list) and not all(map(_is_polygon, value)):
-        yield Problem(Kind.NO_POLYGON, short(value))
-    elif value is not None and not isinstance(value, dict | list):
-        yield Problem(Kind.NO_SEGMENTATION, short(value))
+        if problem := check_box(entry['bbox'], *size):
+            yield problem
+        segmentation = entry.get('segmentation')
+        if segmentation is not None and segmentation != _sound_segmentation(segmentation, size):
+            yield Problem(Kind.NO_SEGMENTATION, short(segmentation))
 
 
 def _is_polygon(value: object) -> bool:
@@ -264,26 +246,22 @@ def _are_run_lengths(value: object, size: tuple[int, int]) -> bool:
     return isinstance(counts, str)
 
 
-def _corners(annotations: list[dict], sizes: dict[int | str, tuple[int, int]]) -> Iterator[Problem]:
-    """A problem for the whole file, since a single box can look like corners by chance."""
-    found = [e['bbox'] for e in annotations if looks_like_corners(e['bbox'], e.get('area'), *sizes[e['image_id']])]
-    if 2 * len(found) > len(annotations):
-        reason = f'{len(found)} of {len(annotations)} boxes look like x1, y1, x2, y2; the first is {found[0]}'
-        yield Problem(Kind.CORNERS, reason, 'annotations')
+def _sound_segmentation(value: object, size: tuple[int, int]) -> Any:
+    """The run lengths or the polygons that masks can be made of; without any, an empty list."""
+    if _are_run_lengths(value, size):
+        return value
+    return [polygon for polygon in value if _is_polygon(polygon)] if isinstance(value, list) else []
 
 
 def _completed(entry: dict, number: int, size: tuple[int, int]) -> dict:
     """A sound annotation with what pycocotools and mmdet need of it."""
     _, _, w, h = entry['bbox']
     area = entry.get('area', 0)
-    segmentation = entry.get('segmentation')
-    if not _are_run_lengths(segmentation, size):
-        segmentation = [p for p in segmentation if _is_polygon(p)] if isinstance(segmentation, list) else []
     return {
         'iscrowd': 0,
         **entry,
         **{key: int(entry[key] or 0) for key in FLAGS if key in entry},
         'id': number,
         'area': area if area > 0 else w * h,  # mmdet leaves out annotations without area
-        'segmentation': segmentation,
+        'segmentation': _sound_segmentation(entry.get('segmentation'), size),
     }

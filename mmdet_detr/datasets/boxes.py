@@ -1,48 +1,52 @@
-"""Checks a box of an annotation file."""
+"""Checks the boxes of an annotation file: x, y, width and height in pixels."""
 
 import math
 from array import array
+from collections.abc import Iterator
+from typing import Any
 
 from ..box_rule import SMALLEST, overlaps
-from .problems import Kind
+from .problems import Kind, Problem, short
 
 
-def kind_of_box(box: object, width: float, height: float) -> Kind | None:
-    """What keeps a box of an annotation file from being learnt.
-
-    Args:
-        box: ``bbox`` of the file; right is a list of x, y, width and height in pixels.
-        width: of the image in pixels.
-        height: of the image in pixels.
-
-    Returns:
-        The kind of problem; None for a box that can be learnt.
-    """
+def check_box(box: Any, width: float, height: float) -> Problem | None:
+    """What is wrong with the ``bbox`` of an annotation in an image of this size; None for a box inside its image."""
     if not isinstance(box, list) or len(box) != 4 or not all(map(is_finite, box)):
-        return Kind.NO_BOX
+        return Problem(Kind.NO_BOX, f'bbox {short(box)} is not four finite numbers')
     x, y, w, h = map(float, box)
     if w < SMALLEST or h < SMALLEST:
-        return Kind.DEGENERATE_BOX
+        return Problem(Kind.DEGENERATE_BOX, f'{w:g} x {h:g} pixels')
     x1, y1, x2, y2 = array('f', (x, y, x + w, y + h))  # the loss gets float32 and has to decide the same
-    if overlaps(x1, x2, width) and overlaps(y1, y2, height):
+    if not (overlaps(x1, x2, width) and overlaps(y1, y2, height)):
+        kind = Kind.BOX_OUTSIDE
+    elif x < 0 or y < 0 or x + w > width or y + h > height:
+        kind = Kind.BOX_REACHES_OUT
+    else:
         return None
-    return Kind.BOX_OUTSIDE
+    return Problem(kind, f'{box} of {width} x {height}')
 
 
-def looks_like_corners(box: list[float], area: float | None, width: float, height: float) -> bool:
-    """Whether a box makes sense as x1, y1, x2, y2, and makes none as x, y, width, height.
+def check_corners(annotations: list[dict], sizes: dict[int | str, tuple[int, int]]) -> Iterator[Problem]:
+    """A problem if most boxes look like x1, y1, x2, y2; a single box can do so by chance.
 
     Args:
-        box: four finite numbers.
-        area: the object's area in the file, if it has one.
-        width: of the image in pixels.
-        height: of the image in pixels.
+        annotations: sound entries.
+        sizes: (width, height) of each image, by its id.
     """
+    found = [e['bbox'] for e in annotations if _look_like_corners(e['bbox'], e.get('area'), *sizes[e['image_id']])]
+    if 2 * len(found) > len(annotations):
+        reason = f'{len(found)} of {len(annotations)} boxes look like x1, y1, x2, y2; the first is {found[0]}'
+        yield Problem(Kind.CORNERS, reason, 'annotations')
+
+
+def _look_like_corners(box: list[float], area: float | None, width: float, height: float) -> bool:
+    """Whether a box makes sense as x1, y1, x2, y2, and makes none as x, y, width, height."""
     x, y, w, h = map(float, box)
     if not (0 <= x < w <= width and 0 <= y < h <= height):
         return False
-    far_out = x + w > 1.1 * width or y + h > 1.1 * height
-    return far_out or (area is not None and _equal(area, (w - x) * (h - y)) and not _equal(area, w * h))
+    if x + w > 1.1 * width or y + h > 1.1 * height:
+        return True
+    return area is not None and _equal(area, (w - x) * (h - y)) and not _equal(area, w * h)
 
 
 def _equal(area: float, other: float) -> bool:

@@ -7,7 +7,6 @@ from enum import Enum
 
 ERROR, WARNING = 'error', 'warning'
 LEFT_OUT, USED, COUNTED, ENDS = 'left out', 'used', 'counted as it is', 'ends at its start'
-BOX_USED = 'box used; ignored where masks are trained'
 
 
 class Kind(Enum):
@@ -35,9 +34,7 @@ class Kind(Enum):
     CORNERS = 'corners instead of width and height', WARNING, USED, COUNTED
     NO_AREA = 'no area', WARNING, 'used with the area of its box', COUNTED
     TEXT_FLAG = 'text instead of 0 or 1', WARNING, 'used as the number', 'ends at its start for iscrowd'
-    NO_RUN_LENGTHS = 'no run lengths', WARNING, BOX_USED, 'box counted'
-    NO_POLYGON = 'no polygon', WARNING, BOX_USED, 'box counted'
-    NO_SEGMENTATION = 'no segmentation', WARNING, BOX_USED, 'box counted'
+    NO_SEGMENTATION = 'no segmentation', WARNING, 'box used; ignored where masks are trained', 'box counted'
     NO_CLASS = 'no class of the config', ERROR, ENDS, ENDS
     MISSING_CLASS = 'class not in the file', ERROR, ENDS, ENDS
     CLASS_ORDER = 'order of the classes', ERROR, ENDS, ENDS

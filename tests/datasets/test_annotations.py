@@ -89,8 +89,9 @@ def test_left_out(path, value, kind, where):
     [
         (('annotations', 1, 'id'), 1, 'duplicate annotation id'),
         (('annotations', 0, 'bbox'), [50, 2, 20, 4], 'box reaches out of its image'),
-        (('annotations', 0, 'segmentation'), [[1, 2, 3, 4]], 'no polygon'),
+        (('annotations', 0, 'segmentation'), [[1, 2, 3, 4]], 'no segmentation'),
         (('annotations', 0, 'segmentation'), 'x', 'no segmentation'),
+        (('annotations', 0, 'segmentation'), {'size': [4, 4], 'counts': [16]}, 'no segmentation'),
         (('annotations', 0, 'area'), 0, 'no area'),
         (('annotations', 0, 'iscrowd'), '0', 'text instead of 0 or 1'),
         (('annotations', 0, 'ignore'), '1', 'text instead of 0 or 1'),
