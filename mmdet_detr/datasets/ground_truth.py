@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from .annotations import Document, is_id, missing_keys
-from .problems import ENDS, Kind, Problem, short
+from .problems import Kind, Problem, short
 
 EVALUATED = ('id', 'area', 'iscrowd')  # keys that pycocotools needs and training does not
 
@@ -38,7 +38,7 @@ def evaluation_problems(document: Document, problems: list[Problem], classes: Se
     return found + [
         replace(problem, evaluated=True)
         for problem in problems
-        if problem.kind.evaluation == ENDS and not (problem.place == 'annotations' and problem.index in ignored)
+        if problem.kind.ends_evaluation and not (problem.place == 'annotations' and problem.index in ignored)
     ]
 
 

@@ -53,6 +53,7 @@ class Kind(Enum):
         self.level = level
         self.training = training
         self.evaluation = evaluation
+        self.ends_evaluation = evaluation == ENDS
 
     def __str__(self) -> str:
         return self.label
@@ -81,7 +82,7 @@ class Problem:
     @property
     def level(self) -> str:
         """ERROR if the data cannot be used, WARNING if it is used and results may suffer."""
-        return ERROR if self.evaluated and self.kind.evaluation == ENDS else self.kind.level
+        return ERROR if self.evaluated and self.kind.ends_evaluation else self.kind.level
 
     @property
     def fatal(self) -> bool:
