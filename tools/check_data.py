@@ -13,7 +13,6 @@ import os
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,7 +24,7 @@ from rich.table import Table
 
 import mmdet_detr  # noqa: F401  (before mmdet.models)
 from mmdet_detr.data_check import SplitReport, check_overlap, check_split, num_queries_of, sources_of
-from mmdet_detr.datasets.annotations import Problem
+from mmdet_detr.datasets.problems import Problem
 from mmdet_detr.errors import ConfigError, one_line
 from mmdet_detr.reports.data import draw, kinds, markdown
 
@@ -92,8 +91,8 @@ def write_clean(folder: Path, reports: list[SplitReport]) -> None:
 
 def show(console: Console, title: str, problems: list[Problem]) -> None:
     table = Table('', 'kind', 'number', 'first', title=title, title_justify='left')
-    for kind, fatal, number, first in kinds(problems):
-        table.add_row('error' if fatal else 'warning', kind, str(number), f'{first.where}: {first.reason}')
+    for level, kind, found in kinds(problems):
+        table.add_row(level, kind.label, str(len(found)), f'{found[0].where}: {found[0].reason}')
     console.print(table if problems else f'{title}: nothing wrong')
 
 
@@ -127,7 +126,7 @@ def main() -> None:
         args.out.mkdir(parents=True, exist_ok=True)
         lists = [(r.source.splits, r.source.ann_file, r.problems) for r in reports] + [((), '', overlap)]
         found = [
-            {'splits': splits, 'ann_file': path, 'problems': [asdict(problem) for problem in problems]}
+            {'splits': splits, 'ann_file': path, 'problems': [problem.as_json() for problem in problems]}
             for splits, path, problems in lists
         ]
         (args.out / 'data_check.json').write_text(json.dumps(found, indent=1) + '\n', encoding='utf-8')

@@ -1,4 +1,4 @@
-"""What is wrong with the data that a config would read."""
+"""Finds what is wrong with the data that a config would read."""
 
 from .check import SplitReport, check_overlap, check_split
 from .sources import Source, num_queries_of, sources_of

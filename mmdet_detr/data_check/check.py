@@ -1,4 +1,4 @@
-"""Check the annotations and the images of one data set, and what two of them share."""
+"""Checks the annotations and the images of a data set, and finds images that two of them share."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -7,19 +7,16 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import mmcv
-from PIL import Image
-
 from ..datasets.annotations import (
     AnnotationError,
     Document,
-    Problem,
     check_annotations,
     check_classes,
     read_annotations,
 )
 from ..datasets.ground_truth import evaluation_problems
-from ..datasets.images import BrokenImageError, inspect_image
+from ..datasets.images import BrokenImageError, decode, inspect_image
+from ..datasets.problems import Kind, Problem
 from .sources import Source
 
 CHUNK = 64  # images that a worker takes at once
@@ -27,12 +24,12 @@ CHUNK = 64  # images that a worker takes at once
 
 @dataclass
 class SplitReport:
-    """What was found in one data set.
+    """The findings in one data set.
 
     Attributes:
         source: the data set.
         clean: its annotation file without the entries that cannot be used.
-        problems: all that was found, in the order of the files; fatal ones are errors.
+        problems: all that was found, in the order of the files.
         hashes: SHA-256 of the images that could be read, by file name.
     """
 
@@ -43,22 +40,22 @@ class SplitReport:
 
     @property
     def objects(self) -> Counter:
-        """Boxes an image, by its id; without crowds and those to ignore, which no detector is trained on."""
+        """Boxes of each image, by its id; without crowds and boxes to ignore, since no detector learns them."""
         counts = Counter({image['id']: 0 for image in self.clean['images']})
         counts.update(entry['image_id'] for entry, _ in self._trained())
         return counts
 
     @property
     def boxes(self) -> Counter:
-        """Boxes of each class of the config, without crowds and those to ignore."""
+        """Boxes of each class of the config, without crowds and boxes to ignore."""
         counts = Counter(dict.fromkeys(self.source.classes, 0))
         counts.update(name for _, name in self._trained())
         return counts
 
     def cleaned(self) -> Document:
-        """What is left of the annotation file without what cannot be used, images included.
+        """The annotation file without the entries and the images that cannot be used.
 
-        Where ids of images or categories are of several types, which pycocotools cannot sort, they get new ones.
+        Ids of images or categories get new numbers where they are of several types: pycocotools cannot sort those.
         """
         images = [image for image in self.clean['images'] if image['file_name'] in self.hashes]
         ids, classes = _of_one_type(images), _of_one_type(self.clean['categories'])
@@ -82,7 +79,7 @@ class SplitReport:
 
 
 def _of_one_type(entries: list[dict]) -> dict[int | str, int | str]:
-    """An id for each id."""
+    """The new id of each old one."""
     ids = [entry['id'] for entry in entries]
     return dict(zip(ids, ids if len(set(map(type, ids))) < 2 else range(1, len(ids) + 1), strict=True))
 
@@ -91,7 +88,7 @@ def check_split(
     source: Source,
     num_classes: int | None,
     num_queries: int | None,
-    decode: bool,
+    decoding: bool,
     pool: Executor,
     advance: Callable[[int, int], None],
 ) -> SplitReport:
@@ -99,39 +96,40 @@ def check_split(
 
     Args:
         source: the data set.
-        num_classes: classes of the model; None where it does not say.
-        num_queries: queries of the model; None for no DETR.
-        decode: whether to decode the images.
+        num_classes: classes of the model; None if its config does not say.
+        num_queries: queries of the model; None if it has none.
+        decoding: whether to decode the images.
         pool: reads the images.
         advance: called with the number of images done, and of all.
 
     Returns:
-        What was found; an annotation file that cannot be read is a problem like others, and raises nothing.
+        The findings. An annotation file that cannot be read is one of the problems and raises no error.
     """
     try:
         document = read_annotations(source.ann_file, labelled='train' in source.splits)
     except AnnotationError as error:
         nothing: Document = {'images': [], 'annotations': [], 'categories': []}
-        return SplitReport(source, nothing, [Problem('no annotations', source.ann_file, str(error))])
+        return SplitReport(source, nothing, [Problem(Kind.NO_ANNOTATIONS, str(error), source.ann_file)])
     clean, problems = check_annotations(document, source.allow_outside)
     if set(source.splits) != {'train'} and source.evaluated:
         worse = evaluation_problems(document, problems, source.classes)
-        known = {str(problem) for problem in worse}
-        problems = worse + [problem for problem in problems if str(problem) not in known]
+        known = set(worse)
+        problems = worse + [problem for problem in problems if problem not in known]
     report = SplitReport(source, clean, problems)
     problems += _check_classes(report, num_classes)
-    problems += _check_images(report, decode, pool, advance)
+    problems += _check_images(report, decoding, pool, advance)
     counts = report.objects
     empty = sum(count == 0 for count in counts.values())
-    if empty == len(counts):
-        fatal = source.splits != ('test',)  # which may have no labels
-        problems.append(Problem('no boxes', source.ann_file, 'not one image has a box of a class of the config', fatal))
+    unlabelled = source.splits == ('test',) and counts  # a test set may have no labels
+    if empty == len(counts) and not unlabelled:
+        reason = 'not one image has a box of a class of the config'
+        problems.append(Problem(Kind.NO_BOXES, reason, source.ann_file))
     elif empty:
-        problems.append(Problem('images without boxes', source.ann_file, f'{empty} of {len(counts)}', fatal=False))
+        problems.append(Problem(Kind.IMAGES_WITHOUT_BOXES, f'{empty} of {len(counts)}', source.ann_file))
     crowded = {image: count for image, count in counts.items() if num_queries and count > num_queries}
     if crowded:
         reason = f'{len(crowded)} images; {max(crowded.values())} at most, {num_queries} queries'
-        problems.append(Problem('more objects than queries', source.ann_file, reason, fatal=False))
+        problems.append(Problem(Kind.MORE_OBJECTS, reason, source.ann_file))
     return report
 
 
@@ -139,29 +137,29 @@ def _check_classes(report: SplitReport, num_classes: int | None) -> Iterator[Pro
     classes, where = report.source.classes, report.source.ann_file
     yield from check_classes(report.clean, classes)
     if num_classes is not None and num_classes != len(classes):
-        yield Problem('num_classes', where, f'the model has {num_classes}, the data set {len(classes)} classes')
+        yield Problem(Kind.NUM_CLASSES, f'the model has {num_classes}, the data set {len(classes)} classes', where)
     boxes = report.boxes
     used = Counter(entry['category_id'] for entry in report.clean['annotations'])
     for category in report.clean['categories']:
         if category['name'] not in classes and used[category['id']]:
             reason = f'{category["name"]}: {used[category["id"]]} boxes'
-            yield Problem('category that the config leaves out', where, reason, fatal=False)
+            yield Problem(Kind.UNUSED_CATEGORY, reason, where)
         elif category['name'] in classes and not boxes[category['name']]:
-            yield Problem('class without boxes', where, category['name'], fatal=False)
+            yield Problem(Kind.CLASS_WITHOUT_BOXES, category['name'], where)
 
 
 def _check_images(
-    report: SplitReport, decode: bool, pool: Executor, advance: Callable[[int, int], None]
+    report: SplitReport, decoding: bool, pool: Executor, advance: Callable[[int, int], None]
 ) -> Iterator[Problem]:
     source, images = report.source, report.clean['images']
     jobs = [(image['file_name'], image['width'], image['height']) for image in images]
     chunks = [jobs[start : start + CHUNK] for start in range(0, len(jobs), CHUNK)]
     done = 0
     by_hash: dict[str, list[str]] = defaultdict(list)
-    for results in pool.map(_read, chunks, [source] * len(chunks), [decode] * len(chunks)):
+    for results in pool.map(_read, chunks, [source] * len(chunks), [decoding] * len(chunks)):
         for name, digest, reason in results:
             if reason:
-                yield Problem('broken image', str(Path(source.images) / name), reason)
+                yield Problem(Kind.BROKEN_IMAGE, reason, str(Path(source.images) / name))
             else:
                 report.hashes[name] = digest
                 by_hash[digest].append(name)
@@ -169,32 +167,26 @@ def _check_images(
         advance(done, len(jobs))
     for names in by_hash.values():
         if len(set(names)) > 1:
-            yield Problem('same image under several names', source.ann_file, ', '.join(names[:4]), fatal=False)
+            yield Problem(Kind.SAME_IMAGE, ', '.join(names[:4]), source.ann_file)
 
 
-def _read(jobs: Iterable[tuple[str, int, int]], source: Source, decode: bool) -> list[tuple[str, str, str]]:
-    """File name, SHA-256, and what is wrong with it, for each of some images."""
-    return [(name, *_read_one(Path(source.images) / name, (w, h), source, decode)) for name, w, h in jobs]
+def _read(jobs: Iterable[tuple[str, int, int]], source: Source, decoding: bool) -> list[tuple[str, str, str]]:
+    """File name, SHA-256 and what is wrong, for each image of a chunk."""
+    return [(name, *_read_one(Path(source.images) / name, (w, h), source, decoding)) for name, w, h in jobs]
 
 
-def _read_one(path: Path, size: tuple[int, int], source: Source, decode: bool) -> tuple[str, str]:
+def _read_one(path: Path, size: tuple[int, int], source: Source, decoding: bool) -> tuple[str, str]:
     try:
         inspect_image(path, source.max_pixels, size, source.ignore_orientation)
-        content = path.read_bytes()
-        if decode:
-            with Image.open(path) as image:
-                image.load()  # raises where data is missing, which OpenCV fills with grey
-            if mmcv.imfrombytes(content) is None:
-                return '', 'OpenCV cannot decode it'
-    except BrokenImageError as error:
+        if decoding:
+            decode(path)
+        return hashlib.sha256(path.read_bytes()).hexdigest(), ''
+    except (BrokenImageError, OSError) as error:
         return '', str(error)
-    except Exception as error:  # whatever a decoder raises
-        return '', f'{type(error).__name__}: {error}'
-    return hashlib.sha256(content).hexdigest(), ''
 
 
 def check_overlap(reports: list[SplitReport]) -> list[Problem]:
-    """Images of training data sets that are in those of validation or test too, by file and by content."""
+    """Images of training that validation or test read too, by file and by content."""
     problems = []
     training = [report for report in reports if 'train' in report.source.splits]
     names = {digest: name for report in training for name, digest in report.hashes.items()}
@@ -202,14 +194,15 @@ def check_overlap(reports: list[SplitReport]) -> list[Problem]:
     for report in reports:
         if report in training:
             if len(report.source.splits) > 1:
-                problems.append(Problem('trained on', report.source.ann_file, f'it is all of {report.source.name}'))
+                reason = f'it is all of {report.source.name}'
+                problems.append(Problem(Kind.TRAINED_ON, reason, report.source.ann_file))
             continue
         for name, digest in report.hashes.items():
             path = _resolved(report, name)
             if path in files:
-                problems.append(Problem('trained on', path, 'the same file'))
+                problems.append(Problem(Kind.TRAINED_ON, 'the same file', path))
             elif digest in names:
-                problems.append(Problem('trained on', path, f'the same content as {names[digest]}'))
+                problems.append(Problem(Kind.TRAINED_ON, f'the same content as {names[digest]}', path))
     return problems
 
 

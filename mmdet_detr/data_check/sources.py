@@ -1,4 +1,4 @@
-"""Which annotation files and images the data loaders of a config read."""
+"""Finds the annotation files and images that the data loaders of a config read."""
 
 import os.path as osp
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ def sources_of(config: Config) -> list[Source]:
     """The data sets behind ``train_dataloader``, ``val_dataloader`` and ``test_dataloader``; equal ones once.
 
     Raises:
-        ConfigError: there is none, or one that is not in COCO's format.
+        ConfigError: there is none, or one is not in COCO's format.
     """
     found: dict[tuple, list[str]] = {}
     for split in ('train', 'val', 'test'):
@@ -104,13 +104,13 @@ def _key(dataset: dict[str, Any]) -> tuple:
 
 
 def _reads_coco(kind: type[CocoDataset]) -> bool:
-    """Whether a data set takes a file as it is, which those of LVIS, Objects365 and panoptic labels do not."""
+    """Whether a data set reads plain COCO files; those of LVIS, Objects365 and panoptic labels do not."""
     as_it_is = kind.COCOAPI is CocoDataset.COCOAPI and kind.load_data_list is CocoDataset.load_data_list
     return as_it_is or issubclass(kind, RobustCocoDataset)
 
 
 def num_queries_of(model: Any) -> int | None:
-    """The number of queries of a DETR, wherever its config has it; None for other detectors."""
+    """The first ``num_queries`` in the config of a model; None for detectors without queries."""
     if isinstance(model, dict):
         if isinstance(model.get('num_queries'), int):
             return model['num_queries']

@@ -1,4 +1,4 @@
-"""Whether an image file can be trained on, from its first and its last bytes where its format marks its end."""
+"""Checks whether an image file can be trained on, by its first and its last bytes if its format has an end mark."""
 
 import warnings
 from dataclasses import dataclass
@@ -8,20 +8,20 @@ from typing import Any
 import mmcv
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-MAX_PIXELS = 178_956_970  # where PIL warns of a decompression bomb: 0.5 GB of RGB
-TURNING = {'JPEG', 'MPO', 'PNG'}  # what OpenCV turns and Pillow does not; a TIFF is turned by both, a WebP by none
+MAX_PIXELS = 178_956_970  # Pillow's limit before it warns of a decompression bomb: 0.5 GB of RGB
+TURNING = {'JPEG', 'MPO', 'PNG'}  # OpenCV turns these and Pillow does not; both turn a TIFF, none a WebP
 TURNED = {5, 6, 7, 8}  # values of EXIF's orientation that swap width and height
 ENDS = {'PNG': b'IEND\xaeB`\x82', 'JPEG': b'\xff\xd9', 'MPO': b'\xff\xd9', 'GIF': b';'}
 TAIL = 4096
 
 
 class BrokenImageError(ValueError):
-    """An image that cannot be used; the message says why, without the file."""
+    """An image cannot be used; the message says why, without the file."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the head of an image file says: format, size in pixels as stored, and whether EXIF swaps its sides."""
+    """The head of an image file: format, size in pixels as stored, and whether EXIF swaps its sides."""
 
     format: str
     width: int
@@ -29,7 +29,7 @@ class Header:
     turned: bool
 
     def size(self, ignore_orientation: bool = False) -> tuple[int, int]:
-        """(width, height) as decoders return it."""
+        """The size (width, height) that decoders return."""
         swapped = self.turned and not ignore_orientation
         return (self.height, self.width) if swapped else (self.width, self.height)
 
@@ -40,16 +40,16 @@ def inspect_image(
     size: tuple[int, int] | None = None,
     ignore_orientation: bool = False,
 ) -> Header:
-    """Read an image's head and look at its end; formats that have no mark at theirs are decoded.
+    """Read the head of an image and look at its end; formats without an end mark are decoded.
 
     Args:
         path: the file.
-        max_pixels: more than that are refused; Pillow refuses twice ``MAX_PIXELS`` itself.
-        size: (width, height) that annotations say.
-        ignore_orientation: whether it will be decoded as stored, and not as EXIF turns it.
+        max_pixels: larger images are refused; Pillow refuses more than twice ``MAX_PIXELS`` by itself.
+        size: (width, height) in the annotations; None if they do not matter.
+        ignore_orientation: whether the loader decodes the image as stored and does not turn it by EXIF.
 
     Returns:
-        What its head says.
+        The head.
 
     Raises:
         BrokenImageError: the file is missing, empty, no image, cut off, too large, or of another size.
@@ -59,7 +59,7 @@ def inspect_image(
         if path.exists() and not path.is_file():
             raise BrokenImageError('no regular file')
         with path.open('rb') as file, warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # the limit of pixels is ours
+            warnings.simplefilter('ignore')  # max_pixels is checked below instead
             with Image.open(file) as image:
                 header = Header(image.format or '', *image.size, _turned(image))
             file.seek(0, 2)
@@ -75,7 +75,7 @@ def inspect_image(
         raise BrokenImageError(error.strerror or str(error)) from None
     except Image.DecompressionBombError as error:
         raise BrokenImageError(str(error)) from None
-    except Exception as error:  # a decoder of PIL on bytes that nobody foresaw
+    except Exception as error:  # Pillow's decoders raise anything on broken bytes
         raise BrokenImageError(f'{type(error).__name__}: {error}') from None
     if header.width * header.height > max_pixels:
         raise BrokenImageError(f'{header.width} x {header.height} pixels are more than max_pixels={max_pixels}')
@@ -93,19 +93,30 @@ def is_local(path: str, backend_args: dict[str, Any] | None) -> bool:
 
 
 def _require_end(path: Path, kind: str, tail: bytes) -> None:
-    if kind != 'WEBP' and not (kind in ENDS and tail.rstrip(b'\0').endswith(ENDS[kind])):  # Pillow opens whole WebPs
-        try:  # cameras append films to a JPEG; other formats have no mark
-            with warnings.catch_warnings():
-                warnings.simplefilter('ignore')
-                with Image.open(path) as image:
-                    image.load()  # raises where data is missing, which OpenCV fills with grey
-            if mmcv.imread(path) is None:
-                raise ValueError('OpenCV does not read it')
-        except Exception as error:  # whatever a decoder raises
-            raise BrokenImageError(f'cut off or broken: {type(error).__name__}: {error}') from None
+    if kind == 'WEBP':  # Pillow opens only whole ones
+        return
+    if kind not in ENDS or not tail.rstrip(b'\0').endswith(ENDS[kind]):  # cameras append films to a JPEG
+        decode(path)
+
+
+def decode(path: Path) -> None:
+    """Decode an image as a loader does.
+
+    Raises:
+        BrokenImageError: Pillow or OpenCV does not read all of it.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            with Image.open(path) as image:
+                image.load()  # raises if data is missing; OpenCV would fill it with grey
+        if mmcv.imread(path) is None:
+            raise ValueError('OpenCV does not read it')
+    except Exception as error:  # decoders raise anything on broken bytes
+        raise BrokenImageError(f'cut off or broken: {type(error).__name__}: {error}') from None
 
 
 def _turned(image: Image.Image) -> bool:
     if image.format not in TURNING or (image.format == 'PNG' and 'exif' not in image.info):
-        return False  # of a PNG, Pillow would decode the image to look behind it
+        return False  # Pillow would decode all of a PNG to look for EXIF at its end
     return image.getexif().get(ExifTags.Base.Orientation) in TURNED

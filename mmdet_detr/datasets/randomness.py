@@ -1,4 +1,4 @@
-"""Random numbers that depend on where training is, not on how it came there."""
+"""Seeds all random generators, so that random numbers depend on the place in a training alone."""
 
 import random
 from collections.abc import Sequence

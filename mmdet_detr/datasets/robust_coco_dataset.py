@@ -1,4 +1,4 @@
-"""A COCO data set that trains on what is sound, and says what is not."""
+"""A COCO data set that trains on what is sound, and reports what is not."""
 
 from typing import Any
 
@@ -11,17 +11,18 @@ from mmdet.datasets.api_wrappers import COCO
 from ..errors import ConfigError, one_line
 from ..log import warn
 from ..registry import DATASETS
-from .annotations import Document, Problem, check_annotations, check_classes, read_annotations, summary
+from .annotations import Document, check_annotations, check_classes, read_annotations
 from .ground_truth import evaluation_problems
 from .images import MAX_PIXELS, BrokenImageError, inspect_image, is_local
+from .problems import Problem, summary
 from .randomness import seed_all
 from .seeded_sampler import SeededIndex
 
 SHOWN = 20  # problems in the log; all of them are in the report of check_data
 CLEAN = 'mim run mmdet_detr check_data CONFIG --clean FOLDER writes one that can; '
 UNSEEN, SOUND, BROKEN = range(3)
-ENOUGH = 1000  # images of which a share is taken, or all where there are fewer
-ALL_BROKEN = 20  # images without a sound one: not they are broken, but the pipeline
+ENOUGH = 1000  # the share of broken images is taken of at least that many, or of all
+ALL_BROKEN = 20  # without a sound image among that many, the pipeline is broken and not the images
 
 
 class BrokenDataError(ConfigError):
@@ -32,10 +33,11 @@ class BrokenDataError(ConfigError):
 class RobustCocoDataset(CocoDataset):
     """mmdet's ``CocoDataset``, for data that nobody has checked.
 
-    Entries of the annotation file that cannot be used are left out and counted in the log. An image that cannot be
-    read, or has another size than the annotations say, is named in the log with its reason, and another one takes its
-    place. In validation, either ends the run at its start. Samples are augmented by the seed of their draw where the
-    sampler is a :class:`~mmdet_detr.datasets.SeededSampler`.
+    Entries of the annotation file that cannot be used are left out and counted in the log; mmdet then finds none that
+    it would leave out without a word. An image that cannot be read, or has another size than the annotations say, is
+    named in the log with its reason, and another one takes its place. In validation, a broken image ends the run at
+    its start, and so does an annotation file that pycocotools cannot evaluate. Samples are augmented by the seed of
+    their draw where the sampler is a :class:`~mmdet_detr.datasets.SeededSampler`.
 
     Args:
         max_broken: share of annotations, of images in the file, and of the images that a rank has read in training,
@@ -47,8 +49,8 @@ class RobustCocoDataset(CocoDataset):
 
     Raises:
         ConfigError: ``max_broken`` is no share.
-        AnnotationError: the annotation file has not the structure of one.
-        BrokenDataError: too much is broken, or a label would be another class's.
+        AnnotationError: the annotation file does not have the structure of COCO's.
+        BrokenDataError: too much is broken, or a label would be that of another class.
     """
 
     def __init__(
@@ -67,13 +69,13 @@ class RobustCocoDataset(CocoDataset):
         self.allow_outside = allow_outside
         self.evaluated = evaluated
         self.problems: list[Problem] = []
-        self._found = torch.empty(0, dtype=torch.uint8)  # of each image; of all workers of a data loader
-        self._seed: tuple[int, ...] | None = None  # of the sample that is read
+        self._found = torch.empty(0, dtype=torch.uint8)  # state of each image, shared by all workers of a data loader
+        self._seed: tuple[int, ...] | None = None  # seed of the sample that is read
         super().__init__(*args, **kwargs)
 
-    # the name that CocoDataset calls with a path
+    # CocoDataset calls this name with a path.
     def COCOAPI(self, path: str) -> COCO:
-        """The index of the sound entries of a file."""
+        """Index the sound entries of a file."""
         given = read_annotations(path, labelled=not self.test_mode)
         document, self.problems = check_annotations(given, self.allow_outside)
         self._report(document)
@@ -93,7 +95,7 @@ class RobustCocoDataset(CocoDataset):
         fatal = [problem for problem in found if problem.fatal]
         if fatal:
             raise BrokenDataError(
-                f'{self.ann_file} cannot be evaluated, which pycocotools does as it is: {summary(fatal)}; the first: '
+                f'{self.ann_file} cannot be evaluated by pycocotools: {summary(fatal)}; the first: '
                 f'{fatal[0]}. {CLEAN}evaluated=False is for evaluators that do not read it'
             )
         for problem in found:
@@ -107,9 +109,8 @@ class RobustCocoDataset(CocoDataset):
         warn(f'{self.ann_file}: {summary(self.problems)}')
         for problem in self.problems[:SHOWN]:
             warn(f'{self.ann_file}: {problem}')
-        left_out = [problem.where for problem in self.problems if problem.fatal]
         for name in ('images', 'annotations'):
-            lost = len({where.split(']')[0] for where in left_out if where.startswith(name)})
+            lost = len({problem.index for problem in self.problems if problem.fatal and problem.place == name})
             share = lost / max(1, lost + len(document[name]))
             if share > self.max_broken:
                 raise BrokenDataError(
@@ -120,7 +121,7 @@ class RobustCocoDataset(CocoDataset):
     def parse_data_info(self, raw_data_info: dict) -> dict:
         info = super().parse_data_info(raw_data_info)
         for instance in info['instances']:
-            instance.setdefault('mask', [])  # which mmdet ignores where masks are loaded, as it does short polygons
+            instance.setdefault('mask', [])  # mmdet ignores it where masks are loaded, like short polygons
         return info
 
     def filter_data(self) -> list[dict]:
@@ -152,32 +153,32 @@ class RobustCocoDataset(CocoDataset):
             raise BrokenDataError(f'{self.ann_file}: validation needs all its images: {"; ".join(broken[:3])}{more}')
 
     def prepare_data(self, idx: int) -> Any:
-        """The sample of an index after the pipeline; None in training, where it cannot be read."""
+        """The sample of an index after the pipeline; None in training if it cannot be read."""
         self._seed = idx.seed if isinstance(idx, SeededIndex) else None
         if self._seed:
             seed_all(self._seed)
         if self.test_mode:
             return self._prepare_for_test(int(idx))
-        if len(self._found) != len(self):  # a subset of what was read
+        if len(self._found) != len(self):  # get_subset_ made this data set smaller
             self._found = torch.full((len(self),), UNSEEN, dtype=torch.uint8)
         found = self._found[int(idx)]
         if found == BROKEN:
             return None
         info = self.get_data_info(idx)
         try:
-            if found == UNSEEN:  # one look at each is enough
+            if found == UNSEEN:  # a sound image needs no second look
                 self._inspect(info)
             sample = self.pipeline(info)
             found.fill_(SOUND)
             return sample
-        except Exception as error:  # whatever decoders and transforms raise on files that nobody has checked
+        except Exception as error:  # decoders and transforms raise anything on unchecked files
             self._skip(int(idx), info['img_path'], error)
             return None
 
     def _prepare_for_test(self, index: int) -> Any:
         try:
             return super().prepare_data(index)
-        except Exception as error:  # as above
+        except Exception as error:  # decoders and transforms raise anything on unchecked files
             path = self.get_data_info(index)['img_path']
             reason = one_line(f'{path} cannot be read: {type(error).__name__}: {error}')
             raise BrokenDataError(f'{reason}; validation needs all its images') from error
@@ -186,7 +187,7 @@ class RobustCocoDataset(CocoDataset):
         path = info['img_path']
         loader = next((t for t in self.pipeline.transforms if isinstance(t, LoadImageFromFile)), None)
         if not is_local(path, getattr(loader, 'backend_args', None) or getattr(loader, 'file_client_args', None)):
-            return  # where a head may cost as much as the file
+            return  # on another storage, the head of a file may cost as much as all of it
         as_stored = 'ignore_orientation' in getattr(loader, 'color_type', '')
         inspect_image(path, self.max_pixels, (info['width'], info['height']), as_stored)
 
@@ -210,6 +211,6 @@ class RobustCocoDataset(CocoDataset):
     def _rand_another(self) -> int:
         if not self._seed:
             return int(np.random.randint(len(self)))
-        seed = (*self._seed, 1)  # how far the one before it got is no matter then
+        seed = (*self._seed, 1)  # a seed of its own, since nobody knows where the broken sample stopped drawing
         seed_all(seed)
         return SeededIndex.of(np.random.randint(len(self)), seed)

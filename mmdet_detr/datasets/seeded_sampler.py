@@ -1,4 +1,4 @@
-"""A sampler whose samples bring the seed of their augmentation along."""
+"""A sampler that gives each sample the seed of its augmentation."""
 
 from collections.abc import Iterator, Sized
 from itertools import islice
@@ -11,35 +11,35 @@ from ..registry import DATA_SAMPLERS
 
 
 class SeededIndex(int):
-    """The index of a sample, with the seed of what is drawn for it; ConcatDataset and RepeatDataset hand it on."""
+    """The index of a sample with the seed of its augmentation. ConcatDataset and RepeatDataset keep the seed."""
 
     seed: tuple[int, ...]
 
     @classmethod
     def of(cls, index: int, seed: tuple[int, ...]) -> 'SeededIndex':
-        """The index with a seed: numbers that :func:`~mmdet_detr.datasets.randomness.seed_all` takes."""
+        """Join an index and a seed; :func:`~mmdet_detr.datasets.randomness.seed_all` takes the seed."""
         seeded = cls(index)
         seeded.seed = seed
         return seeded
 
-    def __sub__(self, other: int) -> 'SeededIndex':  # ConcatDataset
+    def __sub__(self, other: int) -> 'SeededIndex':  # ConcatDataset calls it
         return self.of(int(self) - other, self.seed)
 
-    def __mod__(self, other: int) -> 'SeededIndex':  # RepeatDataset
+    def __mod__(self, other: int) -> 'SeededIndex':  # RepeatDataset calls it
         return self.of(int(self) % other, self.seed)
 
 
 @DATA_SAMPLERS.register_module()
 class SeededSampler(Sampler):
-    """Numbers the draws of another sampler, so that each has a seed of its own, in whichever process it is read.
+    """Numbers the draws of another sampler, so that each draw has a seed of its own in any process.
 
-    A data set that knows of it (:class:`~mmdet_detr.datasets.RobustCocoDataset`) augments by that seed. A run that
-    goes on from a checkpoint thus reads what the uninterrupted one would have read.
+    :class:`~mmdet_detr.datasets.RobustCocoDataset` augments by that seed. A run that goes on from a checkpoint then
+    reads the same samples as an uninterrupted run.
 
     Args:
-        dataset: what to draw from.
+        dataset: the data set to draw from.
         sampler: config of the sampler, such as ``dict(type='DefaultSampler', shuffle=True)``.
-        seed: of the order and of the augmentation; drawn at random without one. The runner passes its own.
+        seed: seed of the order and of the augmentation; None draws one. The runner passes its own.
     """
 
     def __init__(self, dataset: Sized, sampler: dict[str, Any], seed: int | None = None) -> None:
@@ -48,14 +48,14 @@ class SeededSampler(Sampler):
         self._first = 0
         self.seed = sync_random_seed() if seed is None else seed
         self.epoch = 0
-        if hasattr(self._sampler(), 'skip'):  # endless: mmengine leaves out what is done since the start of the run
+        if hasattr(self._sampler(), 'skip'):  # an endless sampler; mmengine skips all draws since the start of the run
             self.skip = self.start_at
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def start_at(self, draw: int) -> None:
-        """Leave out the samples of this rank before a draw of the epoch, once, when this is iterated next."""
+        """Leave out the draws of this rank before a number, in the next iteration over this sampler only."""
         self._first = draw
 
     def _sampler(self) -> Any:
@@ -67,7 +67,7 @@ class SeededSampler(Sampler):
         return len(self._sampler())
 
     def __iter__(self) -> Iterator[SeededIndex]:
-        # a sampler of its own: an infinite one ends for all when one iterator over it is given up
+        # A new sampler for each iterator: an infinite one ends for all when one of its iterators is closed.
         first, self._first = self._first, 0
         where = (self.seed, get_rank(), self.epoch)
         for draw, index in enumerate(islice(self._sampler(), first, None), first):

@@ -1,4 +1,4 @@
-"""Generated photographs of shapes with ground truth in COCO's formats, for demonstrations and tests.
+"""Generates photographs of shapes with ground truth in COCO's formats, for demonstrations and tests.
 
 An image has a background of two or three textured regions and a few circles, squares and triangles, each turned,
 coloured, textured and anti-aliased, under sensor noise and JPEG compression. Every image depends on the seed, its
@@ -19,16 +19,16 @@ STUFF = ('sky', 'grass', 'sand', 'water')
 STUFF_COLOURS = ((125, 165, 215), (85, 135, 65), (200, 175, 125), (60, 95, 135))
 SUPERSAMPLING = 4  # shapes are drawn at this multiple of the resolution, then averaged
 CIRCLE_CORNERS = 48
-MAX_IOU = 0.2  # between two objects of an image
+MAX_IOU = 0.2  # highest overlap of two objects in an image
 SPLITS = ('train', 'val')
 
 
 @dataclass(frozen=True)
 class ShapesOptions:
-    """What to generate. An image gets fewer objects than drawn for it where they do not fit without much overlap.
+    """Options of the images. An image gets fewer objects than drawn if they do not fit without much overlap.
 
     Raises:
-        ValueError: an image of less than 16 pixels, a smallest number above the largest, or a negative number.
+        ValueError: the image is smaller than 16 pixels, min_objects exceeds max_objects, or a number is negative.
     """
 
     image_size: int = 64  # pixels of a side
@@ -54,7 +54,7 @@ class Shape(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """One image with its truth; ``segments`` has 0 to len(STUFF) - 1 for stuff, then one number an object."""
+    """One image with its truth; ``segments`` has 0 to len(STUFF) - 1 for stuff, then a number for each object."""
 
     image: np.ndarray  # (H, W, 3) uint8 RGB
     shapes: list[Shape]
@@ -68,10 +68,10 @@ def write_shapes(root: Path, split: str, count: int, options: ShapesOptions) -> 
     ``annotations/panoptic_{split}.json`` and ``annotations/panoptic_{split}/*.png``.
 
     Args:
-        root: folder, made where it is absent.
+        root: folder; it is made if it does not exist.
         split: 'train' or 'val'; both are drawn independently of each other.
         count: number of images.
-        options: what to draw.
+        options: size, number of objects and seed.
 
     Raises:
         ValueError: an unknown split or a count below 1.
@@ -139,11 +139,11 @@ def _ground(rng: np.random.Generator, regions: np.ndarray) -> np.ndarray:
 
 
 def _place(rng: np.random.Generator, options: ShapesOptions) -> list[Shape]:
-    """Objects with corners inside the image that hardly overlap; fewer than drawn where they do not fit."""
+    """Objects with corners inside the image that hardly overlap; fewer than drawn if they do not fit."""
     shapes: list[Shape] = []
-    wanted = rng.integers(options.min_objects, options.max_objects + 1)
-    for _ in range(20 * wanted):
-        if len(shapes) == wanted:
+    number = rng.integers(options.min_objects, options.max_objects + 1)
+    for _ in range(20 * number):
+        if len(shapes) == number:
             break
         candidate = _random_shape(rng, options.image_size)
         if all(_iou(candidate.box, other.box) <= MAX_IOU for other in shapes):
@@ -170,7 +170,7 @@ def _coverage(corners: np.ndarray, size: int) -> np.ndarray:
 
 
 def _surface(rng: np.random.Generator, size: int, background: np.ndarray) -> np.ndarray:
-    """A shaded and striped or speckled colour that stands out of the background: (H, W, 3) float."""
+    """A shaded and striped or speckled colour that differs from the background: (H, W, 3) float."""
     colour = rng.uniform(20, 235, 3)
     while np.abs(colour - background.mean((0, 1))).sum() < 120:
         colour = rng.uniform(20, 235, 3)

@@ -1,4 +1,4 @@
-"""The resize of the official DETR (its ``datasets/transforms.py``), in size and in pixels."""
+"""Resizes images like the official DETR (its ``datasets/transforms.py``), to the same size and the same pixels."""
 
 from collections.abc import Sequence
 
@@ -10,10 +10,10 @@ from ..registry import TRANSFORMS
 
 
 def official_size(width: int, height: int, shortest: int, longest: int | None) -> tuple[int, int]:
-    """Size (width, height) to which the official code resizes an image.
+    """The size (width, height) that the official code resizes an image to.
 
-    The shorter side becomes ``shortest``, or less where the longer one would exceed ``longest``. The bound is applied
-    to the rounded shorter side, so that the longer can end a pixel above it.
+    The shorter side becomes ``shortest``, or less if the longer one would exceed ``longest``. The bound applies to the
+    rounded shorter side, so the longer side can end a pixel above it.
     """
     short, long = sorted((width, height))
     if longest is not None and long / short * shortest > longest:
@@ -32,7 +32,7 @@ class ShortestSideResize(BaseTransform):
 
     Args:
         sizes: lengths of the shorter side in pixels to draw from; one length for testing.
-        longest: bound of the longer side in pixels; None for no bound.
+        longest: bound of the longer side in pixels; None sets no bound.
     """
 
     def __init__(self, sizes: Sequence[int], longest: int | None = 1333) -> None:

@@ -1,12 +1,12 @@
-"""Tables and pictures of what was found."""
+"""Writes what a data check found as tables and a picture."""
 
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 
 import matplotlib as mpl
 
 from ..data_check.check import SplitReport
-from ..datasets.annotations import Problem
+from ..datasets.problems import ERROR, Kind, Problem
 
 mpl.use('Agg')
 from matplotlib import pyplot as plt
@@ -16,12 +16,19 @@ BARS = 40  # classes in the picture
 ROWS = 20  # data sets in the picture
 
 
-def kinds(problems: list[Problem]) -> list[tuple[str, bool, int, Problem]]:
-    """Kind, whether it is an error, number and first of it; errors first, then the most frequent."""
-    counts = Counter((problem.kind, problem.fatal) for problem in problems)
-    firsts = {(p.kind, p.fatal): p for p in reversed(problems)}
-    ordered = sorted(counts.items(), key=lambda item: (not item[0][1], -item[1]))
-    return [(kind, fatal, number, firsts[kind, fatal]) for (kind, fatal), number in ordered]
+def kinds(problems: list[Problem]) -> list[tuple[str, Kind, list[Problem]]]:
+    """Level, kind and problems of each kind; errors first, then the most frequent."""
+    groups = defaultdict(list)
+    for problem in problems:
+        groups[problem.level, problem.kind].append(problem)
+    ordered = sorted(groups.items(), key=lambda item: (item[0][0] != ERROR, -len(item[1])))
+    return [(level, kind, found) for (level, kind), found in ordered]
+
+
+def kinds_table() -> str:
+    """The table of all kinds in docs/data.md."""
+    rows = [f'| {kind} | {kind.level} | {kind.training} | {kind.evaluation} |' for kind in Kind]
+    return '\n'.join(['| problem | level | training | evaluation |', '| --- | --- | --- | --- |', *rows]) + '\n'
 
 
 def cell(text: str) -> str:
@@ -55,17 +62,21 @@ def _listed(problems: list[Problem]) -> list[str]:
     if not problems:
         return ['Nothing wrong.\n']
     text = ['| | kind | where | what |\n| --- | --- | --- | --- |']
-    for kind, fatal, number, _ in kinds(problems):
-        of_kind = [p for p in problems if (p.kind, p.fatal) == (kind, fatal)]
-        level = 'error' if fatal else 'warning'
-        text += [f'| {level} | {kind} | {cell(p.where)} | {cell(p.reason)} |' for p in of_kind[:SHOWN]]
-        if number > SHOWN:
-            text.append(f'| {level} | {kind} | and {number - SHOWN} more | all of them are in the JSON |')
+    for level, kind, found in kinds(problems):
+        text += [f'| {level} | {kind} | {cell(p.where)} | {cell(p.reason)} |' for p in found[:SHOWN]]
+        if len(found) > SHOWN:
+            text.append(f'| {level} | {kind} | and {len(found) - SHOWN} more | all of them are in the JSON |')
     return [*text, '']
 
 
 def draw(reports: list[SplitReport], num_queries: int | None, path: Path) -> None:
-    """Objects an image against the queries, and boxes of the classes; a row for each of the first data sets."""
+    """Draw how many objects the images have beside the number of queries, and the boxes of the classes.
+
+    Args:
+        reports: one for each data set; the first ``ROWS`` get a row of the picture.
+        num_queries: queries of the model; None if it has none.
+        path: the picture to write.
+    """
     reports = reports[:ROWS]
     figure, axes = plt.subplots(len(reports), 2, figsize=(11, 3.2 * len(reports)), layout='constrained', squeeze=False)
     for (left, right), report in zip(axes, reports, strict=True):

@@ -12,8 +12,8 @@ from mmdet_detr.datasets.annotations import (
     check_classes,
     leads_outside,
     read_annotations,
-    summary,
 )
+from mmdet_detr.datasets.problems import Kind, summary
 
 SOUND = {
     'images': [{'id': 1, 'file_name': 'a.jpg', 'height': 40, 'width': 60}],
@@ -61,6 +61,9 @@ def test_nothing_wrong():
         (('annotations', 0, 'bbox'), [1, 2, -3, 4], 'degenerate box', 'annotations[0], image 1'),
         (('annotations', 0, 'bbox'), [60, 2, 3, 4], 'box outside its image', 'annotations[0], image 1'),
         (('annotations', 0, 'area'), float('inf'), 'wrong type', 'annotations[0], image 1'),
+        (('annotations', 0, 'bbox'), [1, 2, 1e39, 4], 'box outside its image', 'annotations[0], image 1'),
+        (('annotations', 0, 'iscrowd'), 'no', 'wrong type', 'annotations[0], image 1'),
+        (('annotations', 0, 'ignore'), 2, 'wrong type', 'annotations[0], image 1'),
         (('annotations', 0, 'id'), 1.5, 'wrong type', 'annotations[0]'),
         (('images', 0, 'id'), None, 'wrong type', 'images[0]'),
         (('images', 0, 'width'), '60', 'wrong type', 'images[0]'),
@@ -75,7 +78,7 @@ def test_left_out(path, value, kind, where):
     document = changed(path, value)
     before = copy.deepcopy(document)
     clean, problems = check_annotations(document)
-    assert (problems[0].kind, problems[0].where, problems[0].fatal) == (kind, where, True)
+    assert (problems[0].kind.label, problems[0].where, problems[0].fatal) == (kind, where, True)
     assert repr(document) == repr(before)  # NaN is not equal to itself
     assert len(clean[path[0]]) == len(SOUND[path[0]]) - 1
     index(clean)
@@ -86,18 +89,79 @@ def test_left_out(path, value, kind, where):
     [
         (('annotations', 1, 'id'), 1, 'duplicate annotation id'),
         (('annotations', 0, 'bbox'), [50, 2, 20, 4], 'box reaches out of its image'),
-        (('annotations', 0, 'segmentation'), [[1, 2, 3, 4]], 'no polygon'),
+        (('annotations', 0, 'segmentation'), [[1, 2, 3, 4]], 'no segmentation'),
         (('annotations', 0, 'segmentation'), 'x', 'no segmentation'),
+        (('annotations', 0, 'segmentation'), {'size': [4, 4], 'counts': [16]}, 'no segmentation'),
         (('annotations', 0, 'area'), 0, 'no area'),
+        (('annotations', 0, 'iscrowd'), '0', 'text instead of 0 or 1'),
+        (('annotations', 0, 'ignore'), '1', 'text instead of 0 or 1'),
     ],
 )
 def test_used_all_the_same(path, value, kind):
     clean, problems = check_annotations(changed(path, value))
-    assert [(p.kind, p.fatal) for p in problems] == [(kind, False)]
+    assert [(p.kind.label, p.fatal) for p in problems] == [(kind, False)]
     coco = index(clean)
     assert len(coco.getAnnIds(imgIds=[1])) == 2
     assert [a['segmentation'] for a in clean['annotations']] == [[], []]
-    assert all(a['area'] > 0 for a in clean['annotations'])  # mmdet leaves others out, without a word
+    assert all(a['area'] > 0 for a in clean['annotations'])  # mmdet leaves others out and says nothing
+
+
+@pytest.mark.parametrize('key', ['iscrowd', 'ignore'])
+@pytest.mark.parametrize(('value', 'number'), [('0', 0), ('1', 1), (None, 0), (False, 0), (True, 1), (1.0, 1)])
+def test_flags_become_numbers(key, value, number):
+    """For mmdet, the text "0" is true."""
+    clean, _ = check_annotations(changed(('annotations', 0, key), value))
+    assert repr(clean['annotations'][0][key]) == repr(number)
+
+
+CORNERS = [[10, 8, 22, 20], [30, 20, 55, 38], [2, 3, 8, 5]]  # x1, y1, x2, y2
+
+
+def with_boxes(boxes: list, **values) -> dict:
+    document = copy.deepcopy(SOUND)
+    document['annotations'] = [{'image_id': 1, 'category_id': 7, 'bbox': box, **values} for box in boxes]
+    return document
+
+
+def test_corners_for_boxes_show_by_their_areas():
+    document = with_boxes(CORNERS)
+    for entry, area in zip(document['annotations'], (144, 450, 12), strict=True):
+        entry['area'] = area
+    (problem,) = [p for p in check_annotations(document)[1] if p.kind is Kind.CORNERS]
+    assert str(problem) == (
+        'annotations: corners instead of width and height: 3 of 3 boxes look like x1, y1, x2, y2; '
+        'the first is [10, 8, 22, 20]'
+    )
+    assert not problem.fatal
+
+
+def test_corners_for_boxes_show_by_boxes_far_out():
+    found = check_annotations(with_boxes(CORNERS[1:2]))[1]
+    assert [problem.kind for problem in found] == [Kind.BOX_REACHES_OUT, Kind.CORNERS]
+
+
+@pytest.mark.parametrize(
+    'boxes',
+    [
+        [[1, 1, 60, 40], [1, 1, 60, 40]],  # the whole image, counted from 1
+        [[10, 8, 22, 20], [2, 3, 8, 5]],
+        [*CORNERS[1:2], [10, 8, 22, 20]],  # half of the boxes can be chance
+    ],
+)
+def test_boxes_are_no_corners(boxes):
+    found = check_annotations(with_boxes(boxes))[1]
+    assert Kind.CORNERS not in {problem.kind for problem in found}
+
+
+@pytest.mark.parametrize('root_first', [True, False])
+def test_a_root_category_without_boxes_gives_way_to_the_class_of_its_name(root_first):
+    document = changed(('categories',), [{'id': 0, 'name': 'dog'}, *SOUND['categories']][:: 1 if root_first else -1])
+    clean, problems = check_annotations(document)
+    assert [str(problem) for problem in problems] == [
+        f"categories[{1 - root_first}]: duplicate category: id 0, name 'dog'"
+    ]
+    assert clean['categories'] == SOUND['categories']
+    assert len(clean['annotations']) == 2
 
 
 @pytest.mark.parametrize(
@@ -129,7 +193,7 @@ def test_duplicates_of_images_and_categories():
     document['categories'] += [{'id': 8, 'name': 'dog'}]
     clean, problems = check_annotations(document)
     kinds = [problem.kind for problem in problems]
-    assert kinds == ['duplicate category', 'duplicate image id', 'file listed twice']
+    assert kinds == [Kind.DUPLICATE_CATEGORY, Kind.DUPLICATE_IMAGE_ID, Kind.FILE_LISTED_TWICE]
     assert (len(clean['images']), len(clean['categories'])) == (1, 1)
 
 
@@ -228,7 +292,7 @@ documents = st.fixed_dictionaries(
 @settings(max_examples=400, deadline=None)
 @given(documents)
 def test_any_document(document):
-    """Whatever the document: no exception, and what is left can be indexed and has nothing fatal."""
+    """No document raises an error, and the clean one can be indexed and has nothing fatal."""
     clean, problems = check_annotations(document)
     assert all(str(problem) and '\n' not in problem.where for problem in problems)
     assert not [problem for problem in check_annotations(clean)[1] if problem.fatal]

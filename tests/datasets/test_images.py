@@ -61,7 +61,7 @@ def animated() -> bytes:
         (turned(), (30, 40)),
         (encoded('PNG', size=(1, 1)), (1, 1)),
         (encoded('PNG', size=(20000, 50)), (20000, 50)),
-        (encoded('JPEG', size=(40, 30)) + bytes(9000), (40, 30)),  # a film, as some telephones append it
+        (encoded('JPEG', size=(40, 30)) + bytes(9000), (40, 30)),  # some phones append a film
         (encoded('PNG') + bytes(9000), (40, 30)),
     ],
     ids=lambda value: '' if isinstance(value, bytes) else str(value),
@@ -114,7 +114,7 @@ def test_broken(tmp_path, content, reason):
 
 
 def test_bomb(tmp_path):
-    """A head that promises more pixels than any memory holds is refused before they are decoded."""
+    """A head that promises more pixels than any memory holds is refused before it is decoded."""
     content = bytearray(encoded('PNG'))
     content[16:24] = (10**5).to_bytes(4, 'big') * 2
     content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, 'big')

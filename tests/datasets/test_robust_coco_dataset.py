@@ -1,4 +1,4 @@
-"""Training on a folder in which much is broken."""
+"""Training on a folder where much is broken."""
 
 import io
 import json
@@ -146,7 +146,7 @@ def test_broken_images_are_named_and_replaced(folder, log):
     read = {data[i]['data_samples'].img_path.rsplit('/', 1)[1] for i in range(20) for _ in range(2)}
     assert set(SOUND) >= read >= {'cmyk.jpg', 'gray.jpg', 'sixteen.png', 'turned.jpg', 'long.png'}
     lines = [line for line in log().splitlines() if 'is left out' in line]
-    # each once; OpenCV may not know the animation, and mmdet cannot flip a single pixel
+    # Each is named once. OpenCV may not know the animation, and mmdet cannot flip a single pixel.
     assert len(BROKEN) <= len(lines) <= len(BROKEN) + 2
     for name, (_, reason) in BROKEN.items():
         (line,) = (line for line in lines if f'/{name} is left out' in line)
@@ -172,12 +172,12 @@ def test_ends_above_the_share(folder):
 
 @pytest.mark.parametrize('persistent', [False, True])
 def test_workers_count_together(folder, persistent, log):
-    """Each of four sees five of the twenty images an epoch, and in each there are no more than two broken ones."""
+    """Each of four workers reads five of the twenty images in an epoch, and at most two of those are broken."""
     options = {'num_workers': 4, 'persistent_workers': persistent, 'collate_fn': pseudo_collate}
     loader = DataLoader(dataset(folder, max_broken=0.3), batch_size=5, **options)
     with pytest.raises(BrokenDataError, match=r'7 of \d+ images cannot be used, more than max_broken=0.3'):
         list(chain(loader, loader, loader))
-    assert 'truncated.jpg is left out' not in log()  # that is in the workers
+    assert 'truncated.jpg is left out' not in log()  # the workers write it to their own logs
 
 
 def test_ends_where_not_one_image_passes_the_pipeline(folder):
@@ -202,7 +202,7 @@ def test_images_behind_another_path_are_left_to_their_storage(folder):
 
 
 class Mapped(BaseStorageBackend):
-    """Reads what is asked for from another folder."""
+    """Reads files from another folder."""
 
     def get(self, filepath: str) -> bytes:
         with open(filepath.replace('elsewhere/', ''), 'rb') as file:
@@ -244,7 +244,7 @@ def change(entry: dict, **values) -> None:
     [
         (
             lambda d: change(d['annotations'][0], area=...),
-            r'annotations\[0\]: missing key: area, which',
+            r'annotations\[0\]: missing key: area; evaluation needs it',
         ),
         (lambda d: change(d['annotations'][1], bbox=[0, 0, 'a', 1]), r'annotations\[1\], image 1: no box'),
         (lambda d: change(d['annotations'][1], id=0), r'annotations\[1\]: duplicate annotation id'),
@@ -258,11 +258,11 @@ def change(entry: dict, **values) -> None:
     ],
 )
 def test_what_cannot_be_evaluated_ends_validation_at_its_start(tmp_path, change_it, said, log):
-    """pycocotools reads the file itself, after the first epoch."""
+    """pycocotools would read the file after the first epoch."""
     for name in ('0.jpg', '1.jpg'):
         picture().save(tmp_path / name)
     document = annotate(tmp_path, {'0.jpg': SIZE, '1.jpg': SIZE})
-    change(document['annotations'][0], bbox=[0, 0, 0, 5])  # which is counted
+    change(document['annotations'][0], bbox=[0, 0, 0, 5])  # pycocotools counts it
     (tmp_path / 'annotations.json').write_text(json.dumps(document))
     assert len(dataset(tmp_path, test_mode=True, max_broken=0.6)) == 2
     change_it(document)
@@ -286,7 +286,7 @@ def test_what_evaluation_passes_over_or_miscounts_does_not_end_it(tmp_path, log)
     change(document['annotations'][1], category_id=2, bbox=None, area=...)
     (tmp_path / 'annotations.json').write_text(json.dumps(document))
     assert len(dataset(tmp_path, test_mode=True, max_broken=0.6)) == 2
-    assert 'annotations[0]: annotation id 0: which evaluation counts as not found' in log()
+    assert 'annotations[0]: annotation id 0: pycocotools counts it as not found' in log()
 
 
 def test_broken_annotations_are_left_out(folder, log):
@@ -317,7 +317,7 @@ def test_labels_of_other_classes_end_training_at_its_start(folder):
 
 
 def test_broken_masks_are_ignored_with_their_boxes(tmp_path):
-    """As mmdet ignores polygons of two points."""
+    """mmdet ignores polygons of two points alike."""
     picture().save(tmp_path / '0.jpg')
     document = annotate(tmp_path, {'0.jpg': SIZE})
     whole, short = [1, 1, 9, 1, 9, 9], [1, 2, 3, 4]
@@ -387,7 +387,7 @@ WRAPPERS = {
 
 @pytest.mark.parametrize('wrap', WRAPPERS.values(), ids=WRAPPERS)
 def test_augmentation_depends_on_the_draw_alone(folder, wrap):
-    """Not on how many workers there are, where the epoch starts, and what was drawn before."""
+    """The number of workers, the start in the epoch and earlier draws change nothing."""
     data = wrap(dataset(folder, max_broken=0.5))
     whole = drawn(data, 0, 0)
     assert len(whole) == len(data)

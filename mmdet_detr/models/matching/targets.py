@@ -1,4 +1,4 @@
-"""The objects of a batch. Here pixels become units of the image, and annotations that nothing can learn from stop."""
+"""Collects the objects of a batch, with boxes in units of the image, and marks those that cannot be learnt."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,6 +9,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from ...box_rule import overlaps
 from ..precision import at_least_float32
 
 
@@ -27,7 +28,7 @@ def targets_of(
 ) -> Targets:
     """Collect the objects of a batch, without waiting for the device.
 
-    An annotation is valid if its box is finite, has an area, and overlaps the image, and if its label is one of the
+    An annotation is valid if its box can be learnt (see :mod:`mmdet_detr.box_rule`) and its label is one of the
     classes.
 
     Args:
@@ -39,12 +40,8 @@ def targets_of(
     corners = at_least_float32(pad_sequence([gt.bboxes for gt in batch_gt_instances], batch_first=True))
     sizes = np.array([meta['img_shape'][1::-1] for meta in batch_img_metas], dtype=np.float32)  # (B, wh)
     low, high = (corners.unflatten(-1, (2, 2)) / upload(sizes, corners.device)[:, None, None]).unbind(-2)
-    twice_center = low + high
-    valid = (low.clamp(min=0) < high.clamp(max=1)).all(-1)  # False for NaN
-    sum_of_corners = twice_center.sum(-1)
-    valid &= sum_of_corners - sum_of_corners == 0  # False for infinities
-    valid &= labels == labels.clamp(0, num_classes - 1)
-    boxes = torch.cat((twice_center / 2, high - low), dim=-1)
+    valid = overlaps(low, high, 1).all(-1) & (labels >= 0) & (labels < num_classes)
+    boxes = torch.cat(((low + high) / 2, high - low), dim=-1)
     return Targets(
         labels=labels * valid,
         boxes=torch.where(valid[..., None], boxes, 0.0),
@@ -55,7 +52,7 @@ def targets_of(
 
 
 def image_name(meta: dict | None) -> str:
-    """What messages call an image: its path and its id, as far as they are known."""
+    """The name of an image in messages: its path and its id, if they are known."""
     meta = meta or {}
     path, image_id = meta.get('img_path'), meta.get('img_id')
     if path is None:
@@ -64,6 +61,6 @@ def image_name(meta: dict | None) -> str:
 
 
 def upload(values: np.ndarray | Tensor, device: torch.device) -> Tensor:
-    """Values of the host as a tensor on a device, which does not wait for them."""
+    """Copy values of the host to a device. Neither of the two waits for the other."""
     tensor = torch.as_tensor(values)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == 'cuda' else tensor.to(device)
