@@ -1,4 +1,4 @@
-"""Two heads on the features of one detector."""
+"""Train a detector with a second head on the same features."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,7 +36,7 @@ class AuxiliaryHeadDetector(BaseDetector):
         aux_neck: a neck, or a list of necks, between the detector's features and the auxiliary head.
         aux_loss_weight: factor of the auxiliary head's losses.
         predict_by: the head that predicts, ``'detector'`` or ``'aux_head'``; the other one does not run then.
-        data_preprocessor: in the place of the detector's.
+        data_preprocessor: replaces the detector's.
         init_cfg: as in mmengine.
 
     Raises:
@@ -78,7 +78,7 @@ class AuxiliaryHeadDetector(BaseDetector):
             self.aux_head.loss(self.aux_neck(feats), batch_data_samples), self.aux_loss_weight
         )
         prefix = 'aux.'
-        while any(name.startswith(prefix) for name in losses):  # the detector has an auxiliary head, too
+        while any(name.startswith(prefix) for name in losses):  # The detector has an auxiliary head itself.
             prefix += 'aux.'
         return {**losses, **rename_loss_dict(prefix, aux_losses)}
 
@@ -98,7 +98,7 @@ class AuxiliaryHeadDetector(BaseDetector):
 
     @contextmanager
     def _features(self, feats: tuple[Tensor, ...]) -> Iterator[None]:
-        """Let the detector find its features computed."""
+        """Let ``extract_feat`` of the detector return features that are computed already."""
         self.detector.extract_feat = lambda batch_inputs: feats
         try:
             yield
@@ -114,7 +114,7 @@ class AuxiliaryHeadDetector(BaseDetector):
         if not any(name.startswith(tuple(prefix + part for part in parts)) for name in names):
             for name in names:
                 state_dict[f'{prefix}detector.{name.removeprefix(prefix)}'] = state_dict.pop(name)
-        # what a DETR wants to know of the file and of its classes
+        # A DETR reads the names of the file and of its classes from here.
         metadata = getattr(state_dict, '_metadata', None) or {}
         metadata[f'{prefix}detector'] = {**local_metadata, **metadata.get(f'{prefix}detector', {})}
         if hasattr(self, 'dataset_meta'):

@@ -1,4 +1,4 @@
-"""mmdet's DETR heads with our loss: the same values, computed for all layers and images at once."""
+"""Give mmdet's DETR heads our loss: the same values, computed for all layers and images at once."""
 
 from typing import Any
 
@@ -20,23 +20,23 @@ MMDET_ASSIGNERS = ('HungarianAssigner', 'mmdet.HungarianAssigner', MMDetHungaria
 
 
 class BatchedLoss:
-    """Puts :class:`BipartiteMatchLoss` in the place of a head's ``loss_by_feat``; comes before the head's class.
+    """Replaces a head's ``loss_by_feat`` by :class:`BipartiteMatchLoss`; stands before the head among the bases.
 
-    Takes the head's own arguments. Other than in mmdet, box losses are divided by the number of objects also where an
-    image has more of them than there are queries, and a sigmoid classification loss is always divided by the number
-    of objects averaged over ranks (``sync_cls_avg_factor``).
+    Takes the head's own arguments. Contrary to mmdet, box losses are divided by the number of objects even if an image
+    has more objects than there are queries, and a sigmoid classification loss is always divided by the number of
+    objects averaged over ranks (``sync_cls_avg_factor``).
 
     Args:
         loss_cls: as in the head. A softmax loss needs ``class_weight=1.0``, with ``bg_cls_weight`` for no object.
         loss_bbox: as in the head.
-        loss_iou: as in the head, but on boxes in units of the image: IoU and GIoU do not change by that, DIoU and
-            others do. ``eps`` is in these units, too.
-        train_cfg: as in the head. ``assigner`` may be mmdet's ``HungarianAssigner``, which ours replaces, or ours.
+        loss_iou: as in the head, but on boxes in units of the image. This changes DIoU and others, but not IoU and
+            GIoU. ``eps`` is in these units, too.
+        train_cfg: as in the head. ``assigner`` may be our ``HungarianAssigner`` or mmdet's, which ours replaces.
         on_bad_annotation: as in :class:`BipartiteMatchLoss`.
-        kwargs: what else the head takes.
+        kwargs: other arguments of the head.
 
     Raises:
-        ValueError: the values of mmdet's head could not be reproduced.
+        ValueError: with these settings our loss would have other values than mmdet's.
     """
 
     num_classes: int

@@ -1,10 +1,10 @@
-"""Batch normalisation with frozen statistics, folded into the convolution before it.
+"""Fold batch normalisation with frozen statistics into the convolution before it.
 
-In evaluation mode, in which the official recipe keeps the whole backbone, a batch norm scales and shifts every channel
-by constants. Folded into the convolution's weights it costs no pass over the activations, neither forward nor backward,
-and keeps none for the gradient. Names and values of parameters stay what they are; the gradient of a convolution's
-weight goes through the product with the scale. Folded weights are made anew in every call: that takes little beside the
-convolution, and nothing can go stale.
+The official recipe keeps the whole backbone in evaluation mode. A batch norm then scales and shifts every channel by
+constants. Folded into the convolution's weights it needs no pass over the activations, forward or backward, and keeps
+no activations for the gradient. Parameters keep their names and values; the gradient reaches a convolution's weight
+through the product with the scale. The weights are folded in every call, which takes little beside the convolution, so
+that they are never out of date.
 """
 
 from itertools import pairwise
@@ -16,7 +16,7 @@ from .precision import at_least_float32
 
 
 class FoldedBatchNorm2d(nn.BatchNorm2d):
-    """A batch norm that leaves alone what the convolution before it has normalised already."""
+    """A batch norm that returns its input if the convolution before it has normalised already."""
 
     done = False
 
@@ -26,14 +26,14 @@ class FoldedBatchNorm2d(nn.BatchNorm2d):
 
 
 class FoldingConv2d(nn.Conv2d):
-    """A convolution that does the work of the batch norm behind it, as long as that uses its running statistics."""
+    """A convolution that does the work of the batch norm behind it while that uses its running statistics."""
 
-    block: tuple[nn.Module]  # in a tuple, lest the parent becomes a child
+    block: tuple[nn.Module]  # A module outside of a tuple would become a child of this one.
     norm_name: str
 
     def forward(self, x: Tensor) -> Tensor:
         norm = self.block[0]._modules[self.norm_name]
-        if not isinstance(norm, FoldedBatchNorm2d):  # replaced, by a synchronised one for example
+        if not isinstance(norm, FoldedBatchNorm2d):  # Something replaced it, such as a synchronised norm.
             return super().forward(x)
         norm.done = not norm.training
         return self._conv_forward(x, *fold(self.weight, norm, x.dtype)) if norm.done else super().forward(x)
@@ -47,10 +47,10 @@ def fold(weight: Tensor, norm: nn.BatchNorm2d, dtype: torch.dtype) -> tuple[Tens
 
 
 def fold_frozen_norms(backbone: nn.Module) -> None:
-    """Let convolutions of a ResNet take over the batch norms that follow them, whenever those are in evaluation mode.
+    """Let convolutions of a ResNet do the work of the batch norms that follow them while those are in evaluation mode.
 
-    In mmdet's ResNets, and in those built on them, a batch norm is registered behind the convolution whose output it
-    takes. Only the class of the two changes.
+    In mmdet's ResNets, and in those built on them, a batch norm is registered right behind its convolution. Only the
+    class of the two changes.
     """
     for block in backbone.modules():
         for (_, conv), (name, norm) in pairwise(block.named_children()):

@@ -1,4 +1,4 @@
-"""The type in which boxes, costs and losses are computed."""
+"""Choose the type in which boxes, costs and losses are computed."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""ResNet with a dilated last stage (the DC5 models of the paper, section 4)."""
+"""Build a ResNet with a dilated last stage (the DC5 models of the paper, section 4)."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ from ..registry import MODELS
 
 @MODELS.register_module()
 class ResNetDC5(ResNet):
-    """ResNet whose last stage keeps its resolution, with torchvision's placing of the dilation.
+    """A ResNet whose last stage keeps its resolution, dilated as in torchvision.
 
-    ``replace_stride_with_dilation`` of torchvision, on which the official DC5 weights were trained, leaves the first
-    block of the stage at dilation 1 and dilates the others by 2. mmdet's ``dilations=(1, 1, 1, 2)`` dilates all of
-    them, which gives other numbers for the same weights. Takes mmdet's arguments except strides and dilations.
+    The official DC5 weights were trained with torchvision's ``replace_stride_with_dilation``. It leaves the first block
+    of the stage at dilation 1 and dilates the others by 2. mmdet's ``dilations=(1, 1, 1, 2)`` dilates all of them, and
+    has other outputs for the same weights. Takes mmdet's arguments except strides and dilations.
     """
 
     def __init__(self, depth: int, **kwargs: Any) -> None:

@@ -35,9 +35,9 @@ class TransformerOutput(NamedTuple):
 class TransformerNeck(BaseModule):
     """The transformer of DETR: 1x1 projection, sine position encoding, encoder, learnt queries, decoder.
 
-    Paper sections 3.2 and A.4; the defaults are the paper's. Several levels, which the paper does not have, become one
-    sequence of cells: each level has a projection of its own, and its position encoding gets a learnt embedding of the
-    level added, as in Deformable DETR (arXiv 2010.04159, section 4.1).
+    Paper sections 3.2 and A.4; the defaults are the paper's. Beyond the paper, it reads several levels as one sequence
+    of cells: each level has a projection of its own, and a learnt embedding of the level is added to its position
+    encoding, as in Deformable DETR (arXiv 2010.04159, section 4.1).
 
     Args:
         in_channels: channels of the feature map, or of each level that is read.
@@ -49,15 +49,14 @@ class TransformerNeck(BaseModule):
         feedforward_channels: hidden width of the feed-forward networks.
         dropout: applied to attention weights, inside feed-forward networks and before every residual sum.
         levels: index of the feature map to read, or indices of several; negative ones count from the last.
-        input_norm: normalise each projected cell over its channels (LayerNorm; no cell sees another, padding has no
-            influence). For feature maps that come without a norm, such as those of an FPN; the official DETR, which
-            reads a normalised backbone, has none.
-        with_cp: keep only the inputs of every layer for the backward pass, which then computes the layers again: less
-            memory, more time. The backbone has an option of this name too.
+        input_norm: normalise each projected cell over its channels (LayerNorm). For feature maps that come without a
+            norm, such as those of an FPN; the official DETR reads a normalised backbone and has none.
+        with_cp: keep only the inputs of every layer, and compute the layers again in the backward pass: less memory,
+            more time. The backbone has an option of this name too.
         compile: run encoder and decoder as graphs of ``torch.compile``, True or a dict of its arguments. Image sizes
             and batch sizes are dynamic, and each is compiled for batches with and without padding. A copy of the model
-            (averaged weights, a whole model in a file) runs without it. Needs PyTorch 2.4. Slower on a CPU in training
-            (``benchmarks/notes.md``), not measured yet on a GPU.
+            (averaged weights, a whole model in a file) runs without it. Needs PyTorch 2.4. Not measured on a GPU yet
+            (``benchmarks/cuda.py`` does that); slower on a CPU in training.
         init_cfg: as in mmengine.
 
     Raises:

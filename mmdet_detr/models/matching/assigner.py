@@ -28,15 +28,14 @@ DETR_COSTS = (
 class HungarianAssigner(BaseAssigner):
     """Matches predictions and objects one to one at the least total cost.
 
-    A cost that is not finite, as overflown predictions have it, counts as dearer than any finite one: its prediction
-    is matched last. :attr:`non_finite` counts such predictions.
+    Predictions that overflow have costs that are not finite. They are matched last, and :attr:`non_finite` counts them.
 
     Args:
-        match_costs: one cost or several to sum, in mmdet's terms. :meth:`assign` takes any of mmdet's,
-            :meth:`match` those on classes and boxes.
-        device_solver_from: :meth:`match` solves on the GPU, where the package torch-linear-assignment is installed
-            and an image of the batch has at least so many objects. ``benchmarks/solvers.py`` tells from how many that
-            is faster. None leaves everything to SciPy.
+        match_costs: one of mmdet's costs, or several that are summed. :meth:`assign` takes any of them, :meth:`match`
+            those on classes and boxes.
+        device_solver_from: :meth:`match` solves on the GPU if the package torch-linear-assignment is installed and an
+            image of the batch has at least this many objects. None leaves everything to SciPy. Not measured on a GPU
+            yet: ``benchmarks/cuda.py`` prints the number from which it is faster.
     """
 
     def __init__(
@@ -48,7 +47,7 @@ class HungarianAssigner(BaseAssigner):
         if device_solver_from is not None and device_solver_from < 1:
             raise ValueError(f'device_solver_from must be at least 1 or None, got {device_solver_from}')
         self.device_solver_from = device_solver_from
-        # predictions with a cost that is not finite, by image and decoder layer (None where assign() saw them)
+        # Number of predictions with a cost that is not finite, by image and decoder layer (None in assign()).
         self.non_finite: Counter[tuple[str, int | None]] = Counter()
 
     @torch.no_grad()
@@ -61,7 +60,7 @@ class HungarianAssigner(BaseAssigner):
             targets: objects of the batch.
 
         Returns:
-            Tensor (L, B, Q, T), at least float32. Columns of objects that are not valid have no meaning.
+            Tensor (L, B, Q, T), at least float32. Columns of objects that are not valid hold any numbers.
 
         Raises:
             ValueError: one of ``match_costs`` has no batched form.
@@ -81,8 +80,8 @@ class HungarianAssigner(BaseAssigner):
     def match(self, logits: Tensor, boxes: Tensor, targets: Targets) -> Solution:
         """Match all images of all decoder layers; arguments as in :meth:`cost`.
 
-        The one copy from the device to the host in a training step happens here, and one copy back. Where an image
-        has more objects than there are queries, the cheapest are matched.
+        The loss copies from the device to the host once, here, and once back. Of more objects than queries, those that
+        cost least are matched.
         """
         cost = self.cost(logits, boxes, targets).transpose(2, 3)
         num_targets, num_queries = cost.shape[2:]
@@ -103,10 +102,10 @@ class HungarianAssigner(BaseAssigner):
     def assign(
         self, pred_instances: InstanceData, gt_instances: InstanceData, img_meta: dict | None = None, **kwargs: Any
     ) -> AssignResult:
-        """Match one image, for every other head of mmdet.
+        """Match one image, as mmdet's heads ask for it.
 
         Args:
-            pred_instances: what the costs read: ``scores`` (Q, K+1) logits, ``bboxes`` (Q, 4) xyxy in pixels, masks.
+            pred_instances: the fields that the costs read: ``scores`` (Q, K+1) logits, ``bboxes`` (Q, 4) xyxy in pixels, masks.
             gt_instances: ``labels`` (T,), ``bboxes`` (T, 4) xyxy in pixels, masks.
             img_meta: ``img_shape`` (h, w).
             kwargs: accepted as by mmdet's assigners; not read.
@@ -132,7 +131,7 @@ class HungarianAssigner(BaseAssigner):
 
 
 def _at_least_float32(instances: InstanceData) -> InstanceData:
-    """The tensors of real numbers among the fields lifted to float32, in which mmdet's costs do not overflow."""
+    """Copy with its tensors of real numbers lifted to float32, so that mmdet's costs do not overflow."""
     lifted = {
         name: at_least_float32(field) if isinstance(field, Tensor) and field.is_floating_point() else field
         for name, field in instances.items()

@@ -1,4 +1,4 @@
-"""The assignment problems of a batch, solved: one copy to the host, one back."""
+"""Solve the assignment problems of a batch, with one copy to the host and one back."""
 
 import functools
 import os
@@ -14,17 +14,17 @@ from .targets import upload
 
 try:
     from torch_linear_assignment import batch_linear_assignment
-except ImportError:  # optional
+except ImportError:  # The extra gpu-solver is not installed.
     batch_linear_assignment = None
 
-PAIRS_FOR_THREADS = 2**16  # on two cores, fewer take longer to hand over than to solve
+PAIRS_FOR_THREADS = 2**16  # Handing fewer to a thread takes longer than solving them (measured on two cores).
 MAX_THREADS = min(8, len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1)
 
 _NOTHING = np.empty(0, dtype=np.int64)
 
 
 class Solution(NamedTuple):
-    """M pairs of each layer, layer by layer, and what the host learnt from the same copy."""
+    """M pairs of each layer, layer by layer, and what the host knows from the same copy."""
 
     queries: Tensor  # (L*M,) int64 into (L*B*Q,)
     targets: Tensor  # (L*M,) int64 into (B*T,)
@@ -35,25 +35,27 @@ class Solution(NamedTuple):
 def solve(cost: Tensor, valid: Tensor, on_device: bool = False) -> Solution:
     """Pair queries and objects at the least cost.
 
-    Costs that are not finite count as dearer than all others. Of more objects than queries, the cheapest are paired.
+    Costs that are not finite count as more than all others. Of more objects than queries, those that cost least are
+    paired.
 
     Args:
         cost: (L, B, T, Q); may be changed in place.
         valid: (B, T) bool, the objects to pair.
-        on_device: solve where the costs are, with torch-linear-assignment and for T <= Q; else SciPy does.
+        on_device: solve on the device of the costs, with torch-linear-assignment and for T <= Q; else SciPy solves.
     """
     return (_solve_on_device if on_device else _solve_on_host)(cost, valid)
 
 
 def _solve_on_host(cost: Tensor, valid: Tensor) -> Solution:
     num_layers, batch_size, num_targets, num_queries = cost.shape
-    # which objects are valid travels with the costs: nothing but their absence costs minus infinity
+    # One copy to the host instead of two: objects that are not valid are marked by a cost of -inf, which no real pair
+    # has.
     cost.nan_to_num_(nan=torch.nan, posinf=torch.inf, neginf=torch.inf)
     on_host = cost.masked_fill_(~valid[..., None], -torch.inf).flatten(0, 1).cpu()
     costs = on_host.numpy()
     known = costs[:batch_size, :, 0] != -np.inf
     non_finite = np.zeros(len(costs), dtype=np.int64)
-    if costs.size and not costs.max() < np.inf:  # NaN or infinite, and nearly free to know
+    if costs.size and not costs.max() < np.inf:  # NaN or infinite; the maximum costs next to nothing
         finite, replaced = make_finite(on_host.masked_fill(on_host == -torch.inf, 0))
         costs, non_finite = finite.numpy(), replaced.numpy()
     objects = [np.flatnonzero(of_image) for of_image in known]
@@ -68,7 +70,7 @@ def _solve_on_host(cost: Tensor, valid: Tensor) -> Solution:
 
 
 def _in_threads(problems: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Solve on several cores where there is enough to do; SciPy lets other threads run meanwhile."""
+    """Solve on several cores if there is enough to do; SciPy releases Python's lock."""
     shares = min(MAX_THREADS, len(problems))
     if shares < 2 or sum(problem.size for problem in problems) < PAIRS_FOR_THREADS:
         return _one_by_one(problems)
@@ -90,12 +92,12 @@ def _threads() -> ThreadPoolExecutor:
 
 
 if hasattr(os, 'register_at_fork'):
-    os.register_at_fork(after_in_child=_threads.cache_clear)  # threads do not survive a fork
+    os.register_at_fork(after_in_child=_threads.cache_clear)  # A forked process has no threads.
 
 
 def _solve_on_device(cost: Tensor, valid: Tensor) -> Solution:
     num_layers, batch_size, num_targets, num_queries = cost.shape
-    # an object that is not valid costs nothing anywhere: it takes a query that is left
+    # An object that is not valid costs nothing with any query, so that it takes one that the others leave.
     costs, non_finite = make_finite(cost.masked_fill(~valid[..., None], 0).flatten(0, 1))
     chosen = batch_linear_assignment(costs).flatten()  # (L*B*T,), queries
     flat = torch.cat((valid.flatten(), non_finite)).cpu().numpy()
@@ -109,10 +111,10 @@ def _solve_on_device(cost: Tensor, valid: Tensor) -> Solution:
 
 
 def least_cost_pairs(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Queries and objects of the cheapest pairing at finite costs (T, Q).
+    """Queries and objects of the pairing that costs least, at finite costs (T, Q).
 
-    SciPy works along the shorter side, so this way round it need not transpose. A square is handed over as (Q, T), as
-    other implementations do, so that ties are broken alike.
+    SciPy transposes so that the shorter side comes first, and (T, Q) needs no transposing. A square goes in as (Q, T),
+    as in other implementations, so that ties are broken alike.
     """
     if cost.shape[0] == cost.shape[1]:
         return linear_sum_assignment(cost.T)
@@ -121,17 +123,17 @@ def least_cost_pairs(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def make_finite(costs: Tensor) -> tuple[Tensor, Tensor]:
-    """Replace NaN and infinities by a cost that no pairing takes if it can avoid it.
+    """Replace NaN and infinities by a cost so high that a pairing takes them only if it must.
 
     Args:
         costs: (N, T, Q), not empty.
 
     Returns:
-        The costs in float64, and the number of queries (N,) with a replaced one.
+        The costs in float64, and the number of queries (N,) with a cost that was replaced.
     """
     finite = costs.isfinite()
     costs = costs.double().masked_fill_(~finite, 0)
-    # the finite costs of any other choice of pairs differ by less; not larger than that takes, to keep their precision
-    dearer = 2 * costs.abs().amax((1, 2), keepdim=True) * (1 + min(costs.shape[1:]))
-    dearer += dearer == 0
-    return torch.where(finite, costs, dearer), (~finite).any(1).sum(1)
+    # Two pairings of finite costs differ by less than this. A larger number would take precision from the sums.
+    too_much = 2 * costs.abs().amax((1, 2), keepdim=True) * (1 + min(costs.shape[1:]))
+    too_much += too_much == 0
+    return torch.where(finite, costs, too_much), (~finite).any(1).sum(1)

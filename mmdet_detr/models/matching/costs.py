@@ -1,8 +1,8 @@
-"""Matching costs of many images at once (paper section 3.1); settings and names are those of mmdet's costs.
+"""Compute the matching costs of many images at once (paper section 3.1), with the settings of mmdet's costs.
 
-A problem is one image in one decoder layer; N of them are computed together, each between its Q predictions and the T
-objects of its own image. Predictions lie innermost: there are always many, so the rows fill the processor's vectors,
-and they are the rows that SciPy's solver works on.
+A problem is one image in one decoder layer. N problems are computed together, each between its Q predictions and the T
+objects of its own image. Predictions are the innermost dimension: there are always many of them, which suits the
+processor's vector units, and SciPy's solver works on such rows.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,10 +11,10 @@ import torch
 from mmdet.models.task_modules.assigners import BBoxL1Cost, ClassificationCost, FocalLossCost, IoUCost
 from torch import Tensor
 
-OVERLAP_EPS = 1e-8  # in units of the image's area: a tenth of a pixel squared; bounds the quotient of empty boxes
+OVERLAP_EPS = 1e-8  # Least area of a union, in units of the image's area: 0.1 x 0.1 pixels at 1000 x 1000.
 
-# Pairs that are computed at a time. A CPU should keep the ten or so temporary planes in its cache; elsewhere the limit
-# is one of memory: 64 MiB for a plane in float32.
+# Pairs that are computed at a time. A CPU should keep about ten temporary planes in its cache. On other devices memory
+# is the limit: 64 MiB for a plane in float32.
 CHUNK_ON_CPU = 2**16
 CHUNK = 2**24
 

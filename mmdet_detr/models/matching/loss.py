@@ -1,4 +1,4 @@
-"""The set prediction loss (paper section 3.1, official ``models/detr.py``), all decoder layers in one pass."""
+"""Compute the set prediction loss of all decoder layers in one pass (paper section 3.1, official ``models/detr.py``)."""
 
 from collections import Counter
 
@@ -43,11 +43,15 @@ class BipartiteMatchLoss(nn.Module):
         loss_bbox: a loss on normalised cxcywh boxes (N, 4), as ``L1Loss`` or ``SmoothL1Loss``.
         loss_iou: a loss on normalised xyxy boxes (N, 4), as any of mmdet's IoU losses.
         no_object_weight: weight of queries without object in a softmax classification loss.
-        min_total_weight: what the classification loss is divided by at least. mmdet's heads divide by at least 1.
+        min_total_weight: least divisor of the classification loss. mmdet's heads divide by at least 1.
         on_bad_annotation: 'drop' leaves annotations out that cannot be learnt (see :func:`targets_of`), with a
             warning for each image; 'raise' stops.
-        sync_cls_avg_factor: whether the classification's sum of weights is averaged over ranks too, as mmdet calls it.
-            Several ranks then have the gradients of one process with all images; the official code has not.
+        sync_cls_avg_factor: whether the sum of the classification's weights is averaged over ranks too (the name is
+            mmdet's). Several ranks then have the gradients of one process with all images; the official code has not.
+
+    Raises:
+        ValueError: ``on_bad_annotation`` is neither 'drop' nor 'raise'; or, from training, it is 'raise' and an
+            annotation cannot be learnt.
     """
 
     def __init__(
@@ -89,8 +93,8 @@ class BipartiteMatchLoss(nn.Module):
 
         Returns:
             Weighted scalars ``loss_cls``, ``loss_bbox``, ``loss_iou`` of the last layer and ``d0.loss_cls`` to
-            ``d{L-2}.loss_iou`` of the others. Each of them depends on the predictions, also without any object.
-            Beside them, without gradient, what :func:`statistics_of` tells of the last layer.
+            ``d{L-2}.loss_iou`` of the others. Each of them depends on the predictions, even without any object.
+            Beside them, without gradient, the statistics of the last layer (:func:`statistics_of`).
         """
         logits, boxes = at_least_float32(logits), at_least_float32(boxes)
         with torch.autocast(boxes.device.type, enabled=False):
@@ -169,9 +173,9 @@ class BipartiteMatchLoss(nn.Module):
         if not self._warned_of_crowds:
             self._warned_of_crowds = True
             warn(
-                f'{name} has {num_objects} objects, but the model only {num_queries} queries: the cheapest '
-                f'{num_queries} are matched, the others are ignored. {queries_advice(self.objects_per_image)} '
-                '(Said once.)'
+                f'{name} has {num_objects} objects, but the model only {num_queries} queries: the {num_queries} that '
+                f'cost least are matched, the others are ignored. {queries_advice(self.objects_per_image)} '
+                '(Logged once.)'
             )
 
     def _drop(self, targets: Targets, image: int, indices: np.ndarray) -> None:
@@ -221,7 +225,7 @@ def focal_loss(loss: FocalLoss, logits: Tensor, labels: Tensor) -> Tensor:
 def statistics_of(
     logits: Tensor, boxes: Tensor, targets: Targets, matches: Solution, use_sigmoid: bool
 ) -> dict[str, Tensor]:
-    """What the log shows of the last decoder layer beside the losses; scalars.
+    """Scalars of the last decoder layer for the log.
 
     Args:
         logits: (B, Q, K+1), or (B, Q, K) with a sigmoid loss.
@@ -231,10 +235,10 @@ def statistics_of(
         use_sigmoid: whether the logits lack the output for no object.
 
     Returns:
-        ``class_error``: percentage of matched queries whose likeliest class is not their object's (official
-        ``models/detr.py``); ``cardinality_error``: mean difference of the number of queries that predict an object
-        and that of objects (there, too); ``matched_queries`` an image; with several queries ``query_spread``: standard
-        deviation of a box's coordinates over them, in units of the image.
+        ``class_error``: percentage of matched queries whose most likely class is not their object's;
+        ``cardinality_error``: mean difference between the number of queries that predict an object and the number of
+        objects (both as in the official ``models/detr.py``); ``matched_queries`` an image; with several queries also
+        ``query_spread``: standard deviation of a box's coordinates over the queries, in units of the image.
     """
     if use_sigmoid:
         best_object = best = logits.amax(-1)
