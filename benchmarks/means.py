@@ -17,8 +17,9 @@ from unittest.mock import patch
 import torch
 from mmengine.config import ConfigDict
 from rich.progress import Progress
-from torch import nn
+from torch import Tensor, nn
 
+from mmdet_detr.models import TransformerNeck, TransformerOutput
 from mmdet_detr.models.frozen_norm import FoldedBatchNorm2d, FoldingConv2d
 from mmdet_detr.reports.speed import milliseconds, spread, table
 from mmdet_detr.speed.candidates import Candidate, build, read_config
@@ -34,7 +35,7 @@ CASES = (('infer', 1), ('train', 2))
 
 
 def contiguous(candidate: Candidate) -> None:
-    candidate.model.memory_format = torch.contiguous_format
+    candidate.model.channels_last = False
     for parameter in candidate.model.backbone.parameters():
         parameter.data = parameter.data.contiguous()
 
@@ -68,17 +69,17 @@ def foreach(config: ConfigDict) -> None:
     config.optim_wrapper.clip_grad.foreach = True
 
 
-def dropout_of_pytorch() -> ExitStack:
-    stack = ExitStack()
-    for place in ('dropout', 'transformer'):
-        stack.enter_context(patch(f'mmdet_detr.models.{place}.draws_itself', lambda x: False))
-    return stack
-
-
 def always_masked() -> ExitStack:
+    """Let the transformer treat every cell as one that may be padding."""
+    transform = TransformerNeck.transform
+
+    def masked(self: TransformerNeck, maps: list[Tensor], cells: list[Tensor] | None) -> TransformerOutput:
+        if cells is None:
+            cells = [x.new_tensor(x.shape[2:], dtype=torch.long).expand(len(x), 2) for x in maps]
+        return transform(self, maps, cells)
+
     stack = ExitStack()
-    place = 'mmdet_detr.models.transformer_neck.image_cells'
-    stack.enter_context(patch(place, lambda samples, feature_size: [tuple(feature_size)] * len(samples)))
+    stack.enter_context(patch.object(TransformerNeck, 'transform', masked))
     return stack
 
 
@@ -98,7 +99,6 @@ VARIANTS = {
     'batch norms not folded': Variant(model=not_folded),
     'neither': Variant(model=neither),
     'attention masks without padding too': Variant(running=always_masked),
-    'dropout of PyTorch': Variant(running=dropout_of_pytorch),
     'AdamW fused': Variant(config=fused),
     'gradient clipping foreach': Variant(config=foreach),
     'transformer compiled': Variant(config=compiled),

@@ -15,7 +15,7 @@ from torch import nn
 from mmdet_detr.checkpoints import CheckpointError
 from mmdet_detr.checkpoints.convert import convert_checkpoint
 from mmdet_detr.errors import ConfigError
-from mmdet_detr.models import DETR
+from mmdet_detr.models import DETR, attention_weights
 
 GOLDEN_NAMES = Path(__file__).with_name('detr_r50_state_dict.json')
 R50 = Path(__file__).parents[2] / 'configs' / 'detr' / 'detr_r50_8x2_150e_coco.py'
@@ -242,6 +242,15 @@ def test_whole_model_is_saved_and_copied(way, tmp_path):
             parameter.div_(2)
         for ours, theirs in zip(*(m(images, samples, mode='tensor') for m in (model, again)), strict=True):
             assert torch.equal(ours, theirs)
+
+
+def test_attention_weights_of_a_detector():
+    """The names are those that docs/architecture.md uses."""
+    model = MODELS.build(tiny_detr_config()).eval()
+    images, samples = padded_batch()
+    with torch.no_grad(), attention_weights(model) as weights:
+        model(images, samples, mode='predict')
+    assert weights['neck.decoder.layers.2.multihead_attn'].shape == (3, 4, 12, 12)  # 3 x 4 cells
 
 
 def test_parameter_count():

@@ -105,7 +105,8 @@ class HungarianAssigner(BaseAssigner):
         """Match one image, as mmdet's heads ask for it.
 
         Args:
-            pred_instances: the fields that the costs read: ``scores`` (Q, K+1) logits, ``bboxes`` (Q, 4) xyxy in pixels, masks.
+            pred_instances: the fields that the costs read: ``scores`` (Q, K+1) logits, ``bboxes`` (Q, 4) xyxy in
+                pixels, masks.
             gt_instances: ``labels`` (T,), ``bboxes`` (T, 4) xyxy in pixels, masks.
             img_meta: ``img_shape`` (h, w).
             kwargs: accepted as by mmdet's assigners; not read.

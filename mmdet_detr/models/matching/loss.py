@@ -1,4 +1,4 @@
-"""Compute the set prediction loss of all decoder layers in one pass (paper section 3.1, official ``models/detr.py``)."""
+"""Compute the set prediction loss of all decoder layers at once (paper section 3.1, official ``models/detr.py``)."""
 
 from collections import Counter
 
