@@ -15,7 +15,7 @@ from mmdet.registry import MODELS
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config
 
-from mmdet_detr.checkpoints.read import load_from_local
+from mmdet_detr.checkpoints.files import load_from_local
 
 CONFIG = ROOT / 'configs' / 'detr' / 'detr_tiny_shapes.py'
 OPTIONS = (

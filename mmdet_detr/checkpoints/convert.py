@@ -13,9 +13,10 @@ import torch
 from mmengine.config import Config
 from torch import Tensor
 
+from ..errors import CheckpointError
 from .class_rows import COCO_IDS, COCO_NAMES, NAMES_BY_COCO_ID, NUM_PANOPTIC_IDS
 from .config_text import parse_config
-from .errors import CheckpointError
+from .files import load_from_local
 from .fit import CLASS_ROWS
 from .hugging_face import (
     Settings,
@@ -26,8 +27,8 @@ from .hugging_face import (
     settings_from_source,
 )
 from .layouts import HF, HF_TIMM, MMDET3, OFFICIAL, OURS, RESNET
-from .read import Source, load_from_local, source_of
 from .renaming import from_our_names, to_our_names
+from .source import Source, source_of
 
 TARGETS = {layout.name: layout for layout in (OFFICIAL, HF, MMDET3, OURS)}
 

@@ -8,12 +8,12 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from ..errors import CheckpointError
 from .architecture import architecture_of, config_for, is_dilated
 from .class_rows import carry_rows, match_rows
-from .errors import CheckpointError
 from .layouts import OURS, RESNET
-from .read import Source, source_of
 from .renaming import to_our_names
+from .source import Source, source_of
 
 CLASS_ROWS = ('bbox_head.class_embed.weight', 'bbox_head.class_embed.bias')
 QUERIES = 'query_embed.weight'

@@ -5,10 +5,10 @@ from typing import Any
 
 from torch import Tensor
 
+from ..errors import CheckpointError
 from .architecture import architecture_of
 from .class_rows import COCO_NAMES, NAMES_BY_COCO_ID
-from .errors import CheckpointError
-from .read import Source
+from .source import Source
 
 BOTTLENECK_EXPANSION = 4
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import CheckpointError
+from ..errors import CheckpointError
 from .layouts import LAYOUTS, RESNET, Layout
 
 WRAPPERS = ('module.', '_orig_mod.', 'model.', 'ema.')  # of DataParallel, torch.compile and training frameworks

@@ -13,8 +13,8 @@ from mmengine.runner import load_checkpoint
 
 from mmdet_detr.checkpoints.class_rows import COCO_IDS, COCO_NAMES
 from mmdet_detr.checkpoints.convert import TARGETS, convert_checkpoint
+from mmdet_detr.checkpoints.files import load_from_local
 from mmdet_detr.checkpoints.hugging_face import Settings, settings_from_config
-from mmdet_detr.checkpoints.read import load_from_local
 
 SOURCES = {name: build for name, build in IMPLEMENTATIONS.items() if 'panoptic' not in name}
 CONFIG = (

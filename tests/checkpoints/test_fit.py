@@ -17,8 +17,8 @@ from mmengine.runner.checkpoint import load_state_dict
 from mmdet_detr.checkpoints import CheckpointError
 from mmdet_detr.checkpoints.class_rows import COCO_IDS, COCO_NAMES, NAMES_BY_COCO_ID
 from mmdet_detr.checkpoints.fit import fit_to_model
-from mmdet_detr.checkpoints.read import Source
 from mmdet_detr.checkpoints.renaming import to_our_names
+from mmdet_detr.checkpoints.source import Source
 
 
 @pytest.fixture

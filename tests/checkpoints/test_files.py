@@ -17,7 +17,8 @@ from mmengine.runner import CheckpointLoader
 from safetensors.torch import save_file
 
 from mmdet_detr.checkpoints import CheckpointError, CheckpointNotFoundError
-from mmdet_detr.checkpoints.read import Source, load_from_local, source_of
+from mmdet_detr.checkpoints.files import load_from_local
+from mmdet_detr.checkpoints.source import Source, source_of
 
 WEIGHTS = official().state_dict
 OTHER = {'a.weight': torch.arange(6.0).reshape(2, 3), 'a.bias': torch.ones(2)}
@@ -327,7 +328,7 @@ def test_torchvision_is_read_safely(tmp_path, monkeypatch):
     torch.save({'x': Evil(os.mkdir, str(tmp_path / 'hacked'))}, tmp_path / 'host' / 'resnet50-01234567.pth')
     with loopback_server(tmp_path / 'host') as address:
         urls = {'resnet50': f'{address}/resnet50-01234567.pth'}
-        monkeypatch.setattr('mmdet_detr.checkpoints.read.get_torchvision_models', lambda: urls)
+        monkeypatch.setattr('mmdet_detr.checkpoints.files.get_torchvision_models', lambda: urls)
         with pytest.raises(CheckpointError, match='would run code'):
             CheckpointLoader.load_checkpoint('torchvision://resnet50', 'cpu')
     assert not (tmp_path / 'hacked').exists()
