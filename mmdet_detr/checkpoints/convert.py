@@ -10,9 +10,9 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from mmengine.config import Config
 from torch import Tensor
 
+from ..configs import load_config
 from ..errors import CheckpointError
 from .class_rows import COCO_IDS, COCO_NAMES, NAMES_BY_COCO_ID, NUM_PANOPTIC_IDS
 from .config_text import parse_config
@@ -52,8 +52,8 @@ def convert_checkpoint(
 
     Raises:
         FileExistsError: ``dst`` exists, and not ``force``.
-        FileNotFoundError: ``src`` or ``config`` does not exist.
         CheckpointError: ``src`` cannot be read, or does not go into the layout.
+        ConfigError: ``config`` cannot be read.
     """
     if os.path.lexists(dst) and not force:
         raise FileExistsError(f'{dst} exists: --force overwrites it')
@@ -88,12 +88,7 @@ def convert_checkpoint(
 
 
 def _settings(config: Path | None, cfg: str, source: Source, weights: dict[str, Tensor]) -> Settings:
-    if config and not config.is_file():
-        raise FileNotFoundError(f'no such file: {config}')
-    try:
-        values = Config.fromfile(config).to_dict() if config else parse_config(cfg)
-    except Exception as error:  # a config is code
-        raise CheckpointError(f'{config} is no config: {str(error).splitlines()[0]}') from error
+    values = load_config(config).to_dict() if config else parse_config(cfg)
     model = values.get('model')
     if isinstance(model, dict) and model.get('type') == 'mmdet_detr.DETR':
         return settings_from_config(values)

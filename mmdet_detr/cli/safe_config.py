@@ -15,6 +15,7 @@ import yaml
 from mmengine.fileio import PickleHandler, YamlHandler, register_handler
 from mmengine.registry import Registry, registry
 
+from ..configs import dicts_in
 from ..datasets.annotations import leads_outside
 from ..errors import ConfigError, one_line
 
@@ -51,7 +52,7 @@ def require_safe_config(path: Path) -> None:
         names = imports.get('imports', []) if isinstance(imports, dict) else imports
         for name in names if isinstance(names, list) else [names]:
             _require_package(f'{file}: custom_imports', str(name))
-        for inner in _objects(content):
+        for inner in dicts_in(content):
             for key, value in inner.items():
                 _require_safe_entry(file, str(key), value)
 
@@ -77,22 +78,6 @@ def _require_type(what: str, name: str) -> None:
 def _require_package(what: str, name: str) -> None:
     if name.split('.')[0] not in PACKAGES:
         raise UnsafeConfigError(f'{what} {name!r} is not of {", ".join(PACKAGES)}, as --safe-config wants it')
-
-
-def _objects(content: Any) -> Iterator[dict[Any, Any]]:
-    """Each object in a document once; YAML may hold one in many places, and in itself."""
-    seen: set[int] = set()
-    rest = [content]
-    while rest:
-        inner = rest.pop()
-        if id(inner) in seen:
-            continue
-        seen.add(id(inner))
-        if isinstance(inner, dict):
-            yield inner
-            rest += inner.values()
-        elif isinstance(inner, list | tuple):  # !!pairs of YAML
-            rest += inner
 
 
 def _with_bases(path: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, dict[str, Any]]]:
