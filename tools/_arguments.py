@@ -19,7 +19,7 @@ class KeyValue(argparse.Action):
     def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
         wrong = [text for text in values if '=' not in text]
         if wrong:
-            raise argparse.ArgumentError(self, f'takes KEY=VALUE, got {wrong[0]!r}')
+            end(Path(parser.prog).stem, f'{option} takes KEY=VALUE, got {wrong[0]!r}')
         setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or []), *values])
 
 

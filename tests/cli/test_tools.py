@@ -40,7 +40,7 @@ def test_help(tool):
     [
         ('train', [], 'required: config'),
         ('train', ['nothing.py'], 'train: no such file: nothing.py'),
-        ('train', [TINY, '--cfg-options', 'a=1', 'b'], "--cfg-options: takes KEY=VALUE, got 'b'"),
+        ('train', [TINY, '--cfg-options', 'a=1', 'b'], "train: --cfg-options takes KEY=VALUE, got 'b'"),
         ('train', [TINY, '--lanucher', 'pytorch'], 'unrecognized arguments: --lanucher'),
         ('test', [TINY], 'required: checkpoint'),
         ('test', [TINY, 'nothing.pth', '--safe-config'], 'test: no such file: nothing.pth'),
@@ -48,6 +48,7 @@ def test_help(tool):
         ('make_shapes', ['--train', 'many'], 'invalid int value'),
         ('report', [], 'required: work_dir'),
         ('convert_checkpoint', ['a', 'b', '--to', 'c'], 'invalid choice'),
+        ('check_data', [TINY, '--cfg-options', 'nothing'], 'check_data: --cfg-options takes KEY=VALUE'),
         ('benchmark', [TINY, '--mode', 'sleep'], 'invalid choice'),
         ('benchmark', [TINY, '--size', '64'], 'invalid HEIGHTxWIDTH value'),
         ('benchmark', [TINY, '--rounds', '0'], 'must be at least 1'),
