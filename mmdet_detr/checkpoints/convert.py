@@ -36,11 +36,11 @@ TARGETS = {layout.name: layout for layout in (OFFICIAL, HF, MMDET3, OURS)}
 def convert_checkpoint(
     src: Path, dst: Path, to: str, config: Path | None = None, coco80: bool = False, force: bool = False
 ) -> str:
-    """Convert a checkpoint; only its weights and class names are taken over.
+    """Convert a checkpoint. The new file holds its weights and class names only.
 
     Args:
         src: file or Hugging Face folder of any layout.
-        dst: file to write, a folder for ``hf``. It appears complete; in an existing folder, file after file does.
+        dst: file to write, a folder for ``hf``. Nothing incomplete is left under its name if writing fails.
         to: one of :data:`TARGETS`.
         config: config of the model, for ``hf``: image preparation, heads, dilation. By default the one in the
             checkpoint, if it is ours, else that of the published models.
@@ -137,13 +137,13 @@ def _write_hugging_face(
 
 @contextlib.contextmanager
 def _replacing(dst: Path) -> Iterator[Path]:
-    """A path beside the file or folder to write, which takes its place in the end: no file is seen half written."""
-    dst = dst.resolve()  # of a link, what it points to
+    """A path beside the file or folder to write. It takes its place in the end, so that nobody sees half a file."""
+    dst = dst.resolve()  # a link stays, and its target is replaced
     dst.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=dst.parent, prefix=f'.{dst.name}.') as folder:
         path = Path(folder) / dst.name
         yield path
-        if dst.is_dir():  # other files in it stay
+        if dst.is_dir():  # other files in the folder stay
             for file in path.iterdir():
                 file.replace(dst / file.name)
         else:

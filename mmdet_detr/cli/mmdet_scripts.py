@@ -74,7 +74,7 @@ def _last_line(message: str) -> str:
 
 
 def _shorten_console_records() -> None:
-    """Leave mmengine's dumps of environment, config and hooks, hundreds of lines, to the log file."""
+    """Show mmengine's lists of environment, config and hooks (hundreds of lines) in the log file only."""
     init = MMLogger.__init__
 
     def init_with_short_console(self: MMLogger, *args: Any, **kwargs: Any) -> None:
