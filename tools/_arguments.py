@@ -43,8 +43,9 @@ def check_arguments(tool: str) -> None:
     Only the function ``parse_args`` of the script is executed. A script without such a function is left to itself.
     """
     mmdet = importlib.util.find_spec('mmdet')  # imports nothing
-    folder = Path(mmdet.origin).parent if mmdet and mmdet.origin else Path()
-    script = folder / '.mim' / 'tools' / f'{tool}.py'
+    if mmdet is None or mmdet.origin is None:
+        return
+    script = Path(mmdet.origin).parent / '.mim' / 'tools' / f'{tool}.py'
     names = {
         'argparse': SimpleNamespace(**{**vars(argparse), 'ArgumentParser': _Parser}),
         'os': os,

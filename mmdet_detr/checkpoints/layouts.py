@@ -161,10 +161,8 @@ HF_RULES = (
     ('bbox_head.bbox_embed.{rest}', 'bbox_predictor.{rest}'),
 )
 HF_VARIANTS = (
-    (
-        r'^model\.backbone\.model\.',
-        HF_BACKBONE,
-    ),  # models of transformers 5 have these three names in memory, its files do not
+    # transformers 5 has these three names in memory, and the older ones in its files
+    (r'^model\.backbone\.model\.', HF_BACKBONE),
     (r'\.o_proj\.', '.out_proj.'),
     (r'\.mlp\.fc', '.fc'),
 )
