@@ -22,7 +22,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from mmdet_detr.checkpoints.convert import convert_checkpoint
-from mmdet_detr.checkpoints.read import load_from_local
+from mmdet_detr.checkpoints.files import load_from_local
 
 sys.path.insert(0, str(Path(__file__).parents[1] / 'tests'))
 import foreign

@@ -5,7 +5,7 @@ from .version import __version__
 
 require_mmdet()
 
-from .checkpoints import register_loaders  # noqa: E402  (need what was required)
+from .checkpoints import register_loaders  # noqa: E402  (needs mmdet)
 from .compat.latest_checkpoint import register_find_latest  # noqa: E402
 
 register_loaders()

@@ -1,8 +1,20 @@
-"""What a config can get wrong, and how it is said."""
+"""Errors for the user: the message is one line that says what happened, where, and what to do."""
 
 
-class ConfigError(ValueError):
-    """Parts of a model do not fit together; the message is one line for the user who wrote the config."""
+class UserError(ValueError):
+    """An error that a tool shows as one line, without a stack trace."""
+
+
+class ConfigError(UserError):
+    """A config that cannot be used, or parts of a model that do not fit together."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be used."""
+
+
+class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
+    """There is no such checkpoint."""
 
 
 def one_line(error: object) -> str:

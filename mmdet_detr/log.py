@@ -1,4 +1,4 @@
-"""How the package speaks to its users while they train."""
+"""Write warnings to the log of a run."""
 
 import logging
 

@@ -24,7 +24,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from mmdet_detr.checkpoints import CheckpointError
-from mmdet_detr.checkpoints.read import load_from_local
+from mmdet_detr.checkpoints.files import load_from_local
 from mmdet_detr.datasets import BrokenDataError
 from mmdet_detr.datasets.annotations import AnnotationError
 

@@ -12,6 +12,7 @@ from mmengine.config import ConfigDict
 from mmengine.hub import get_config
 from mmengine.structures import PixelData
 
+from mmdet_detr.configs import dicts_in
 from mmdet_detr.models import HungarianAssigner
 
 OTHERS = [
@@ -34,21 +35,15 @@ def small(config: str) -> ConfigDict:
     return model
 
 
-def shrink(node: object) -> None:
-    if isinstance(node, list):
-        for item in node:
-            shrink(item)
-    if not isinstance(node, dict):
-        return
-    for name, value in node.items():
-        if name == 'num_layers' and isinstance(value, int) and value > 2:
-            node[name] = 2
-        elif name in ('dropout', 'attn_drop', 'proj_drop', 'ffn_drop', 'drop_prob'):
-            node[name] = 0.0
-        elif name == 'num_queries':
-            node[name] = 30
-        else:
-            shrink(value)
+def shrink(model: ConfigDict) -> None:
+    for part in dicts_in(model):
+        for name, value in part.items():
+            if name == 'num_layers' and isinstance(value, int) and value > 2:
+                part[name] = 2
+            elif name in ('dropout', 'attn_drop', 'proj_drop', 'ffn_drop', 'drop_prob'):
+                part[name] = 0.0
+            elif name == 'num_queries':
+                part[name] = 30
 
 
 def samples_with_masks(num_classes: int):
@@ -64,15 +59,6 @@ def samples_with_masks(num_classes: int):
     return samples
 
 
-def assigners(node: dict):
-    """Every assigner in a model's config."""
-    for name, value in node.items():
-        if name == 'assigner':
-            yield value
-        elif isinstance(value, dict):
-            yield from assigners(value)
-
-
 def built(model: ConfigDict) -> BaseDetector:
     torch.manual_seed(0)
     detector = MODELS.build(copy.deepcopy(model)).train()
@@ -83,7 +69,7 @@ def built(model: ConfigDict) -> BaseDetector:
 
 def with_our_assigner(model: ConfigDict) -> ConfigDict:
     model = copy.deepcopy(model)
-    for assigner in assigners(model):
+    for assigner in (part.assigner for part in dicts_in(model) if 'assigner' in part):
         assert assigner.type == 'HungarianAssigner'
         assigner.type = 'mmdet_detr.HungarianAssigner'
     return model

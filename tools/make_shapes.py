@@ -1,12 +1,7 @@
 """Write the generated `shapes` data set: COCO-format folders with boxes, polygons and panoptic segmentation."""
 
 import argparse
-import sys
 from pathlib import Path
-
-from rich.progress import track
-
-from mmdet_detr.datasets.shapes import SPLITS, ShapesOptions, write_shapes
 
 
 def parse_args() -> argparse.Namespace:
@@ -23,17 +18,8 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> None:
-    args = parse_args()
-    try:
-        options = ShapesOptions(args.image_size, args.min_objects, args.max_objects, args.seed)
-        for split, count in zip(SPLITS, (args.train, args.val), strict=True):
-            progress = write_shapes(args.out, split, count, options)
-            for _ in track(progress, description=f'{args.out}/{split}', total=count):
-                pass
-    except (ValueError, OSError) as error:
-        sys.exit(f'make_shapes: {error}')
-
-
 if __name__ == '__main__':
-    main()
+    args = parse_args()
+    from mmdet_detr.cli.make_shapes import main  # takes seconds, --help does not wait for it
+
+    main(args)

@@ -1,12 +1,7 @@
 """Draw the training curve and a sheet of predictions from the folder of a run, and print its AP in one line."""
 
 import argparse
-import sys
 from pathlib import Path
-
-from mmengine.config import Config
-
-from mmdet_detr.reports.run import draw_curve, draw_predictions, read_scalars, summarise
 
 
 def parse_args() -> argparse.Namespace:
@@ -20,26 +15,8 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> None:
-    args = parse_args()
-    try:
-        configs = sorted(args.work_dir.glob('*.py'))
-        if len(configs) != 1:
-            raise FileNotFoundError(f'expected one config in {args.work_dir}, found {len(configs)}')
-        checkpoint = Path((args.work_dir / 'last_checkpoint').read_text().strip())
-        draw_curve(read_scalars(args.work_dir), args.work_dir / 'curve.png')
-        draw_predictions(
-            Config.fromfile(configs[0]),
-            args.work_dir / checkpoint.name,
-            args.work_dir / 'predictions.png',
-            args.images,
-            args.columns,
-            args.score_thr,
-        )
-    except OSError as error:
-        sys.exit(f'report: {error}')
-    print(summarise(args.work_dir))
-
-
 if __name__ == '__main__':
-    main()
+    args = parse_args()
+    from mmdet_detr.cli.report import main  # takes seconds, --help does not wait for it
+
+    main(args)

@@ -1,6 +1,6 @@
-"""Checkpoints of other implementations, and ours for them."""
+"""Read, fit and write checkpoints of DETR implementations."""
 
-from .errors import CheckpointError, CheckpointNotFoundError
-from .read import register_loaders
+from ..errors import CheckpointError, CheckpointNotFoundError
+from .files import register_loaders
 
 __all__ = ['CheckpointError', 'CheckpointNotFoundError', 'register_loaders']

@@ -1,4 +1,4 @@
-"""What a state dict tells about the network: depth of the backbone, widths and layers of the transformer."""
+"""Read the sizes of a network from its state dict: depth of the backbone, widths and layers of the transformer."""
 
 import re
 from dataclasses import dataclass
@@ -72,7 +72,7 @@ def architecture_of(weights: dict[str, Tensor]) -> Architecture:
 
 
 def config_for(architecture: Architecture, dilated: bool | None) -> str | None:
-    """The config of a published architecture; both where it is not known whether the last stage is dilated."""
+    """The config of a published architecture; both configs if it is not known whether the last stage is dilated."""
     sizes = (
         architecture.embed_dims,
         architecture.num_encoder_layers,

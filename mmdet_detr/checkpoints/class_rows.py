@@ -1,15 +1,15 @@
-"""Carry the rows of a classifier over to other classes."""
+"""Take over the rows of a classifier for other classes."""
 
 from dataclasses import dataclass
 
 from mmdet.datasets import CocoDataset
 from torch import Tensor
 
-NO_NAME = 'N/A'  # what Hugging Face calls COCO's unused category ids
+NO_NAME = 'N/A'  # Hugging Face's name of COCO's unused category ids
 COCO_NAMES: tuple[str, ...] = tuple(CocoDataset.METAINFO['classes'])
 UNUSED_COCO_IDS = {0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 COCO_IDS = tuple(i for i in range(91) if i not in UNUSED_COCO_IDS)
-# the official and Hugging Face models have an output for every category id
+# The official and Hugging Face models have an output for every category id.
 NAMES_BY_COCO_ID = tuple(
     NO_NAME if i in UNUSED_COCO_IDS else COCO_NAMES[COCO_IDS.index(i)] for i in range(COCO_IDS[-1] + 1)
 )
@@ -22,14 +22,14 @@ class ClassRows:
 
     Attributes:
         pairs: (row of the model, row of the checkpoint).
-        told: how the rows were found, for the report.
-        classes: names of the model's classes, where they are known.
-        initial: rows of the model that keep their initial values, by name where there are names.
+        summary: how the rows were found, for the report.
+        classes: names of the model's classes, if they are known.
+        initial: rows of the model that keep their initial values, by name if there are names.
         left: classes of the checkpoint that the model lacks.
     """
 
     pairs: tuple[tuple[int, int], ...]
-    told: str
+    summary: str
     classes: tuple[str, ...] | None = None
     initial: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
@@ -49,7 +49,7 @@ def match_rows(
         num_target: rows of the model's classifier: ``num_classes``, plus one for no object unless it is sigmoid.
         source_classes: names of the checkpoint's classes; None means COCO for the numbers of rows of the published
             models, unless the model's classes have nothing in common with COCO.
-        target_classes: names of the model's classes; None means COCO where the checkpoint's are and the number fits.
+        target_classes: names of the model's classes; None means COCO if the checkpoint's are and the number fits.
         num_classes: classes of the model.
     """
     source_classes = _source_names(num_source, source_classes, target_classes)
@@ -67,15 +67,15 @@ def match_rows(
         if name != NO_NAME:
             rows.setdefault(name, row)
     pairs = tuple((row, rows[name]) for row, name in enumerate(names) if name in rows)
-    told = f'{len(pairs)} of {num_classes} classes by {by}'
+    summary = f'{len(pairs)} of {num_classes} classes by {by}'
     initial = tuple(name for name in names if name not in rows and name != NO_NAME)
     if num_target > num_classes:  # the last row is for no object
         if source_classes is None or num_source > len(source_classes):
             pairs += ((num_target - 1, num_source - 1),)
-            told += ', and the row of no object'
+            summary += ', and the row of no object'
         else:
             initial += ('no object',)
-    return ClassRows(pairs, told, target_classes, initial, tuple(name for name in rows if name not in names))
+    return ClassRows(pairs, summary, target_classes, initial, tuple(name for name in rows if name not in names))
 
 
 def _by_coco_id(classes: tuple[str, ...] | None) -> bool:
@@ -85,11 +85,11 @@ def _by_coco_id(classes: tuple[str, ...] | None) -> bool:
 def _source_names(
     num_rows: int, classes: tuple[str, ...] | None, target_classes: tuple[str, ...] | None
 ) -> tuple[str, ...] | None:
-    """Names of the checkpoint's rows: the given ones where they fit, else COCO's where the number is COCO's."""
+    """Names of the checkpoint's rows: the given ones if they fit, else COCO's if the number is COCO's."""
     if classes and num_rows - len(classes) in (0, 1):
         ids = len(NAMES_BY_COCO_ID)
         if len(classes) >= ids and all(classes[i] == name for i, name in zip(COCO_IDS, COCO_NAMES, strict=True)):
-            return NAMES_BY_COCO_ID + classes[ids:]  # published models name unused ids, too: 12 is "street sign"
+            return NAMES_BY_COCO_ID + classes[ids:]  # published models name unused ids, too: "street sign"
         return classes
     unnamed = (NO_NAME,) * (NUM_PANOPTIC_IDS - len(NAMES_BY_COCO_ID))
     published = {len(names) + 1: names for names in (COCO_NAMES, NAMES_BY_COCO_ID, NAMES_BY_COCO_ID + unnamed)}
@@ -98,7 +98,7 @@ def _source_names(
 
 
 def carry_rows(rows: ClassRows, source: Tensor, target: Tensor) -> Tensor:
-    """The model's initial rows (K+1, ...), with the checkpoint's in place of those that were found."""
+    """The model's initial rows (K+1, ...), with the rows of the checkpoint for the classes that both have."""
     carried = target.detach().clone()
     for to_row, from_row in rows.pairs:
         carried[to_row] = source[from_row].to(carried)

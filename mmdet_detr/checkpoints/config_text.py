@@ -18,7 +18,7 @@ def parse_config(text: str) -> dict[str, Any]:
 
 def _value(node: ast.expr) -> Any:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict':
-        mappings = [_value(argument) for argument in node.args]  # keys that are no names stand in dict({...})
+        mappings = [_value(argument) for argument in node.args]  # mmengine writes keys that are no names as dict({...})
         return dict(*mappings, **{keyword.arg or '**': _value(keyword.value) for keyword in node.keywords})
     if isinstance(node, ast.Dict):
         return {ast.literal_eval(key): _value(v) for key, v in zip(node.keys, node.values, strict=True) if key}

@@ -10,12 +10,13 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from mmengine.config import Config
 from torch import Tensor
 
+from ..configs import load_config
+from ..errors import CheckpointError
 from .class_rows import COCO_IDS, COCO_NAMES, NAMES_BY_COCO_ID, NUM_PANOPTIC_IDS
 from .config_text import parse_config
-from .errors import CheckpointError
+from .files import load_from_local
 from .fit import CLASS_ROWS
 from .hugging_face import (
     Settings,
@@ -26,8 +27,8 @@ from .hugging_face import (
     settings_from_source,
 )
 from .layouts import HF, HF_TIMM, MMDET3, OFFICIAL, OURS, RESNET
-from .read import Source, load_from_local, source_of
 from .renaming import from_our_names, to_our_names
+from .source import Source, source_of
 
 TARGETS = {layout.name: layout for layout in (OFFICIAL, HF, MMDET3, OURS)}
 
@@ -35,11 +36,11 @@ TARGETS = {layout.name: layout for layout in (OFFICIAL, HF, MMDET3, OURS)}
 def convert_checkpoint(
     src: Path, dst: Path, to: str, config: Path | None = None, coco80: bool = False, force: bool = False
 ) -> str:
-    """Convert a checkpoint; only its weights and class names are taken over.
+    """Convert a checkpoint. The new file holds its weights and class names only.
 
     Args:
         src: file or Hugging Face folder of any layout.
-        dst: file to write, a folder for ``hf``. It appears complete; in an existing folder, file after file does.
+        dst: file to write, a folder for ``hf``. Nothing incomplete is left under its name if writing fails.
         to: one of :data:`TARGETS`.
         config: config of the model, for ``hf``: image preparation, heads, dilation. By default the one in the
             checkpoint, if it is ours, else that of the published models.
@@ -51,8 +52,8 @@ def convert_checkpoint(
 
     Raises:
         FileExistsError: ``dst`` exists, and not ``force``.
-        FileNotFoundError: ``src`` or ``config`` does not exist.
         CheckpointError: ``src`` cannot be read, or does not go into the layout.
+        ConfigError: ``config`` cannot be read.
     """
     if os.path.lexists(dst) and not force:
         raise FileExistsError(f'{dst} exists: --force overwrites it')
@@ -87,12 +88,7 @@ def convert_checkpoint(
 
 
 def _settings(config: Path | None, cfg: str, source: Source, weights: dict[str, Tensor]) -> Settings:
-    if config and not config.is_file():
-        raise FileNotFoundError(f'no such file: {config}')
-    try:
-        values = Config.fromfile(config).to_dict() if config else parse_config(cfg)
-    except Exception as error:  # a config is code
-        raise CheckpointError(f'{config} is no config: {str(error).splitlines()[0]}') from error
+    values = load_config(config).to_dict() if config else parse_config(cfg)
     model = values.get('model')
     if isinstance(model, dict) and model.get('type') == 'mmdet_detr.DETR':
         return settings_from_config(values)
@@ -141,13 +137,13 @@ def _write_hugging_face(
 
 @contextlib.contextmanager
 def _replacing(dst: Path) -> Iterator[Path]:
-    """A path beside the file or folder to write, which takes its place in the end: no file is seen half written."""
-    dst = dst.resolve()  # of a link, what it points to
+    """A path beside the file or folder to write. It takes its place in the end, so that nobody sees half a file."""
+    dst = dst.resolve()  # a link stays, and its target is replaced
     dst.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=dst.parent, prefix=f'.{dst.name}.') as folder:
         path = Path(folder) / dst.name
         yield path
-        if dst.is_dir():  # other files in it stay
+        if dst.is_dir():  # other files in the folder stay
             for file in path.iterdir():
                 file.replace(dst / file.name)
         else:

@@ -1,4 +1,4 @@
-"""Fit a checkpoint of any layout to a DETR: same architecture or an error, other classes and queries carried over."""
+"""Fit a checkpoint of any layout to a DETR: classes and queries may differ, another architecture is an error."""
 
 import logging
 from dataclasses import dataclass, field
@@ -8,25 +8,25 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from ..errors import CheckpointError
 from .architecture import architecture_of, config_for, is_dilated
 from .class_rows import carry_rows, match_rows
-from .errors import CheckpointError
 from .layouts import OURS, RESNET
-from .read import Source, source_of
 from .renaming import to_our_names
+from .source import Source, source_of
 
 CLASS_ROWS = ('bbox_head.class_embed.weight', 'bbox_head.class_embed.bias')
 QUERIES = 'query_embed.weight'
 COUNTER = 'num_batches_tracked'
 QUERY_NOISE = 0.01  # of the queries' own spread
-PARTS = ('backbone', 'neck', 'bbox_head')  # what every checkpoint of a detector has
+PARTS = ('backbone', 'neck', 'bbox_head')  # parts that every checkpoint of a detector has
 
 _last_report = ''
 
 
 @dataclass
 class Report:
-    """What became of the entries of a checkpoint, told in the log."""
+    """What happened to the entries of a checkpoint, for the log."""
 
     title: str
     used: int = 0
@@ -59,12 +59,12 @@ def fit_to_model(model: nn.Module, state_dict: dict[str, Tensor], prefix: str, m
     """Change a state dict so that it is what the model takes, and log once what was done.
 
     Args:
-        model: a DETR; its attribute ``dataset_meta``, where there is one, names the classes.
-        state_dict: entries of any layout; changed in place. Entries of our own names that come from no file are left
-            to PyTorch, so that parts can be loaded by hand.
+        model: a DETR; its attribute ``dataset_meta``, if there is one, names the classes.
+        state_dict: entries of any layout; changed in place. PyTorch alone handles entries of our own names that come
+            from no file, so that parts can be loaded by hand.
         prefix: beginning of the entries that belong to the model.
-        metadata: of the state dict, with its :class:`Source` where it comes from a file. ``dataset_meta`` in it gets
-            the names of the model's classes.
+        metadata: of the state dict, with its :class:`Source` if it comes from a file. Its ``dataset_meta`` gets the
+            names of the model's classes.
 
     Raises:
         CheckpointError: the entries are of no known layout or of another architecture. Nothing is changed then.
@@ -78,21 +78,21 @@ def fit_to_model(model: nn.Module, state_dict: dict[str, Tensor], prefix: str, m
     if named is None:
         first = ', '.join(list(entries)[:3]) or 'nothing'
         raise CheckpointError(f'{source.path} is no checkpoint of a DETR: its first entries are {first}')
-    wanted = model.state_dict()
+    expected = model.state_dict()
     report = Report(f'Loaded {source.path}, {named.layout.title}', dropped={**source.dropped, **named.dropped})
-    weights = _drop_surplus(named.weights, wanted, report)
+    weights = _drop_surplus(named.weights, expected, report)
     try:
         _check_facts(source, model, report)
-        _check(weights, wanted, ('backbone',) if named.layout is RESNET else PARTS, report)
+        _check(weights, expected, ('backbone',) if named.layout is RESNET else PARTS, report)
     except CheckpointError as error:
-        advice = _advice(weights, wanted, source)
+        advice = _advice(weights, expected, source)
         raise CheckpointError(f'{source.path} does not fit the model: {error}{advice}') from None
     report.used = len(weights)
-    classes = _fit_classes(weights, wanted, model, source, report)
+    classes = _fit_classes(weights, expected, model, source, report)
     if classes and 'dataset_meta' in metadata:
         metadata['dataset_meta']['classes'] = classes
-    _fit_queries(weights, wanted, report)
-    weights |= {name: wanted[name] for name in report.missing}
+    _fit_queries(weights, expected, report)
+    weights |= {name: expected[name] for name in report.missing}
     for name in entries:
         del state_dict[prefix + name]
     state_dict.update({prefix + name: value for name, value in weights.items()})
@@ -107,28 +107,28 @@ def _by_reason(entries: dict[str, str]) -> list[str]:
     return lines
 
 
-def _drop_surplus(weights: dict[str, Tensor], wanted: dict[str, Tensor], report: Report) -> dict[str, Tensor]:
+def _drop_surplus(weights: dict[str, Tensor], expected: dict[str, Tensor], report: Report) -> dict[str, Tensor]:
     """The weights without parts and counters that the model lacks."""
-    parts = {name.split('.')[0] for name in wanted}
+    parts = {name.split('.')[0] for name in expected}
     kept = {}
     for name, value in weights.items():
         if name.split('.')[0] not in parts:
             report.dropped[name] = 'the model has no such part'
-        elif name.endswith(COUNTER) and name not in wanted:
+        elif name.endswith(COUNTER) and name not in expected:
             report.dropped[name] = "the model's BatchNorm does not count"
         else:
             kept[name] = value
     return kept
 
 
-def _check(weights: dict[str, Tensor], wanted: dict[str, Tensor], parts: tuple[str, ...], report: Report) -> None:
-    """Note what is missing for a reason; raise at the first entry that differs without one."""
+def _check(weights: dict[str, Tensor], expected: dict[str, Tensor], parts: tuple[str, ...], report: Report) -> None:
+    """Report entries that may be missing, and raise at the first other difference."""
     given = {name.split('.')[0] for name in weights}
-    for name, value in wanted.items():
+    for name, value in expected.items():
         part = name.split('.')[0]
         if name not in weights:
             if name.endswith(COUNTER):
-                report.missing[name] = 'counters of BatchNorm, which frozen ones lack'
+                report.missing[name] = 'counters of BatchNorm: frozen ones have none'
             elif part not in given and part not in parts:
                 report.missing[name] = 'not in the checkpoint, keeps its initial values'
             else:
@@ -138,7 +138,7 @@ def _check(weights: dict[str, Tensor], wanted: dict[str, Tensor], parts: tuple[s
         theirs, ours = tuple(weights[name].shape), tuple(value.shape)
         if len(theirs) != len(ours) or theirs[first:] != ours[first:]:
             raise CheckpointError(f'{name} is {theirs} in the checkpoint and {ours} in the model')
-    extra = next((name for name in weights if name not in wanted), None)
+    extra = next((name for name in weights if name not in expected), None)
     if extra:
         raise CheckpointError(f'the model lacks {extra}')
     rows = {len(weights[name]) for name in CLASS_ROWS if name in weights}
@@ -151,7 +151,7 @@ def _rows_may_differ(name: str) -> bool:
 
 
 def _check_facts(source: Source, model: nn.Module, report: Report) -> None:
-    """Compare what shapes do not show: heads and dilation."""
+    """Compare the number of heads and the dilation, because shapes do not show them."""
     if source.unfit:
         raise CheckpointError(source.unfit)
     heads = next((module.num_heads for module in model.modules() if hasattr(module, 'num_heads')), None)
@@ -166,8 +166,8 @@ def _check_facts(source: Source, model: nn.Module, report: Report) -> None:
         )
 
 
-def _advice(weights: dict[str, Tensor], wanted: dict[str, Tensor], source: Source) -> str:
-    theirs, ours = architecture_of(weights), architecture_of(wanted)
+def _advice(weights: dict[str, Tensor], expected: dict[str, Tensor], source: Source) -> str:
+    theirs, ours = architecture_of(weights), architecture_of(expected)
     dilated = source.dilated if source.dilated is not None else ('dc5' in Path(source.path).name.lower() or None)
     if theirs == ours and (dilated is None or source.unfit):
         return ''
@@ -177,9 +177,9 @@ def _advice(weights: dict[str, Tensor], wanted: dict[str, Tensor], source: Sourc
 
 
 def _fit_classes(
-    weights: dict[str, Tensor], wanted: dict[str, Tensor], model: nn.Module, source: Source, report: Report
+    weights: dict[str, Tensor], expected: dict[str, Tensor], model: nn.Module, source: Source, report: Report
 ) -> tuple[str, ...] | None:
-    """Bring the rows of the classifier to the model's classes; gives their names, where they are known."""
+    """Fit the rows of the classifier to the model's classes; returns their names, if they are known."""
     names = [name for name in CLASS_ROWS if name in weights]
     if not names:
         return None
@@ -193,18 +193,18 @@ def _fit_classes(
         report.warn(f'the {len(source.classes)} class names of the checkpoint do not fit its {num_rows} outputs')
     rows = match_rows(
         num_rows,
-        len(wanted[names[0]]),
+        len(expected[names[0]]),
         source.classes,
         None if classes is None else tuple(classes),
         num_classes,
     )
     for name in names:
-        weights[name] = carry_rows(rows, weights[name], wanted[name])
-    report.notes.append(f'classes: {rows.told}')
+        weights[name] = carry_rows(rows, weights[name], expected[name])
+    report.notes.append(f'classes: {rows.summary}')
     if rows.initial:
         report.warn(f'classes that keep their initial values: {_listed(rows.initial)}')
     if rows.left:
-        report.notes.append(f'classes left out, which the model lacks: {_listed(rows.left)}')
+        report.notes.append(f'classes left out, because the model lacks them: {_listed(rows.left)}')
     return rows.classes
 
 
@@ -213,9 +213,9 @@ def _listed(names: tuple[str, ...], at_most: int = 10) -> str:
     return ', '.join(names[:at_most]) + more
 
 
-def _fit_queries(weights: dict[str, Tensor], wanted: dict[str, Tensor], report: Report) -> None:
-    for name in (name for name in wanted if name.endswith(QUERIES) and name in weights):
-        queries, number = weights[name], len(wanted[name])
+def _fit_queries(weights: dict[str, Tensor], expected: dict[str, Tensor], report: Report) -> None:
+    for name in (name for name in expected if name.endswith(QUERIES) and name in weights):
+        queries, number = weights[name], len(expected[name])
         if number == len(queries):
             continue
         if number < len(queries):

@@ -1,24 +1,24 @@
-"""The two JSON files that make weights a Hugging Face model: ``config.json`` and ``preprocessor_config.json``."""
+"""Make the two JSON files of a Hugging Face model: ``config.json`` and ``preprocessor_config.json``."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from ..errors import CheckpointError
 from .architecture import architecture_of
 from .class_rows import COCO_NAMES, NAMES_BY_COCO_ID
-from .errors import CheckpointError
-from .read import Source
+from .source import Source
 
 BOTTLENECK_EXPANSION = 4
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a Hugging Face model has to know besides its weights; the defaults are those of the published models.
+    """Settings of a Hugging Face model besides its weights; the defaults are those of the published models.
 
     Attributes:
-        num_heads: heads of every attention; None where it is not known.
+        num_heads: heads of every attention; None if it is not known.
         dropout: of the transformer.
         dilated: whether the last stage of the backbone is dilated (DC5).
         shortest: length to which the shorter side of an image is resized; None for no resize.
@@ -45,16 +45,16 @@ def settings_from_config(config: dict[str, Any]) -> Settings:
     model = config['model']
     neck, backbone, prepare = (model.get(part) or {} for part in ('neck', 'backbone', 'data_preprocessor'))
     if backbone.get('style', 'pytorch') != 'pytorch':
-        raise CheckpointError('the backbone strides in the first convolution of a block, that of transformers does not')
+        raise CheckpointError('the backbone strides in the first convolution of a block, unlike that of transformers')
     dilated = backbone.get('type') == 'mmdet_detr.ResNetDC5'
     if not dilated and max(backbone.get('dilations') or (1,)) > 1:
-        raise CheckpointError("the backbone is dilated otherwise than mmdet_detr.ResNetDC5 and timm's ResNet are")
+        raise CheckpointError("the backbone is dilated otherwise than mmdet_detr.ResNetDC5 and timm's ResNet")
     if not prepare.get('bgr_to_rgb'):
         raise CheckpointError('the model reads BGR images, Hugging Face models read RGB')
     resizes = [step for step in _test_pipeline(config) if 'Resize' in str(step.get('type'))]
     if any(step['type'] != 'mmdet_detr.ShortestSideResize' for step in resizes) or len(resizes) > 1:
         raise CheckpointError('the test pipeline resizes otherwise than by one mmdet_detr.ShortestSideResize')
-    zero, one = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # the preprocessor does not normalise by default
+    zero, one = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # mmdet's preprocessor does not normalise by default
     return Settings(
         num_heads=neck.get('num_heads', 8),
         dropout=neck.get('dropout', 0.1),
@@ -67,10 +67,10 @@ def settings_from_config(config: dict[str, Any]) -> Settings:
 
 
 def settings_from_source(source: Source, weights: dict[str, Tensor]) -> Settings:
-    """Settings of the published models, as far as the file tells nothing else.
+    """Settings of the published models, with the facts that the file holds.
 
     Raises:
-        CheckpointError: nothing tells the number of heads, and the width is not the paper's.
+        CheckpointError: the number of heads is unknown, and the width is not the paper's.
     """
     num_heads = source.num_heads or (8 if architecture_of(weights).embed_dims == 256 else None)
     if num_heads is None:
@@ -112,7 +112,7 @@ def model_config(weights: dict[str, Tensor], classes: tuple[str, ...], settings:
         'out_features': [f'stage{len(sizes.blocks)}'],
     }
     own = {'use_timm_backbone': False, 'backbone': None, 'backbone_config': resnet}
-    timm = {'use_timm_backbone': True, 'backbone': f'resnet{sizes.depth}'}  # transformers' own cannot dilate
+    timm = {'use_timm_backbone': True, 'backbone': f'resnet{sizes.depth}'}  # transformers' own ResNet cannot dilate
     return {
         'architectures': ['DetrForObjectDetection'],
         'model_type': 'detr',

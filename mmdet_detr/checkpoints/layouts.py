@@ -1,6 +1,6 @@
 """The names that each published implementation of DETR gives to its parameters, and how they map to ours.
 
-A layout is a list of pairs of templates, our name and theirs, which is read in both directions.
+A layout is a list of pairs of templates, our name and theirs. It is read in both directions.
 """
 
 import functools
@@ -15,9 +15,9 @@ class Layout:
     """Names of one implementation.
 
     Attributes:
-        name: what ``convert_checkpoint --to`` calls it.
-        title: what the user reads.
-        marks: entries by which it is recognised.
+        name: its name in ``convert_checkpoint --to``.
+        title: its name in messages.
+        marks: entries that only this layout has.
         rules: pairs (our template, their template); ``{n}`` and the like stand for :data:`FIELDS`.
         variants: pairs (pattern, replacement) that turn other spellings into this one.
         dropped: beginnings of entries that belong to no DETR detector, with the reason.
@@ -33,7 +33,7 @@ class Layout:
     splits_attention: bool = False
 
     def to_ours(self, name: str) -> str | None:
-        """Our name of an entry; None where the layout does not know it."""
+        """Our name of an entry; None if the layout does not know it."""
         for ours, theirs in self.rules:
             match = re.fullmatch(_pattern(theirs), name)
             if match:
@@ -41,7 +41,7 @@ class Layout:
         return None
 
     def from_ours(self, name: str) -> str | None:
-        """Their name of an entry of ours; None where there is no place for it."""
+        """Their name of an entry of ours; None if they have no such entry."""
         for ours, theirs in self.rules:
             match = re.fullmatch(_pattern(ours), name)
             if match:
@@ -161,7 +161,8 @@ HF_RULES = (
     ('bbox_head.bbox_embed.{rest}', 'bbox_predictor.{rest}'),
 )
 HF_VARIANTS = (
-    (r'^model\.backbone\.model\.', HF_BACKBONE),  # the three are names in transformers 5, before it saves them
+    # transformers 5 has these three names in memory, and the older ones in its files
+    (r'^model\.backbone\.model\.', HF_BACKBONE),
     (r'\.o_proj\.', '.out_proj.'),
     (r'\.mlp\.fc', '.fc'),
 )

@@ -1,7 +1,7 @@
-"""Arrays and numbers of NumPy in files that nobody has checked.
+"""Read arrays and numbers of NumPy from files that nobody has checked.
 
-NumPy's own types trust the state that a pickle gives them: one entry of a ``dtype``'s missing, and memory is corrupted.
-While a file is read, what stands here takes their places.
+NumPy's own types trust the state that a pickle gives them: if an entry of a ``dtype`` is missing, memory is corrupted.
+While a file is read, the types of this module take their places.
 """
 
 import argparse
@@ -44,20 +44,20 @@ def stored_scalar(kind: StoredType, content: bytes) -> np.generic:
 
 
 def names() -> dict[str, Any]:
-    """What takes the place of what, by the name in a pickle."""
+    """The types that take the places of NumPy's, by the name in a pickle."""
     stands_in: dict[str, Any] = {'numpy.dtype': StoredType, 'numpy.ndarray': StoredArray}
-    for core in ('numpy.core', 'numpy._core'):  # before and since numpy 2
+    for core in ('numpy.core', 'numpy._core'):  # NumPy 2 renamed it
         stands_in |= {f'{core}.multiarray._reconstruct': StoredArray, f'{core}.multiarray.scalar': stored_scalar}
     return stands_in
 
 
 def with_arrays(value: Any, seen: dict[int, tuple[Any, Any]] | None = None) -> Any:
-    """The content of a file with NumPy's types in the places of those that stood in for them."""
+    """The content of a file with NumPy's own types again."""
     seen = {} if seen is None else seen
     if id(value) in seen:
         return seen[id(value)][1]
     result = value
-    seen[id(value)] = value, result  # which also keeps it, and so its id
+    seen[id(value)] = value, result  # the value is kept because the id of a deleted object is used again
     if isinstance(value, StoredArray):
         result = value.array
     elif isinstance(value, StoredType):

@@ -7,20 +7,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import CheckpointError
+from ..errors import CheckpointError
 from .layouts import LAYOUTS, RESNET, Layout
 
-WRAPPERS = ('module.', '_orig_mod.', 'model.', 'ema.')  # of DataParallel, torch.compile and training frameworks
-SURPLUS = {  # entries that training leaves beside the network, by pattern
+WRAPPERS = ('module.', '_orig_mod.', 'model.', 'ema.')  # DataParallel, torch.compile, training frameworks
+SURPLUS = {  # patterns of entries that training leaves beside the network
     r'n_averaged|steps': 'counter of an averaged model',
-    r'(module\.)?ema_.+': 'averaged copy, which mmdet 2.x swaps with the weights before it saves',
+    r'(module\.)?ema_.+': 'averaged copy: mmdet 2.x swaps it with the weights before it saves',
     r'criterion\..+': 'buffer of the loss',
 }
 
 
 @dataclass
 class Named:
-    """Weights under our names, with what was recognised and left out."""
+    """Weights under our names, their layout, and the entries that were left out with the reasons."""
 
     layout: Layout
     weights: dict[str, Tensor]
@@ -35,7 +35,7 @@ def to_our_names(state_dict: dict[str, Tensor], path: str) -> Named | None:
         path: names the file in errors.
 
     Returns:
-        The renamed weights; None where no layout is recognised.
+        The renamed weights; None if no layout is recognised.
 
     Raises:
         CheckpointError: the layout is recognised and holds entries that no DETR has, or half an attention.
@@ -81,14 +81,14 @@ def _network(state_dict: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, s
     weights = _without_wrappers(weights)
     if any(name.startswith('detr.') for name in weights):  # panoptic models hold a detector of this name
         weights = {name.removeprefix('detr.'): value for name, value in weights.items()}
-    while any(name.startswith('detector.') for name in weights):  # AuxiliaryHeadDetector, perhaps in another
+    while any(name.startswith('detector.') for name in weights):  # an AuxiliaryHeadDetector may be in another
         dropped |= {name: 'auxiliary head' for name in weights if not name.startswith('detector.')}
         weights = {name.removeprefix('detector.'): value for name, value in weights.items() if name not in dropped}
     return weights, dropped
 
 
 def from_our_names(weights: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
-    """Rename our weights to those of another layout; counters of BatchNorm stay with us and mmdet.
+    """Rename our weights to those of another layout. Only mmdet's layouts and ours have counters of BatchNorm.
 
     Raises:
         CheckpointError: an entry has no place in the layout.

@@ -1,1 +1,1 @@
-"""What stands behind ``mim run mmdet_detr NAME``."""
+"""The work of ``mim run mmdet_detr NAME``; ``tools/NAME.py`` reads the arguments."""

@@ -5,39 +5,33 @@ import logging
 import runpy
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import mmdet
 import torch.distributed as dist
-from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from ..checkpoints import CheckpointError
 from ..compat.cpu_ranks import allow_ranks_on_cpu
+from ..configs import load_config
 from ..engine.preemption_hook import EXIT_CODE
-from ..errors import ConfigError, one_line
+from ..errors import UserError
+from .fail import fail
 from .safe_config import forbid_code, require_safe_config
 
 MAX_CONSOLE_LINES = 12
 SAFE = '--safe-config'
 
 
-def run_mmdet_tool(name: str) -> None:
-    """Run ``tools/{name}.py`` of the installed mmdet with this process's arguments.
+def run_mmdet_tool(tool: str) -> None:
+    """Run ``tools/{tool}.py`` of the installed mmdet with this process's arguments.
 
-    A file named on the command line that does not exist, a checkpoint that cannot be used, parts of a config that do
-    not fit together and a full disk end the process with one line and exit code 2, instead of a stack trace from inside
-    mmengine.
+    A config or checkpoint that cannot be used, parts of a config that do not fit together and a full disk end the
+    process with one line and exit code 2, instead of a stack trace from inside mmengine.
     ``--safe-config`` refuses configs that could run code (:mod:`mmdet_detr.cli.safe_config`).
     """
-    script = Path(mmdet.__file__).parent / '.mim' / 'tools' / f'{name}.py'
+    script = Path(mmdet.__file__).parent / '.mim' / 'tools' / f'{tool}.py'
     if not script.exists():
-        _fail(name, f'{script} is missing: install mmdet from a wheel, its tools come with it')
-    for argument in sys.argv[1:]:
-        if argument.startswith('-'):
-            break  # the positional arguments, config and checkpoint, come first
-        if '://' not in argument and not Path(argument).exists():
-            _fail(name, f'no such file: {argument}')
+        fail(tool, f'{script} is missing: install mmdet from a wheel, its tools come with it')
     _shorten_console_records()
     allow_ranks_on_cpu()
     try:
@@ -45,51 +39,42 @@ def run_mmdet_tool(name: str) -> None:
             sys.argv.remove(SAFE)
             require_safe_config(Path(sys.argv[1]))
             forbid_code()
-        _require_readable(name)
-        try:
-            runpy.run_path(str(script), run_name='__main__')
-        except SystemExit as ended:
-            if ended.code == EXIT_CODE:
-                _end_ranks()
-            raise
-        _end_ranks()
-    except (CheckpointError, ConfigError) as error:
-        _fail(name, _last_line(str(error)))
+        if len(sys.argv) > 1 and not sys.argv[1].startswith('-'):
+            load_config(sys.argv[1])  # the script reads it again, and would show a stack trace
+        _run(script)
+    except UserError as error:
+        fail(tool, _last_line(str(error)))
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        _fail(name, f'{error.filename or "a file of the run"} cannot be written: {error.strerror}')
+        fail(tool, f'{error.filename or "a file of the run"} cannot be written: {error.strerror}')
+
+
+def _run(script: Path) -> None:
+    try:
+        runpy.run_path(str(script), run_name='__main__')
+    except SystemExit as ended:
+        if ended.code == EXIT_CODE:
+            _end_ranks()
+        raise
+    _end_ranks()
 
 
 def _end_ranks() -> None:
-    """End what ranks talk by, which mmengine leaves to Python's exit, where PyTorch may abort."""
+    """End the process group. mmengine leaves that to Python's exit, and PyTorch may abort there."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
 
-def _require_readable(name: str) -> None:
-    """End with one line where the config on the command line cannot be read."""
-    if len(sys.argv) > 1 and not sys.argv[1].startswith('-'):
-        try:
-            Config.fromfile(sys.argv[1])
-        except Exception as error:  # a config is a program, which can raise anything
-            _fail(name, f'{sys.argv[1]} cannot be read: {type(error).__name__}: {one_line(error)}')
-
-
 def _last_line(message: str) -> str:
-    """Without the stack trace that PyTorch puts before an error of a data loader's worker."""
+    """A message without the stack trace that PyTorch puts before an error of a data loader's worker."""
     if 'Original Traceback' not in message:
         return message
     return message.strip().splitlines()[-1].partition(': ')[2]
 
 
-def _fail(name: str, message: str) -> NoReturn:
-    print(f'{name}: {message}', file=sys.stderr)
-    sys.exit(2)
-
-
 def _shorten_console_records() -> None:
-    """Leave mmengine's dumps of environment, config and hooks, hundreds of lines, to the log file."""
+    """Show mmengine's lists of environment, config and hooks (hundreds of lines) in the log file only."""
     init = MMLogger.__init__
 
     def init_with_short_console(self: MMLogger, *args: Any, **kwargs: Any) -> None:
@@ -102,7 +87,7 @@ def _shorten_console_records() -> None:
 
 
 class _ShortFormatter(logging.Formatter):
-    """Cuts a long record after its first line with words."""
+    """Shows the first line with words of a long record."""
 
     def __init__(self, inner: logging.Formatter) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Configs from people whom one does not know.
+"""Refuse configs that could run code, for configs from people whom one does not know.
 
 A Python config is a program, and mmengine runs it. JSON and YAML are data, but not as mmengine reads them: a base may
 be Python, YAML may construct any object, ``type='os.system'`` is looked up by import, and ``custom_imports`` imports
@@ -15,14 +15,15 @@ import yaml
 from mmengine.fileio import PickleHandler, YamlHandler, register_handler
 from mmengine.registry import Registry, registry
 
+from ..configs import dicts_in
 from ..datasets.annotations import leads_outside
 from ..errors import ConfigError, one_line
 
 PACKAGES = ('mmdet_detr', 'mmdet', 'mmengine', 'mmcv', 'mmpretrain')
 READERS = {'.json': json.loads, '.yaml': yaml.safe_load, '.yml': yaml.safe_load}
-NAME = re.compile(r'\w+(\.\w+)*')  # mmcv's nms evaluates its type
-UNQUOTED = re.compile(r"['\\\n]")  # which mmengine leaves in keys when it stores a config as Python
-# what imports, evaluates or unpickles what the config says
+NAME = re.compile(r'\w+(\.\w+)*')  # nothing else: mmcv's nms evaluates its type as Python
+UNQUOTED = re.compile(r"['\\\n]")  # mmengine does not escape these in a key when it stores a config as Python
+# These keys and types import, evaluate or unpickle a value of the config.
 KEYS = ('sys_path', 'trust_remote_code')
 TYPES = (
     'CameraMotionCompensation',
@@ -34,7 +35,7 @@ TYPES = (
 
 
 class UnsafeConfigError(ConfigError):
-    """A config that could run code of its author's; one line says by what."""
+    """A config that could run code of its author."""
 
 
 def require_safe_config(path: Path) -> None:
@@ -51,19 +52,19 @@ def require_safe_config(path: Path) -> None:
         names = imports.get('imports', []) if isinstance(imports, dict) else imports
         for name in names if isinstance(names, list) else [names]:
             _require_package(f'{file}: custom_imports', str(name))
-        for inner in _objects(content):
+        for inner in dicts_in(content):
             for key, value in inner.items():
                 _require_safe_entry(file, str(key), value)
 
 
 def _require_safe_entry(file: Path, key: str, value: Any) -> None:
-    if key in KEYS or (key == 'compile' and isinstance(value, dict)):  # whose options name a compiler
+    if key in KEYS or (key == 'compile' and isinstance(value, dict)):  # options of compile can name a compiler
         raise UnsafeConfigError(f'{file}: --safe-config takes no {key}')
     if UNQUOTED.search(key):
         raise UnsafeConfigError(f'{file}: --safe-config takes no key {key!r}')
     if key == 'type' and isinstance(value, str):
         _require_type(f'{file}: type', value)
-    if key in ('default_scope', '_scope_') and value is not None:  # whose module "registry" mmengine imports
+    if key in ('default_scope', '_scope_') and value is not None:  # mmengine imports the package's registry
         _require_package(f'{file}: {key}', str(value))
 
 
@@ -76,23 +77,7 @@ def _require_type(what: str, name: str) -> None:
 
 def _require_package(what: str, name: str) -> None:
     if name.split('.')[0] not in PACKAGES:
-        raise UnsafeConfigError(f'{what} {name!r} is not of {", ".join(PACKAGES)}, as --safe-config wants it')
-
-
-def _objects(content: Any) -> Iterator[dict[Any, Any]]:
-    """Each object in a document once; YAML may hold one in many places, and in itself."""
-    seen: set[int] = set()
-    rest = [content]
-    while rest:
-        inner = rest.pop()
-        if id(inner) in seen:
-            continue
-        seen.add(id(inner))
-        if isinstance(inner, dict):
-            yield inner
-            rest += inner.values()
-        elif isinstance(inner, list | tuple):  # !!pairs of YAML
-            rest += inner
+        raise UnsafeConfigError(f'{what} {name!r} is refused by --safe-config: it is not of {", ".join(PACKAGES)}')
 
 
 def _with_bases(path: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -109,7 +94,7 @@ def _with_bases(path: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, dic
         raise UnsafeConfigError(f'{path}: {one_line(error)}') from error
     if not isinstance(content, dict):
         raise UnsafeConfigError(f'{path} holds a {type(content).__name__}, not the object of a config')
-    if '{{' in text:  # of which mmengine makes other text after this check
+    if '{{' in text:  # mmengine substitutes {{...}} after this check
         raise UnsafeConfigError(f'{path}: --safe-config reads no variables in {{{{ }}}}')
     yield path, content
     bases = content.get('_base_', [])
@@ -117,7 +102,7 @@ def _with_bases(path: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, dic
         raise UnsafeConfigError(f'{path}: _base_ is neither a file nor a list')
     for base in [bases] if isinstance(bases, str) else bases:
         package, _, name = str(base).partition('::')
-        if name:  # a config that an installed package brings along
+        if name:  # a config of an installed package
             if package not in PACKAGES or leads_outside(name):
                 raise UnsafeConfigError(f'{path}: the base {base} is not of {", ".join(PACKAGES)}')
         else:
@@ -127,8 +112,8 @@ def _with_bases(path: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, dic
 def forbid_code() -> None:
     """Let types in configs be names of registries only, not paths of any Python object, and data files be data.
 
-    What a config of an installed package says, the one that builds on it can change: types are looked at again when
-    they are looked up, under whatever key they stand.
+    A type is checked again when mmengine looks it up, because it may come from a base in an installed package or stand
+    under another key than ``type``.
     """
     get = Registry.get
 
@@ -146,7 +131,7 @@ def forbid_code() -> None:
 
 
 class _NoPickle(PickleHandler):
-    """Writes pickles, such as the results of a test, and reads none."""
+    """Writes pickles, such as the results of a test, but reads none."""
 
     def load_from_fileobj(self, file: Any, **kwargs: Any) -> NoReturn:
         raise UnsafeConfigError('a pickle could run code, and --safe-config reads none')

@@ -1,4 +1,4 @@
-"""Several processes on a machine without a GPU, which mmengine's launcher takes for granted."""
+"""Run several processes on a machine without a GPU, although mmengine's launchers assume one."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from mmengine.runner import runner
 
 
 class _DataParallel(MMDistributedDataParallel):
-    """Without device numbers, which PyTorch refuses for a model on the CPU."""
+    """Passes no device numbers, because PyTorch refuses them for a model on the CPU."""
 
     def __init__(self, module: torch.nn.Module, *, device_ids: Any = None, **kwargs: Any) -> None:
         super().__init__(module, **kwargs)
@@ -29,6 +29,6 @@ def allow_ranks_on_cpu() -> None:
     join_by_slurm = utils._init_dist_slurm
     utils._init_dist_pytorch = join
     utils._init_dist_slurm = lambda backend, **kwargs: join_by_slurm('gloo', **kwargs)
-    torch.cuda.set_device = lambda device: None  # which the latter calls
+    torch.cuda.set_device = lambda device: None  # called by join_by_slurm
     runner.MMDistributedDataParallel = _DataParallel
     MODEL_WRAPPERS.register_module(name='MMDistributedDataParallel', module=_DataParallel, force=True)

@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from."""
+"""Choose the checkpoint that a run resumes from."""
 
 import re
 import zipfile
@@ -9,17 +9,17 @@ from mmengine.runner import _flexible_runner, runner
 
 from ..log import warn
 
-OPTIMIZER = re.compile(rb'(X\t\0\0\0|\x8c\t)optimizer')  # as a key, in pickle's protocols 2 and 4
+OPTIMIZER = re.compile(rb'(X\t\0\0\0|\x8c\t)optimizer')  # the key "optimizer" in pickle's protocols 2 and 4
 
 
 def find_latest_checkpoint(path: str) -> str | None:
-    """The checkpoint that ``--resume`` takes: the one that the run named last, or the newest complete one.
+    """Find the checkpoint for ``--resume``: the one that the run named last, or the newest complete one.
 
     Args:
         path: the work folder.
 
     Returns:
-        The file, or None where there is none to resume from.
+        The file, or None if there is none to resume from.
     """
     folder = Path(path)
     pointer = folder / 'last_checkpoint'
@@ -29,7 +29,7 @@ def find_latest_checkpoint(path: str) -> str | None:
     folders = {folder, Path(named).parent} if named else {folder}
     files = [file for one in folders for file in one.glob('*.pth') if is_complete(file) and _has_optimizer(file)]
     files.sort(key=lambda file: file.stat().st_mtime, reverse=True)
-    moved = [folder / Path(named).name] if named else []  # where the work folder was copied
+    moved = [folder / Path(named).name] if named else []  # the work folder may be a copy
     found = next((file for file in moved + files if is_complete(file)), None)
     if named or found:
         what = f'names {named}, which is missing or incomplete' if named else 'is missing or empty'
@@ -38,22 +38,22 @@ def find_latest_checkpoint(path: str) -> str | None:
 
 
 def is_complete(path: Path) -> bool:
-    """Whether a checkpoint has its end: the index of the archive that PyTorch writes, or a folder's files."""
+    """Whether a checkpoint was written to its end: PyTorch writes the index of the archive last. A folder always is."""
     return path.is_dir() or zipfile.is_zipfile(path)
 
 
 def _has_optimizer(path: Path) -> bool:
-    """Whether a checkpoint is one to go on from, and not weights alone, as the best ones are."""
-    if path.is_dir():  # of a training strategy, which saves it beside the weights
+    """Whether training can go on from a checkpoint. The best and the published ones hold weights alone."""
+    if path.is_dir():  # training strategies save the optimizer beside the weights
         return True
     try:
         with zipfile.ZipFile(path) as archive:
             return any(OPTIMIZER.search(archive.read(name)) for name in archive.namelist() if name.endswith('data.pkl'))
-    except zipfile.BadZipFile:  # damaged in its middle
+    except zipfile.BadZipFile:  # the file is damaged in its middle
         return False
 
 
 def register_find_latest() -> None:
-    """Make mmengine's runners use it."""
+    """Make mmengine's runners use :func:`find_latest_checkpoint`."""
     for module in (mmengine.runner, runner, _flexible_runner):
         module.find_latest_checkpoint = find_latest_checkpoint

@@ -1,8 +1,8 @@
-"""A stand-in for ``mmcv.ops`` where mmcv was built without its compiled operators.
+"""Put a stand-in in the place of ``mmcv.ops`` if mmcv was built without its compiled operators.
 
-DETR needs none of them, but importing ``mmdet.models`` does import ``mmcv.ops``. With the stand-in
-every such import succeeds, and *using* an operator raises an ImportError that names the model and
-the command that builds it. Where ``mmcv._ext`` exists, nothing here takes effect.
+DETR needs no operator, but ``mmdet.models`` imports ``mmcv.ops``. With the stand-in every such import succeeds, and
+*using* an operator raises an ImportError that names the model and the command that builds the operators. Nothing
+happens if ``mmcv._ext`` exists.
 """
 
 import importlib.util
@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from torch import nn
 
-# what mmcv.ops registers and models of mmdet name in their configs
+# Configs of mmdet's models name these operators, so they have to be registered.
 REGISTERED = {
     'carafe': 'CARAFEPack',
     'CrissCrossAttention': 'CrissCrossAttention',
@@ -29,13 +29,13 @@ REGISTERED = {
 
 
 def stand_in_for_missing_ops() -> None:
-    """Let ``import mmcv.ops`` succeed without ``mmcv._ext``; do nothing where it is built."""
+    """Let ``import mmcv.ops`` succeed without ``mmcv._ext``; do nothing if it is built."""
     if importlib.util.find_spec('mmcv') is None or importlib.util.find_spec('mmcv._ext') is not None:
         return
     if any(isinstance(finder, _StandInFinder) for finder in sys.meta_path):
         return
     for name in [name for name in sys.modules if name.startswith('mmcv.ops')]:
-        del sys.modules[name]  # left over from an import that failed half-way
+        del sys.modules[name]  # an earlier import failed half-way and left it
     sys.meta_path.insert(0, _StandInFinder())
     from mmengine.registry import MODELS
 
@@ -106,7 +106,7 @@ def _raise_missing(operator: str) -> NoReturn:
 
 
 def _outermost_caller() -> str:
-    """The model on whose behalf the operator was used: the outermost module under construction or call."""
+    """Name of the model that used the operator: the outermost module that is being built or called."""
     name = 'The model'
     frame = sys._getframe(1)
     while frame.f_back is not None:

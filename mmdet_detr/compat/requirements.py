@@ -1,6 +1,8 @@
-"""The one check of what mmdet_detr stands on."""
+"""Check that mmdet, mmcv and mmengine are there and fit together, before anything of them is used."""
 
 import importlib
+
+from .late_imports import import_late
 
 INSTALL_HELP = """\
 mmdet_detr needs mmdet 3.3 or newer with a matching mmcv and mmengine. Install one of the two stacks:
@@ -10,19 +12,20 @@ mmdet_detr needs mmdet 3.3 or newer with a matching mmcv and mmengine. Install o
 
 
 def require_mmdet() -> None:
-    """Import mmdet, with a stand-in for mmcv's operators where they were not built, or say how to install it.
+    """Import mmdet, with stand-ins for operators that were not built and for packages that few models use.
 
-    A RuntimeError on purpose: mmengine swallows an ImportError raised while it imports a scope,
-    and the user would only read that a name is not in the registry.
+    The error is a RuntimeError on purpose. mmengine swallows an ImportError raised while it imports a scope, and the
+    user would only read that a name is not in the registry.
 
     Raises:
         RuntimeError: mmdet, mmcv or mmengine is absent, too old, broken, or refuses another of them.
     """
     try:
+        import_late()
         from .missing_ops import stand_in_for_missing_ops
 
         stand_in_for_missing_ops()
-        importlib.import_module('mmcv.ops')  # compiled for another torch, it fails here and not inside mmengine
+        importlib.import_module('mmcv.ops')  # operators compiled for another torch fail here, not inside mmengine
         mmdet = importlib.import_module('mmdet')
         major, minor = (int(part) for part in mmdet.__version__.split('.')[:2])
     except Exception as error:  # mmdet checks its peers with assert, compiled parts can raise anything

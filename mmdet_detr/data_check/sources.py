@@ -9,6 +9,7 @@ from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 
+from ..configs import dicts_in
 from ..datasets.images import MAX_PIXELS, is_local
 from ..datasets.robust_coco_dataset import RobustCocoDataset
 from ..errors import ConfigError
@@ -111,10 +112,5 @@ def _reads_coco(kind: type[CocoDataset]) -> bool:
 
 def num_queries_of(model: Any) -> int | None:
     """The first ``num_queries`` in the config of a model; None for detectors without queries."""
-    if isinstance(model, dict):
-        if isinstance(model.get('num_queries'), int):
-            return model['num_queries']
-        model = list(model.values())
-    if isinstance(model, list | tuple):
-        return next((number for number in map(num_queries_of, model) if number is not None), None)
-    return None
+    numbers = (part.get('num_queries') for part in dicts_in(model))
+    return next((number for number in numbers if isinstance(number, int)), None)

@@ -13,7 +13,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
 from ..checkpoints import CheckpointError
-from ..checkpoints.read import load_from_local
+from ..checkpoints.files import load_from_local
 from ..log import warn
 from ..registry import HOOKS
 

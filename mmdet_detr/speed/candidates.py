@@ -1,6 +1,5 @@
-"""Detectors that are to be compared, built from their configs."""
+"""Build the detectors to compare from their configs."""
 
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,8 @@ from mmengine.hub import get_config
 from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
 
-from ..errors import ConfigError
+from ..configs import dicts_in, load_config
+from ..errors import ConfigError, one_line
 
 
 @dataclass
@@ -22,7 +22,7 @@ class Candidate:
 
     name: str
     config: Config
-    model: Any  # a detector of mmdet's making
+    model: Any  # mmdet's BaseDetector, or transformers' DETR in its form
     device: torch.device
     dtype: torch.dtype
 
@@ -33,7 +33,7 @@ class Candidate:
 
 
 def names_of(paths: list[str]) -> list[str]:
-    """What tables call configs: their files' names, with the package that brings one along, numbered where equal."""
+    """Names of configs in tables: the file's name, after the package if there is one; equal names get numbers."""
     names = [f'{path.split("::")[0]}::{Path(path).stem}' if '::' in path else Path(path).stem for path in paths]
     return [f'{name} ({names[: i + 1].count(name)})' if names.count(name) > 1 else name for i, name in enumerate(names)]
 
@@ -42,24 +42,22 @@ def read_config(path: str) -> Config:
     """A config by its path, or one that a package of OpenMMLab's brings along, as ``mmdet::detr/NAME.py``.
 
     Raises:
-        ConfigError: there is no such file, or it has no model.
+        ConfigError: there is no such file, it cannot be read, or it has no model.
     """
     if '::' in path:
         try:
             config = get_config(path)
         except Exception as error:  # mmengine raises many kinds
-            raise ConfigError(f'no such config: {path} ({one_line(error)})') from error
-    elif not Path(path).is_file():
-        raise ConfigError(f'no such file: {path}')
+            raise ConfigError(f'no such config: {path} ({one_line(error)[:400]})') from error
     else:
-        config = Config.fromfile(path)
+        config = load_config(path)
     if 'model' not in config:
         raise ConfigError(f'{path} is no config of a detector: it has no model')
     return config
 
 
 def build(path: str, checkpoint: str | None, device: str, dtype: torch.dtype, name: str = '') -> Candidate:
-    """Build a detector; without a checkpoint its weights are random and nothing is fetched.
+    """Build a detector. Without a checkpoint its weights are random, and nothing is downloaded.
 
     Raises:
         ConfigError: the device or a file is missing, or the model cannot be built here.
@@ -82,33 +80,21 @@ def build(path: str, checkpoint: str | None, device: str, dtype: torch.dtype, na
     return Candidate(name or names_of([path])[0], config, model.to(device), torch.device(device), dtype)
 
 
-def parts(node: Any) -> Iterator[dict]:
-    """The dicts of a config, from the outermost on."""
-    if isinstance(node, dict):
-        yield node
-    if isinstance(node, (dict, list, tuple)):
-        for value in node.values() if isinstance(node, dict) else node:
-            yield from parts(value)
-
-
 def forget_pretrained(model: ConfigDict) -> None:
     """Drop the addresses of pretrained weights from the config of a model."""
-    for part in parts(model):
+    for part in dicts_in(model):
         part.pop('pretrained', None)
         if isinstance(part.get('init_cfg'), dict) and 'checkpoint' in part['init_cfg']:  # PVT names no type
             part['init_cfg'] = None
 
 
 def num_classes(model: ConfigDict) -> int:
-    """The smallest number of classes that the config of a model names, 80 where it names none."""
-    return min((part['num_classes'] for part in parts(model) if isinstance(part.get('num_classes'), int)), default=80)
+    """The smallest number of classes in the config of a model; 80 if there is none."""
+    numbers = (part.get('num_classes') for part in dicts_in(model))
+    return min((number for number in numbers if isinstance(number, int)), default=80)
 
 
 def reason(error: BaseException) -> str:
     """Why a detector cannot be measured, in one line."""
-    ours = isinstance(error, (ConfigError, ImportError))  # the latter tells which operator is missing
-    return one_line(error) if ours else f'{type(error).__name__}: {one_line(error)}'
-
-
-def one_line(error: BaseException) -> str:
-    return ' '.join(str(error).split())[:400]
+    clear = isinstance(error, (ConfigError, ImportError))  # an ImportError names the operator that is missing
+    return one_line(error)[:400] if clear else f'{type(error).__name__}: {one_line(error)[:400]}'

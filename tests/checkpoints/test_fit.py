@@ -17,8 +17,8 @@ from mmengine.runner.checkpoint import load_state_dict
 from mmdet_detr.checkpoints import CheckpointError
 from mmdet_detr.checkpoints.class_rows import COCO_IDS, COCO_NAMES, NAMES_BY_COCO_ID
 from mmdet_detr.checkpoints.fit import fit_to_model
-from mmdet_detr.checkpoints.read import Source
 from mmdet_detr.checkpoints.renaming import to_our_names
+from mmdet_detr.checkpoints.source import Source
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_class_names_on_both_sides(tmp_path, logged):
     assert rows_of(model) == [4, -1, 0, -1, 5]
     assert '  classes: 2 of 4 classes by name, and the row of no object' in logged
     assert '  classes that keep their initial values: fox, gnu' in logged
-    assert '  classes left out, which the model lacks: bee, cat, dog' in logged
+    assert '  classes left out, because the model lacks them: bee, cat, dog' in logged
 
 
 def test_same_names_in_another_order(tmp_path):
@@ -216,7 +216,7 @@ def test_report(tmp_path, logged):
         '  classes: all 6 rows as they are',
         '  dropped: optimizer, epoch (no weights of the network)',
         '  missing: backbone.bn1.num_batches_tracked, backbone.layer1.0.bn1.num_batches_tracked, '
-        'backbone.layer1.0.bn2.num_batches_tracked and 17 more (counters of BatchNorm, which frozen ones lack)',
+        'backbone.layer1.0.bn2.num_batches_tracked and 17 more (counters of BatchNorm: frozen ones have none)',
     ]
 
 

@@ -1,4 +1,4 @@
-"""Configs that would run code are refused, those that are data train."""
+"""Configs that could run code are refused, and those that are data train."""
 
 import json
 
@@ -77,12 +77,12 @@ def test_objects_by_path_are_not_built_and_data_constructs_nothing(monkeypatch, 
     with pytest.raises(RuntimeError, match=r'Failed to get mmengine\.utils'):
         MODELS.get('mmengine.utils.mkdir_or_exist')
     assert MODELS.get('mmdet_detr.DETRHead') is not None
-    for name in ('CameraMotionCompensation', 'mmdet.OpenImagesDataset'):  # of a base in an installed package
+    for name in ('CameraMotionCompensation', 'mmdet.OpenImagesDataset'):  # a base in an installed package may name them
         with pytest.raises(UnsafeConfigError, match='is refused'):
             MODELS.get(name)
     with pytest.raises(UnsafeConfigError, match='not of mmdet_detr'):  # mmengine would import antigravity.registry
         OPTIM_WRAPPER_CONSTRUCTORS.get('antigravity.Constructor')
-    for ending in ('pkl', 'pickle'):  # which an ann_file may be
+    for ending in ('pkl', 'pickle'):  # an ann_file may be a pickle
         dump([1], tmp_path / f'data.{ending}')
         with pytest.raises(UnsafeConfigError, match='a pickle could run code'):
             load(tmp_path / f'data.{ending}')

@@ -116,5 +116,5 @@ def test_tool(run_python, tmp_path):
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.glob('*/*.jpg'))) == 3
     failed = run_python(tool, tmp_path, '--image-size', 3)
-    assert failed.returncode == 1
+    assert failed.returncode == 2
     assert failed.stderr.strip().splitlines()[-1] == 'make_shapes: image_size must be at least 16 pixels, got 3'

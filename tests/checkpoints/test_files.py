@@ -17,7 +17,8 @@ from mmengine.runner import CheckpointLoader
 from safetensors.torch import save_file
 
 from mmdet_detr.checkpoints import CheckpointError, CheckpointNotFoundError
-from mmdet_detr.checkpoints.read import Source, load_from_local, source_of
+from mmdet_detr.checkpoints.files import load_from_local
+from mmdet_detr.checkpoints.source import Source, source_of
 
 WEIGHTS = official().state_dict
 OTHER = {'a.weight': torch.arange(6.0).reshape(2, 3), 'a.bias': torch.ones(2)}
@@ -34,7 +35,7 @@ def equal(read: dict, expected: dict = WEIGHTS) -> bool:
 
 @pytest.fixture(params=[False, True], ids=['torch', 'older torch'])
 def either_torch(request, monkeypatch):
-    """Releases before 2.6 read by an unpickler of our own."""
+    """For releases before 2.6 we have an unpickler of our own."""
     if request.param:
         monkeypatch.setattr(torch, '__version__', '2.1.2')
 
@@ -105,7 +106,7 @@ def test_a_stored_config_that_resuming_would_run_is_dropped(tmp_path):
 
 
 def test_damaged_types_of_numpy_corrupt_no_memory(tmp_path, either_torch):
-    """Found by damaging files: two entries of a dtype's state gone, NumPy itself writes where it should not."""
+    """Without two entries of the state of a dtype, NumPy itself writes to memory that is not its own."""
     values = {'array': np.arange(3), 'number': np.float64(2.5), 'turned': np.arange(6.0).reshape(2, 3).T}
     values |= {'big': np.arange(2, dtype='>i2'), 'history': HistoryBuffer([1.0, 2.0], [1, 1]), 'in': [(np.ones(1),)]}
     torch.save(values, tmp_path / 'old', _use_new_zipfile_serialization=False)
@@ -128,7 +129,7 @@ def test_damaged_types_of_numpy_corrupt_no_memory(tmp_path, either_torch):
 
 
 def test_what_was_read_can_be_saved_and_read_again(tmp_path):
-    """With nothing but plain values beside the tensors."""
+    """The metadata of the weights are plain values."""
     for content in (WEIGHTS, {'state_dict': OTHER}):
         torch.save(content, tmp_path / 'file.pth')
         read = load_from_local(str(tmp_path / 'file.pth'))
@@ -234,7 +235,7 @@ def test_code_is_refused(key, zipped, tmp_path, either_torch):
 
 
 def test_getattr_reaches_nothing_but_the_log_history(tmp_path, either_torch):
-    """mmengine's log history needs getattr for its own methods; nothing else may be got by it."""
+    """mmengine's log history needs getattr for its own methods; it may get nothing else."""
     for owner, name in ((HistoryBuffer, '__init__'), (np.ndarray, 'min'), (OneCycleParamScheduler, '__subclasses__')):
         torch.save({'state_dict': WEIGHTS, 'x': Evil(getattr, owner, name)}, tmp_path / 'file.pth')
         with pytest.raises(CheckpointError, match='is refused: it would run code'):
@@ -292,7 +293,7 @@ def test_missing_file(tmp_path):
 
 
 def test_compressed_is_refused(tmp_path):
-    """A small file that would fill the memory."""
+    """A small file could fill the memory."""
     torch.save({'state_dict': {'x': torch.zeros(10**6)}}, tmp_path / 'sound.pth')
     with (
         zipfile.ZipFile(tmp_path / 'sound.pth') as sound,
@@ -327,7 +328,7 @@ def test_torchvision_is_read_safely(tmp_path, monkeypatch):
     torch.save({'x': Evil(os.mkdir, str(tmp_path / 'hacked'))}, tmp_path / 'host' / 'resnet50-01234567.pth')
     with loopback_server(tmp_path / 'host') as address:
         urls = {'resnet50': f'{address}/resnet50-01234567.pth'}
-        monkeypatch.setattr('mmdet_detr.checkpoints.read.get_torchvision_models', lambda: urls)
+        monkeypatch.setattr('mmdet_detr.checkpoints.files.get_torchvision_models', lambda: urls)
         with pytest.raises(CheckpointError, match='would run code'):
             CheckpointLoader.load_checkpoint('torchvision://resnet50', 'cpu')
     assert not (tmp_path / 'hacked').exists()

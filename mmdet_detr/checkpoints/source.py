@@ -1,0 +1,129 @@
+"""What a file says about its weights besides the tensors, and where in a file the weights are."""
+
+import argparse
+import contextlib
+from collections import OrderedDict
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+from .renaming import is_detr
+
+# where training scripts keep weights, averaged ones first; mmengine's ``state_dict`` is the averaged one already
+AVERAGED = ('state_dict_ema', 'model_ema', 'ema')
+PLAIN = ('state_dict', 'model', 'model_state_dict', 'module')
+
+
+@dataclass(frozen=True)
+class Source:
+    """Facts about weights from a file. They are plain values, because they travel inside the state dict.
+
+    Attributes:
+        path: file or folder that was read.
+        classes: names of the classes, without the no-object class.
+        num_heads: heads of every attention.
+        dilated: whether the last stage of the backbone is dilated (DC5).
+        unfit: why the weights belong to no DETR that we have, if the file says so.
+        dropped: entries that are no weights, with the reason.
+    """
+
+    path: str
+    classes: tuple[str, ...] | None = None
+    num_heads: int | None = None
+    dilated: bool | None = None
+    unfit: str | None = None
+    dropped: dict[str, str] = field(default_factory=dict)
+
+
+def source_of(metadata: dict) -> Source | None:
+    """The :class:`Source` in the metadata of a state dict; None if we did not read it from a file."""
+    values = metadata.get('source')
+    return Source(**values) if values else None
+
+
+def with_source(checkpoint: dict, source: Source) -> dict:
+    """The content of a file, with its source in the metadata of its weights.
+
+    The weights of a DETR are moved to ``state_dict``. Nothing else changes in the content of another model.
+    """
+    key = next((key for key in (*AVERAGED, *PLAIN) if is_detr(_innermost(checkpoint.get(key)))), None)
+    if key is None and not is_detr(checkpoint):
+        weights = checkpoint.get('state_dict')
+        if isinstance(weights, dict):
+            return {**checkpoint, 'state_dict': _marked(weights, source)}
+        return _marked(checkpoint, source)
+    weights = checkpoint if key is None else _innermost(checkpoint[key])
+    meta = checkpoint.get('meta', {}) if key else {}
+    if key is not None:
+        dropped = {str(name): 'no weights of the network' for name in checkpoint if name not in (key, 'meta')}
+        source = replace(source, dropped=dropped, **_training_facts(checkpoint, source))
+    weights = _marked(weights, source)
+    if source.classes and isinstance(meta, dict) and not {'dataset_meta', 'CLASSES'} & meta.keys():
+        # One object in two places: a model writes its own class names into it, and mmdet's inference reads them.
+        named = {'classes': source.classes}
+        meta = {**meta, 'dataset_meta': named}
+        weights._metadata['']['dataset_meta'] = named  # type: ignore[attr-defined]
+    return {**({} if key is None else checkpoint), 'state_dict': weights, 'meta': meta}
+
+
+def facts_of(config: dict) -> dict[str, Any]:
+    """Fields of :class:`Source` from a Hugging Face ``config.json``."""
+    labels, heads = config.get('id2label'), config.get('encoder_attention_heads')
+    classes = None
+    if isinstance(labels, dict):
+        with contextlib.suppress(ValueError):
+            classes = tuple(str(labels[key]) for key in sorted(labels, key=int))
+    backbone = config.get('backbone_config') or {}
+    strides = [backbone.get('output_stride'), (config.get('backbone_kwargs') or {}).get('output_stride')]
+    return {
+        'classes': classes,
+        'num_heads': heads if isinstance(heads, int) else None,
+        'dilated': 16 in strides or config.get('dilation') in (True, 'true') if 'dilation' in config else None,
+        'unfit': next((f'its {name} is {value}' for name, value in _unknown_settings(config, backbone)), None),
+    }
+
+
+def _unknown_settings(config: dict, backbone: dict) -> list[tuple[str, Any]]:
+    """Settings that our model does not have."""
+    known = {
+        'model_type': ('detr',),
+        'activation_function': ('relu',),
+        'position_embedding_type': ('sine',),
+        'decoder_attention_heads': (config.get('encoder_attention_heads'),),
+    }
+    unknown = [(name, config[name]) for name, values in known.items() if name in config and config[name] not in values]
+    resnet = ('downsample_in_bottleneck', 'downsample_in_first_stage')
+    return unknown + [(name, True) for name in resnet if backbone.get(name)]
+
+
+def _marked(weights: dict, source: Source) -> OrderedDict:
+    metadata = OrderedDict(getattr(weights, '_metadata', {}))
+    metadata[''] = {**metadata.get('', {}), 'source': asdict(source)}
+    marked = OrderedDict(weights)
+    marked._metadata = metadata  # type: ignore[attr-defined]  # PyTorch hands it to load_state_dict
+    return marked
+
+
+def _innermost(weights: Any) -> dict:
+    """The state dict in a value that may wrap it, as ``{'module': {...}}``; empty if there is none."""
+    if not isinstance(weights, dict):
+        return {}
+    if any(isinstance(value, Tensor) for value in weights.values()):
+        return weights
+    return next(filter(None, (_innermost(weights.get(key)) for key in PLAIN)), {})
+
+
+def _training_facts(checkpoint: dict, source: Source) -> dict[str, Any]:
+    """Fields of :class:`Source` from what training scripts save beside the weights."""
+    meta, args = checkpoint.get('meta'), checkpoint.get('args')
+    meta = meta if isinstance(meta, dict) else {}
+    args = vars(args) if isinstance(args, argparse.Namespace) else args if isinstance(args, dict) else {}
+    dataset_meta = meta.get('dataset_meta')
+    dataset_meta = dataset_meta if isinstance(dataset_meta, dict) else {}
+    classes = source.classes or dataset_meta.get('classes') or dataset_meta.get('CLASSES') or meta.get('CLASSES')
+    return {
+        'classes': tuple(map(str, classes)) if isinstance(classes, (list, tuple)) else None,
+        'num_heads': source.num_heads or args.get('nheads'),
+        'dilated': source.dilated if args.get('dilation') is None else bool(args['dilation']),
+    }

@@ -1,0 +1,123 @@
+"""Work of ``mim run mmdet_detr check_data``."""
+
+import argparse
+import io
+import json
+import logging
+import os
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, DictAction
+from mmengine.registry import init_default_scope
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ..configs import load_config
+from ..data_check import SplitReport, check_overlap, check_split, num_queries_of, sources_of
+from ..datasets.problems import Problem
+from ..errors import ConfigError
+from ..reports.data import draw, kinds, markdown
+from .fail import errors_in_one_line
+
+
+def main(args: argparse.Namespace) -> None:
+    """Check the data and write the report; exit code 1 if there are errors in them."""
+    logging.disable(logging.INFO)
+    warnings.simplefilter('ignore')
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors='backslashreplace')  # the terminal may lack the letters of a class name
+    with errors_in_one_line('check_data'):
+        config = load_config(args.config, _overrides(args.cfg_options))
+        model = config.get('model') or {}
+        num_queries = num_queries_of(model)
+        reports = _check(config, _num_classes_of(model), num_queries, args.decode)
+        overlap = check_overlap(reports)
+        _write_report(args.out, reports, overlap, num_queries)
+        if args.clean:
+            _write_clean(args.clean, reports)
+    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 160)
+    for report in reports:
+        _show(console, f'{report.source.name}: {report.source.ann_file}', report.problems)
+    if overlap:
+        _show(console, 'training and validation', overlap)
+    console.print(f'written to {args.out}: data_check.json, data_check.md, data_check.png')
+    sys.exit(any(p.fatal for report in reports for p in report.problems) or bool(overlap))
+
+
+def _overrides(texts: list[str] | None) -> dict[str, Any] | None:
+    """The values of ``KEY=VALUE ...``, as mmdet's scripts read them."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    try:
+        return parser.parse_args(['--cfg-options', *texts] if texts else []).cfg_options
+    except AssertionError as error:  # brackets or quotes that are not closed
+        raise ConfigError(f'--cfg-options takes KEY=VALUE: {error}') from error
+
+
+def _num_classes_of(model: dict) -> int | None:
+    """The number of classes of the head, if the config has one that says it."""
+    if not isinstance(model, dict):
+        raise ConfigError(f'the config has a {type(model).__name__} as its model')
+    head = model.get('bbox_head') or (model.get('roi_head') or {}).get('bbox_head')
+    return head.get('num_classes') if isinstance(head, dict) else None
+
+
+def _check(config: Config, num_classes: int | None, num_queries: int | None, decode: bool) -> list[SplitReport]:
+    """Check every data set of a config, with a bar of progress for each."""
+    init_default_scope('mmdet')
+    columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    reports = []
+    # Threads suffice: decoders and hashes release Python's lock.
+    with Progress(*columns, console=Console(stderr=True)) as progress, ThreadPoolExecutor(os.cpu_count()) as pool:
+        for source in sources_of(config):
+            task = progress.add_task(source.name, total=None)
+
+            def advance(done: int, total: int, task: TaskID = task) -> None:
+                progress.update(task, completed=done, total=total)
+
+            reports.append(check_split(source, num_classes, num_queries, decode, pool, advance))
+    return reports
+
+
+def _write_report(folder: Path, reports: list[SplitReport], overlap: list[Problem], num_queries: int | None) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    lists = [(r.source.splits, r.source.ann_file, r.problems) for r in reports] + [((), '', overlap)]
+    found = [
+        {'splits': splits, 'ann_file': path, 'problems': [problem.as_json() for problem in problems]}
+        for splits, path, problems in lists
+    ]
+    (folder / 'data_check.json').write_text(json.dumps(found, indent=1) + '\n', encoding='utf-8')
+    (folder / 'data_check.md').write_text(markdown(reports, overlap, num_queries), encoding='utf-8')
+    draw(reports, num_queries, folder / 'data_check.png')
+
+
+def _write_clean(folder: Path, reports: list[SplitReport]) -> None:
+    """Write the annotation files without what cannot be used; neither a checked file nor a written one is replaced."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sources = [Path(report.source.ann_file) for report in reports]
+    taken = {path.resolve() for path in sources}
+    names = [path.name for path in sources]
+    for path, report in zip(sources, reports, strict=True):
+        if not report.clean['images']:
+            print(f'{path}: nothing is left to write')
+            continue
+        name = path.name if names.count(path.name) == 1 else f'{report.source.splits[0]}_{path.name}'
+        number = 1
+        while (folder / name).resolve() in taken:
+            number += 1
+            name = f'{path.stem}_{number}{path.suffix}'
+        taken.add((folder / name).resolve())
+        (folder / name).write_text(json.dumps(report.cleaned()))
+        print(f'{path} without what cannot be used: {folder / name}')
+
+
+def _show(console: Console, title: str, problems: list[Problem]) -> None:
+    table = Table('', 'kind', 'number', 'first', title=title, title_justify='left')
+    for level, kind, found in kinds(problems):
+        table.add_row(level, kind.label, str(len(found)), f'{found[0].where}: {found[0].reason}')
+    console.print(table if problems else f'{title}: nothing wrong')
