@@ -12,6 +12,7 @@ import processes
 import pytest
 import torch
 from mmengine.registry import DefaultScope
+from ranks import Ranks
 from yapf.yapflib import yapf_api
 
 import mmdet_detr  # noqa: F401  (stands in for missing operators before mmdet.models is imported)
@@ -48,6 +49,12 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for split, count in (('train', 24), ('val', 4)):
         list(write_shapes(root, split, count, ShapesOptions()))
     return root
+
+
+@pytest.fixture(scope='session')
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
+    """Trainings of several processes, each only once."""
+    return Ranks(tmp_path_factory.mktemp('ranks'))
 
 
 @pytest.fixture(scope='session')

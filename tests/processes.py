@@ -20,10 +20,11 @@ FORK_SERVER = Path(__file__).with_name('fork_server.py')
 TIMEOUT = 300  # seconds
 
 
-def environment(**more: str) -> dict[str, str]:
+def environment(**more: object) -> dict[str, str]:
     """This environment with its scripts first in PATH, without a GPU and with one thread a process."""
     path = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
-    return {**os.environ, 'PATH': path, 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1', **more}
+    always = {'PATH': path, 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'}
+    return {**os.environ, **always, **{name: str(value) for name, value in more.items()}}
 
 
 @functools.cache
@@ -47,7 +48,7 @@ def stop_fork_server() -> None:
 class Forked:
     """``python ARGUMENTS`` in a session of its own, with the interface of ``subprocess.Popen``."""
 
-    def __init__(self, *arguments: object, cwd: Path | None = None, merge: bool = False, **env: str) -> None:
+    def __init__(self, *arguments: object, cwd: Path | None = None, merge: bool = False, **env: object) -> None:
         self.arguments = [str(argument) for argument in arguments]
         self.returncode: int | None = None
         self._out = tempfile.TemporaryFile()  # noqa: SIM115  (open until the process is forgotten)
@@ -100,7 +101,7 @@ class Forked:
         return file.read().decode()
 
 
-def run(*arguments: object, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess:
+def run(*arguments: object, cwd: Path | None = None, **env: object) -> subprocess.CompletedProcess:
     """Run a script in a forked process, as ``python SCRIPT ARGUMENTS`` would."""
     process = Forked(*arguments, cwd=cwd, **env)
     out, err = process.communicate()
