@@ -18,6 +18,7 @@ from helpers import ROOT
 
 FORK_SERVER = Path(__file__).with_name('fork_server.py')
 TIMEOUT = 300  # seconds
+AT_FIRST = dict(os.environ)  # before any test changes it
 
 
 def environment(**more: object) -> dict[str, str]:
@@ -27,11 +28,15 @@ def environment(**more: object) -> dict[str, str]:
     return {**os.environ, **always, **{name: str(value) for name, value in more.items()}}
 
 
-@functools.cache
+@functools.cache  # started by the first test that needs it
 def fork_server() -> tuple[socket.socket, subprocess.Popen]:
     ours, theirs = socket.socketpair()
     server = subprocess.Popen(
-        [sys.executable, FORK_SERVER], stdin=theirs, stdout=subprocess.DEVNULL, env=environment(), cwd=ROOT
+        [sys.executable, FORK_SERVER],
+        stdin=theirs,
+        stdout=subprocess.DEVNULL,
+        env={**AT_FIRST, 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'},
+        cwd=ROOT,
     )
     theirs.close()
     return ours, server
