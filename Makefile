@@ -8,8 +8,12 @@ DEMO := work_dirs/demo
 DEMO_CONFIG := configs/detr/detr_tiny_shapes.py
 OPS := $(CURDIR)/.venv-ops/bin
 OPENMMLAB := $(CURDIR)/.venv-openmmlab/bin
+# One worker a core of a small machine, each with one thread. An idle worker takes tests over from the other.
+PARALLEL := -n 2 --dist worksteal
+# mmcv with its compiled operators, by the versions that it was compiled for; the folder may go at any time.
+WHEELS := $(HOME)/.cache/mmdet_detr/wheels
 
-.PHONY: help setup demo test lint format ops test-ops test-openmmlab clean
+.PHONY: help setup demo test test-all coverage lint format ops test-ops test-openmmlab clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -34,8 +38,14 @@ demo: setup data/shapes/annotations/panoptic_val.json  ## train, test and draw o
 	$(MIM) test mmdet_detr $(DEMO_CONFIG) --gpus 0 --checkpoint $$(cat $(DEMO)/last_checkpoint) --work-dir $(DEMO)
 	$(MIM) run mmdet_detr report $(DEMO)
 
-test: setup  ## all tests on OneDL, with the coverage of the package
-	$(BIN)/pytest --cov --cov-report=term-missing
+test: setup  ## the tests but the slow ones and those that need operators
+	$(BIN)/pytest $(PARALLEL)
+
+test-all: setup test-ops  ## all tests
+	$(BIN)/pytest $(PARALLEL) -m ''
+
+coverage: setup  ## the tests as in "test", with the lines of the package that none of them runs
+	$(BIN)/pytest $(PARALLEL) --cov --cov-report=term-missing
 
 lint: setup  ## ruff and mypy
 	$(BIN)/ruff check .
@@ -46,16 +56,30 @@ format: setup  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Without --no-cache-dir pip would keep the wheel, and later give it to environments that are to have no operators.
+# Without --no-cache-dir pip would keep the wheel too, and give it to environments that are to have no operators.
 .venv-ops/.ops: setup.py constraints.txt
-	@echo "mmcv's operators are compiled against torch: about 8 minutes on 2 cores, once"
 	$(PYTHON) -m venv --clear .venv-ops
 	$(OPS)/python -m pip install -q -c constraints.txt --upgrade pip setuptools wheel
 	$(OPS)/python -m pip install -q -c constraints.txt torch ninja psutil
-	MMCV_WITH_OPS=1 MAX_JOBS=2 $(OPS)/python -m pip install -q -c constraints.txt --no-build-isolation --no-deps \
-		--no-cache-dir onedl-mmcv
+	set -e; wheels=$(WHEELS)/$$($(OPS)/python -c "$$WHEEL_FOLDER"); \
+	if ! ls $$wheels/*.whl > /dev/null 2>&1; then \
+		echo "mmcv's operators are compiled against torch: about 8 minutes on 2 cores, once"; \
+		rm -rf $$wheels.part; \
+		MMCV_WITH_OPS=1 MAX_JOBS=2 $(OPS)/python -m pip wheel -q -c constraints.txt --no-build-isolation --no-deps \
+			--no-cache-dir --wheel-dir $$wheels.part onedl-mmcv; \
+		mkdir -p $$wheels; mv $$wheels.part/*.whl $$wheels; rmdir $$wheels.part; \
+	fi; \
+	$(OPS)/python -m pip install -q --no-deps $$wheels/*.whl
 	$(OPS)/python -m pip install -q -c constraints.txt -e '.[onedl,tests,peers]'
 	touch $@
+
+define WHEEL_FOLDER
+import importlib.metadata, platform, re, sys
+mmcv = re.search('onedl-mmcv==(.+)', open('constraints.txt').read())[1]
+torch = importlib.metadata.version('torch')
+print(f'mmcv-{mmcv}_torch-{torch}_python-{sys.version_info[0]}.{sys.version_info[1]}_{platform.machine()}')
+endef
+export WHEEL_FOLDER
 
 ops: .venv-ops/.ops  ## make .venv-ops: as .venv, with mmcv's compiled operators
 
@@ -70,12 +94,12 @@ test-ops: ops  ## the tests that need compiled operators, in .venv-ops
 	MMCV_WITH_OPS=1 MAX_JOBS=2 $(OPENMMLAB)/python -m pip install -q --no-build-isolation --no-deps mmcv==2.1.0
 	touch $@
 
-test-openmmlab: .venv-openmmlab/.ops  ## the same tests on the OpenMMLab stack, in .venv-openmmlab
+test-openmmlab: .venv-openmmlab/.ops  ## the tests as in "test", on the OpenMMLab stack in .venv-openmmlab
 	rm -rf build
 	$(OPENMMLAB)/python -m pip install -q mmdet==3.3.0 mmengine==0.10.7 '.[openmmlab,tests]' \
 		mmpretrain==1.2.0 torchvision==0.16.2
 	rm -rf build
-	$(OPENMMLAB)/pytest
+	$(OPENMMLAB)/pytest $(PARALLEL)
 
 clean:  ## remove environments, generated data and runs
 	rm -rf .venv .venv-ops .venv-openmmlab data/shapes work_dirs

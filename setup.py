@@ -45,7 +45,7 @@ setup(
         'mminstall': OPENMMLAB,
         'mim': OPENMMLAB,
         'gpu-solver': ['torch-linear-assignment'],
-        'tests': ['pytest', 'pytest-cov', 'hypothesis'],
+        'tests': ['pytest', 'pytest-cov', 'pytest-xdist', 'hypothesis'],
         'peers': ['transformers>=5'],  # other implementations, to compare with
         'lint': ['ruff', 'mypy'],
     },

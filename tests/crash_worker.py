@@ -1,15 +1,12 @@
 """One life of a training run that ``test_crash.py`` kills."""
 
-import os
 import time
 from pathlib import Path
 
-import torch
 from helpers import shapes_config
 from mmengine.fileio import LocalBackend
 from mmengine.runner import Runner
 
-KILLS = int(os.environ.get('MMDET_DETR_KILLS', '20'))
 OPTIONS = {
     'train_dataloader.batch_size': 4,
     'train_dataloader.num_workers': 1,
@@ -25,7 +22,6 @@ OPTIONS = {
     'default_hooks.checkpoint.save_best': 'coco/bbox_mAP',
     'custom_hooks': [{'type': 'mmdet_detr.ReproducibleHook'}, {'type': 'EMAHook', 'momentum': 0.1}],
     'model.neck.dropout': 0.1,
-    'train_cfg.max_iters': 25 * KILLS,
     'train_cfg.val_interval': 25,
     'randomness': {'seed': 5},
 }
@@ -40,8 +36,8 @@ def slow_put(self: LocalBackend, content: bytes, path: str) -> None:
             time.sleep(0.01)
 
 
-def live(shapes: Path, work_dir: Path) -> None:
+def live(shapes: str, work_dir: str, iterations: int) -> None:
     """Train to the end, from the last checkpoint where there is one."""
-    torch.set_num_threads(1)
     LocalBackend.put = slow_put
-    Runner.from_cfg(shapes_config(shapes, work_dir, **OPTIONS, resume=True)).train()
+    options = {**OPTIONS, 'train_cfg.max_iters': iterations, 'resume': True}
+    Runner.from_cfg(shapes_config(Path(shapes), Path(work_dir), **options)).train()

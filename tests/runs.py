@@ -21,6 +21,7 @@ def seeded(sampler: str) -> dict:
     }
 
 
+SEEDED = {'randomness': {'seed': 5}}
 ROBUST = {
     'train_dataloader.dataset.type': 'mmdet_detr.RobustCocoDataset',
     'default_hooks.checkpoint.type': 'mmdet_detr.AtomicCheckpointHook',

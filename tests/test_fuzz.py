@@ -1,7 +1,7 @@
 """Damaged files through the loaders that read them: nothing but this package's own errors comes out.
 
-Each kind of file gets MMDET_DETR_FUZZ_SECONDS, from MMDET_DETR_FUZZ_SEED on; outcomes are counted in the JSON file that
-MMDET_DETR_FUZZ_OUT names.
+Each kind of file gets MMDET_DETR_FUZZ_SECONDS (5, and 40 in the slow form), from MMDET_DETR_FUZZ_SEED on; outcomes are
+counted in the JSON file that MMDET_DETR_FUZZ_OUT names.
 """
 
 import io
@@ -28,18 +28,21 @@ from mmdet_detr.checkpoints.files import load_from_local
 from mmdet_detr.datasets import BrokenDataError
 from mmdet_detr.datasets.annotations import AnnotationError
 
-SECONDS = float(os.environ.get('MMDET_DETR_FUZZ_SECONDS', '40'))
+SECONDS = float(os.environ.get('MMDET_DETR_FUZZ_SECONDS', '5'))
 SEED = int(os.environ.get('MMDET_DETR_FUZZ_SEED', '0'))
 OUT = os.environ.get('MMDET_DETR_FUZZ_OUT')
 ROUND = 200  # examples with one seed
+TIMES = pytest.mark.parametrize(
+    'seconds', [pytest.param(SECONDS, id='short'), pytest.param(40.0, id='long', marks=pytest.mark.slow)]
+)
 SIZE = (40, 30)
 RANDOM = np.random.default_rng(0)
 
 
-def fuzz(kind: str, files: st.SearchStrategy[bytes], read: Callable[[bytes], str]) -> Counter:
+def fuzz(kind: str, files: st.SearchStrategy[bytes], read: Callable[[bytes], str], seconds: float) -> Counter:
     """Read damaged copies until the time is over, and count what came out."""
     outcomes: Counter = Counter()
-    end, number = time.monotonic() + SECONDS, SEED
+    end, number = time.monotonic() + seconds, SEED
 
     @settings(max_examples=ROUND, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(files)
@@ -177,7 +180,8 @@ def folder(tmp_path) -> Iterator[Path]:
     assert sorted(tmp_path.iterdir()) == before  # nothing is left behind
 
 
-def test_annotations(folder):
+@TIMES
+def test_annotations(folder, seconds):
     def read(content: bytes) -> str:
         path = folder / 'file.json'
         path.write_bytes(content)
@@ -195,11 +199,12 @@ def test_annotations(folder):
                 assert np.isfinite(instance['bbox']).all()
         return f'{len(found)} images, {"with" if found.problems else "without"} problems'
 
-    outcomes = fuzz('annotation files', damaged_documents() | damaged([json.dumps(document()).encode()]), read)
+    outcomes = fuzz('annotation files', damaged_documents() | damaged([json.dumps(document()).encode()]), read, seconds)
     assert {'AnnotationError', '2 images, with problems', '2 images, without problems'} <= outcomes.keys()
 
 
-def test_images(folder):
+@TIMES
+def test_images(folder, seconds):
     training, validation = data_set(folder), data_set(folder, test_mode=True)
 
     def read(content: bytes) -> str:
@@ -218,11 +223,12 @@ def test_images(folder):
 
     kinds = [picture(kind) for kind in ('JPEG', 'PNG', 'WEBP', 'BMP', 'TIFF', 'GIF')]
     kinds += [picture('JPEG', 'CMYK'), picture('PNG', 'RGBA'), picture('PNG', 'L')]
-    outcomes = fuzz('images', damaged(kinds), read)
+    outcomes = fuzz('images', damaged(kinds), read, seconds)
     assert len(outcomes) > 1
 
 
-def test_checkpoints(tmp_path):
+@TIMES
+def test_checkpoints(tmp_path, seconds):
     weights = {
         'state_dict': {'neck.weight': torch.arange(6.0).reshape(2, 3)},
         'meta': {'epoch': 1, 'dataset_meta': {'classes': ('dog',)}},
@@ -244,5 +250,5 @@ def test_checkpoints(tmp_path):
         assert isinstance(loaded, dict)
         return 'read'
 
-    outcomes = fuzz('checkpoints', damaged(originals), read)
+    outcomes = fuzz('checkpoints', damaged(originals), read, seconds)
     assert {'read'} < outcomes.keys()

@@ -10,6 +10,8 @@ from helpers import shapes_config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmdet_detr.datasets.shapes import ShapesOptions, write_shapes
+
 NAN = float('nan')
 
 
@@ -26,12 +28,12 @@ class Poison(Hook):
 
 
 @pytest.fixture(scope='module')
-def data(run_mim, tmp_path_factory):
+def data(tmp_path_factory):
     """Sixteen images; the box of one overflows. NaN would not arrive: mmdet's reader passes over it."""
     root = tmp_path_factory.mktemp('bad')
-    done = run_mim('run', 'mmdet_detr', 'make_shapes', 'data/shapes', '--train', 16, '--val', 4, cwd=root)
-    assert done.returncode == 0, done.stderr
-    path = root / 'data/shapes/annotations/instances_train.json'
+    for split, count in (('train', 16), ('val', 4)):
+        list(write_shapes(root, split, count, ShapesOptions()))
+    path = root / 'annotations/instances_train.json'
     annotations = json.loads(path.read_text())
     annotations['annotations'][-1]['bbox'][2] = 1e39  # infinite in float32
     path.write_text(json.dumps(annotations))
@@ -40,7 +42,7 @@ def data(run_mim, tmp_path_factory):
 
 def runner_of(data, work_dir, max_iters: int, poisoned: set[int], **options) -> Runner:
     lengths = {'train_cfg.max_iters': max_iters, 'train_cfg.val_interval': max_iters}
-    runner = Runner.from_cfg(shapes_config(data / 'data' / 'shapes', work_dir, **lengths, **options))
+    runner = Runner.from_cfg(shapes_config(data, work_dir, **lengths, **options))
     runner.register_hook(Poison(poisoned))
     return runner
 

@@ -3,7 +3,6 @@
 import io
 import json
 import shutil
-import subprocess
 import sys
 import time
 
@@ -11,6 +10,7 @@ import pytest
 from helpers import ROOT
 from mmengine.config import Config
 from PIL import Image
+from processes import run_tool, start_real
 
 from mmdet_detr.data_check import num_queries_of, sources_of
 from mmdet_detr.datasets.shapes import ShapesOptions, write_shapes
@@ -34,8 +34,7 @@ def folder(sound, tmp_path):
 
 
 def check(folder, *arguments, config=CONFIG) -> tuple[int, str, str]:
-    command = [sys.executable, ROOT / 'tools' / 'check_data.py', config, *map(str, arguments)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    done = run_tool('check_data', config, *arguments, cwd=folder)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -246,9 +245,9 @@ def test_names_that_are_hard_to_write(folder, monkeypatch):
     edit(folder, 'train', change)
     for name, value in (('LC_ALL', 'C'), ('PYTHONUTF8', '0'), ('PYTHONCOERCECLOCALE', '0')):
         monkeypatch.setenv(name, value)
-    code, out, err = check(folder)
-    assert '\\u732b' in out
-    assert code == 1, err
+    done = start_real(sys.executable, ROOT / 'tools' / 'check_data.py', CONFIG, cwd=folder)
+    assert '\\u732b' in done.stdout
+    assert done.returncode == 1, done.stderr
     assert ('wrong type', True) in problems(folder)['train.json']
 
 

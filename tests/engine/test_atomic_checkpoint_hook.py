@@ -4,22 +4,21 @@ import os
 import signal
 
 import pytest
-import torch.multiprocessing as mp
 from distributed_worker import save_on_rank
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import Hook
 from mmengine.runner import find_latest_checkpoint
-from runs import BY_ITERATION, At, equal, interrupted, send, train
+from processes import call_on_ranks
+from runs import BY_ITERATION, SEEDED, At, equal, interrupted, send, train
 
 from mmdet_detr.engine import AtomicCheckpointHook, CheckpointWriteError
 from mmdet_detr.engine.atomic_checkpoint_hook import _written as written
 
 
-def test_checkpoints_in_a_relative_folder(shapes, tmp_path, monkeypatch):
+def test_checkpoints_in_a_relative_folder(shapes, whole, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    seeded = {'randomness': {'seed': 5}, 'default_hooks.checkpoint.out_dir': './checkpoints'}
-    whole = train(shapes, tmp_path / 'whole', BY_ITERATION, **seeded)
-    interrupted(shapes, tmp_path / 'parts', BY_ITERATION, At(6, send(signal.SIGTERM)), **seeded)
+    options = {**BY_ITERATION, **SEEDED, 'default_hooks.checkpoint.out_dir': './checkpoints'}
+    interrupted(shapes, tmp_path / 'parts', options, At(6, send(signal.SIGTERM)))
     (tmp_path / 'elsewhere').mkdir()
     monkeypatch.chdir(tmp_path / 'elsewhere')
     named = tmp_path / 'checkpoints' / 'parts' / 'interrupted_iter_6.pth'
@@ -27,7 +26,7 @@ def test_checkpoints_in_a_relative_folder(shapes, tmp_path, monkeypatch):
     named.unlink()
     assert find_latest_checkpoint(tmp_path / 'parts') == str(named.with_name('iter_4.pth'))
     monkeypatch.chdir(tmp_path)
-    assert equal(whole, train(shapes, tmp_path / 'parts', BY_ITERATION, resume=True, **seeded))
+    assert equal(whole(BY_ITERATION).weights, train(shapes, tmp_path / 'parts', options, resume=True))
 
 
 def test_keeps_as_many_as_asked_for(shapes, tmp_path):
@@ -101,11 +100,11 @@ def test_says_at_once_what_cannot_be_resumed_from(shapes, tmp_path, readable):
 
 
 def test_no_rank_leaves_before_the_checkpoint_is_there(tmp_path):
-    mp.spawn(save_on_rank, args=(str(tmp_path),), nprocs=2)
+    call_on_ranks(save_on_rank, tmp_path)
     assert (tmp_path / 'there_0').read_text() == (tmp_path / 'there_1').read_text() == 'interrupted_iter_1.pth'
 
 
-def test_disk_full(shapes, tmp_path, monkeypatch):
+def test_disk_full(shapes, whole, tmp_path, monkeypatch):
     """A clear error, and the checkpoint before it is whole and the one to resume from."""
     put = LocalBackend.put
 
@@ -116,16 +115,15 @@ def test_disk_full(shapes, tmp_path, monkeypatch):
             file.write(content[:1000])
         raise OSError(28, os.strerror(28))
 
-    seeded = {'randomness': {'seed': 5}}
-    whole = train(shapes, tmp_path / 'whole', BY_ITERATION, **seeded)
     monkeypatch.setattr(LocalBackend, 'put', put_until_full)
     with pytest.raises(CheckpointWriteError, match=r'cannot write .*iter_8.pth: No space left on device') as raised:
-        train(shapes, tmp_path / 'parts', BY_ITERATION, **seeded)
+        train(shapes, tmp_path / 'parts', BY_ITERATION, **SEEDED)
     assert '\n' not in str(raised.value)
     assert sorted(path.name for path in (tmp_path / 'parts').glob('*.pth*')) == ['iter_4.pth']
     assert find_latest_checkpoint(tmp_path / 'parts').endswith('iter_4.pth')
     monkeypatch.undo()
-    assert equal(whole, train(shapes, tmp_path / 'parts', BY_ITERATION, resume=True, **seeded))
+    resumed = train(shapes, tmp_path / 'parts', BY_ITERATION, resume=True, **SEEDED)
+    assert equal(whole(BY_ITERATION).weights, resumed)
 
 
 def test_disk_full_where_pytorch_writes_by_itself(tmp_path):

@@ -11,46 +11,50 @@ import time
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from distributed_worker import seed_on_rank
 from helpers import shapes_config
 from mmengine.hooks import Hook
 from mmengine.runner import find_latest_checkpoint
 from mmengine.runner._flexible_runner import FlexibleRunner
-from runs import BY_EPOCH, BY_ITERATION, At, InValidation, equal, interrupted, seeded, send, train
+from processes import call_on_ranks
+from runs import BY_EPOCH, BY_ITERATION, SEEDED, At, InValidation, equal, interrupted, seeded, send, train
 
 from mmdet_detr.errors import ConfigError
 
 
-def test_after_the_last_iteration_of_an_epoch(shapes, tmp_path):
+def test_after_the_last_iteration_of_an_epoch(shapes, whole, tmp_path):
     """Its checkpoint says that the epoch is not over, since what comes at its end is still to be done."""
-    seeded = {'randomness': {'seed': 5}}
-    whole = train(shapes, tmp_path / 'whole', BY_EPOCH, **seeded)
-    interrupted(shapes, tmp_path / 'parts', BY_EPOCH, At(3, send(signal.SIGTERM)), **seeded)
-    assert equal(whole, train(shapes, tmp_path / 'parts', BY_EPOCH, resume=True, **seeded))
+    expected, options = whole(BY_EPOCH).weights, {**BY_EPOCH, **SEEDED}
+    interrupted(shapes, tmp_path / 'parts', options, At(3, send(signal.SIGTERM)))
+    assert equal(expected, train(shapes, tmp_path / 'parts', options, resume=True))
     assert (tmp_path / 'parts' / 'epoch_1.pth').exists()
-    by_iteration = {**BY_EPOCH, 'default_hooks.checkpoint.by_epoch': False, 'default_hooks.checkpoint.interval': 3}
-    interrupted(shapes, tmp_path / 'others', by_iteration, At(5, send(signal.SIGTERM)), **seeded)
+    options |= {'default_hooks.checkpoint.by_epoch': False, 'default_hooks.checkpoint.interval': 3}
+    interrupted(shapes, tmp_path / 'others', options, At(5, send(signal.SIGTERM)))
     (tmp_path / 'others' / 'interrupted_iter_5.pth').unlink()
-    assert equal(whole, train(shapes, tmp_path / 'others', by_iteration, resume=True, **seeded))
+    assert equal(expected, train(shapes, tmp_path / 'others', options, resume=True))
 
 
 FINITE = {**BY_ITERATION, 'train_dataloader.sampler': seeded('DefaultSampler')}
-
-
-@pytest.mark.parametrize(
+WAYS = pytest.mark.parametrize(
     'options', [BY_ITERATION, BY_EPOCH, FINITE], ids=['iterations', 'epochs', 'iterations of epochs']
 )
+
+
+@WAYS
 @pytest.mark.parametrize('workers', [0, 2])
-def test_ends_with_the_same_weights(shapes, tmp_path, options, workers):
-    loader = {'train_dataloader.num_workers': workers, 'randomness': {'seed': 5}}
-    whole = train(shapes, tmp_path / 'whole', options, **loader)
+def test_ends_with_the_same_weights(shapes, whole, tmp_path, options, workers):
+    """Also as a run without workers."""
+    loader = {'train_dataloader.num_workers': workers, **SEEDED}
     interrupted(shapes, tmp_path / 'parts', options, At(2, send(signal.SIGTERM)), **loader)
     assert find_latest_checkpoint(tmp_path / 'parts').endswith('interrupted_iter_2.pth')
     interrupted(shapes, tmp_path / 'parts', options, At(8, send(signal.SIGTERM)), resume=True, **loader)
     assert not (tmp_path / 'parts' / 'interrupted_iter_2.pth').exists()
-    assert equal(whole, train(shapes, tmp_path / 'parts', options, resume=True, **loader))
-    assert not equal(whole, train(shapes, tmp_path / 'other', options, **{**loader, 'randomness': {'seed': 6}}))
+    assert equal(whole(options).weights, train(shapes, tmp_path / 'parts', options, resume=True, **loader))
+
+
+@WAYS
+def test_another_seed_ends_with_other_weights(whole, options):
+    assert not equal(whole(options).weights, whole(options, randomness={'seed': 6}).weights)
 
 
 def test_without_a_seed_in_the_config(shapes, tmp_path):
@@ -71,7 +75,7 @@ def test_without_a_seed_in_the_config(shapes, tmp_path):
 
 def test_ranks_with_seeds_of_their_own_share_the_data(tmp_path):
     """As with ``randomness=dict(diff_rank_seed=True)``."""
-    mp.spawn(seed_on_rank, args=(str(tmp_path),), nprocs=2)
+    call_on_ranks(seed_on_rank, tmp_path)
     ranks = [torch.load(tmp_path / f'{rank}.pth') for rank in range(2)]
     assert [rank['seed'] for rank in ranks] == [5, 5]
     assert sorted(ranks[0]['order'] + ranks[1]['order']) == list(range(8))
@@ -103,13 +107,12 @@ class ToTheGroup:
 
 
 @pytest.mark.skipif(not hasattr(signal, 'sigwaitinfo'), reason='workers cannot tell who sends a signal here')
-def test_signals_that_reach_the_workers_too(shapes, tmp_path):
-    loader = {'train_dataloader.num_workers': 2, 'randomness': {'seed': 5}}
-    whole = train(shapes, tmp_path / 'whole', BY_ITERATION, **loader)
+def test_signals_that_reach_the_workers_too(shapes, whole, tmp_path):
+    loader = {'train_dataloader.num_workers': 2, **SEEDED}
     warned, ended = ToTheGroup(signal.SIGUSR1), ToTheGroup(signal.SIGTERM)
     interrupted(shapes, tmp_path / 'parts', BY_ITERATION, At(2, warned), At(3, ended), **loader)
     assert len(warned.workers) == len(ended.workers) == 2
-    assert equal(whole, train(shapes, tmp_path / 'parts', BY_ITERATION, resume=True, **loader))
+    assert equal(whole(BY_ITERATION).weights, train(shapes, tmp_path / 'parts', BY_ITERATION, resume=True, **loader))
     gc.collect()
     for pid in ended.workers:  # they end when their loader goes
         with pytest.raises(ProcessLookupError):
@@ -132,13 +135,13 @@ def test_another_batch_size_starts_the_epoch_anew(shapes, tmp_path):
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGUSR1])
-def test_signal_in_validation_of_averaged_weights(shapes, tmp_path, number):
+def test_signal_in_validation_of_averaged_weights(shapes, whole, tmp_path, number):
     averaged = [*BY_ITERATION['custom_hooks'], {'type': 'EMAHook', 'momentum': 0.1}]
-    options = {**BY_ITERATION, 'custom_hooks': averaged, 'randomness': {'seed': 5}}
-    whole = train(shapes, tmp_path / 'whole', options)
+    options = {**BY_ITERATION, 'custom_hooks': averaged, **SEEDED}
+    expected = whole(options).weights
     if number == signal.SIGTERM:
         interrupted(shapes, tmp_path / 'parts', options, InValidation(send(number)))
-        assert equal(whole, train(shapes, tmp_path / 'parts', options, resume=True))
+        assert equal(expected, train(shapes, tmp_path / 'parts', options, resume=True))
     else:
         kept = tmp_path / 'kept'
 
@@ -149,18 +152,17 @@ def test_signal_in_validation_of_averaged_weights(shapes, tmp_path, number):
                 if (tmp_path / 'parts' / 'interrupted_iter_4.pth').exists():
                     shutil.copytree(tmp_path / 'parts', kept, dirs_exist_ok=True)
 
-        assert equal(whole, train(shapes, tmp_path / 'parts', options, InValidation(send(number)), Keep()))
+        assert equal(expected, train(shapes, tmp_path / 'parts', options, InValidation(send(number)), Keep()))
         shutil.copy(kept / 'interrupted_iter_4.pth', kept / 'named.pth')
         resumed = {'resume': True, 'load_from': str(kept / 'named.pth')}
-        assert equal(whole, train(shapes, tmp_path / 'rest', options, **resumed))
+        assert equal(expected, train(shapes, tmp_path / 'rest', options, **resumed))
 
 
-def test_signal_between_the_iterations_of_a_step(shapes, tmp_path):
-    options = {**BY_ITERATION, 'optim_wrapper.accumulative_counts': 3, 'randomness': {'seed': 5}}
-    whole = train(shapes, tmp_path / 'whole', options)
+def test_signal_between_the_iterations_of_a_step(shapes, whole, tmp_path):
+    options = {**BY_ITERATION, 'optim_wrapper.accumulative_counts': 3, **SEEDED}
     interrupted(shapes, tmp_path / 'parts', options, At(5, send(signal.SIGTERM)))
     assert find_latest_checkpoint(tmp_path / 'parts').endswith('interrupted_iter_6.pth')
-    assert equal(whole, train(shapes, tmp_path / 'parts', options, resume=True))
+    assert equal(whole(options).weights, train(shapes, tmp_path / 'parts', options, resume=True))
 
 
 def test_in_a_thread(shapes, tmp_path):
@@ -171,12 +173,11 @@ def test_in_a_thread(shapes, tmp_path):
     assert find_latest_checkpoint(tmp_path / 'run').endswith('iter_9.pth')
 
 
-def test_signal_in_validation(shapes, tmp_path):
-    seeded = {'randomness': {'seed': 5}}
-    whole = train(shapes, tmp_path / 'whole', BY_ITERATION, **seeded)
-    interrupted(shapes, tmp_path / 'parts', BY_ITERATION, InValidation(send(signal.SIGTERM)), **seeded)
+def test_signal_in_validation(shapes, whole, tmp_path):
+    options = {**BY_ITERATION, **SEEDED}
+    interrupted(shapes, tmp_path / 'parts', options, InValidation(send(signal.SIGTERM)))
     assert find_latest_checkpoint(tmp_path / 'parts').endswith('interrupted_iter_4.pth')
-    assert equal(whole, train(shapes, tmp_path / 'parts', BY_ITERATION, resume=True, **seeded))
+    assert equal(whole(BY_ITERATION).weights, train(shapes, tmp_path / 'parts', options, resume=True))
 
 
 def test_usr1_saves_and_goes_on(shapes, tmp_path):
