@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers import ROOT
+from processes import start_real
 from scipy.optimize import linear_sum_assignment
 
 import mmdet_detr.speed.malloc
@@ -145,13 +146,13 @@ def test_no_mmdet_is_one_line_and_exit_code_2(monkeypatch, tmp_path, capsys):
     assert error.count('\n') == 1
 
 
-def test_the_script_does_not_hide_nvidias_package(run_python, monkeypatch, tmp_path):
+def test_the_script_does_not_hide_nvidias_package(monkeypatch, tmp_path):
     """PyTorch with CUDA imports cuda.bindings."""
     (tmp_path / 'cuda' / 'bindings').mkdir(parents=True)
     (tmp_path / 'cuda' / 'bindings' / '__init__.py').write_text('')
     (tmp_path / 'torch.py').write_text('import cuda.bindings\nraise ImportError(cuda.bindings.__file__)\n')
     monkeypatch.setenv('PYTHONPATH', os.pathsep.join([str(tmp_path), os.environ.get('PYTHONPATH', '')]))
-    finished = run_python(ROOT / 'benchmarks' / 'cuda.py')
+    finished = start_real(sys.executable, ROOT / 'benchmarks' / 'cuda.py')
     assert finished.stderr == f'cuda: {tmp_path}/cuda/bindings/__init__.py\n'
 
 

@@ -122,7 +122,10 @@ def test_wrong_number_of_classes_is_said_before_training(folder):
     ('option', 'message'),
     [
         ('model.neck.in_channels=63', 'TransformerNeck(in_channels=63): feature map -1 of 1 has 64 channels'),
-        ('model.bbox_head.embed_dims=32', 'DETRHead reads hidden states (L, B, Q, 32), got a tensor (3, 8, 10, 64)'),
+        (
+            'model.bbox_head.embed_dims=32',
+            'DETRHead(embed_dims=32) reads hidden states of a transformer, got some of width 64',
+        ),
     ],
 )
 def test_parts_that_do_not_fit_are_one_line(folder, option, message):
