@@ -244,17 +244,17 @@ def reference_losses(
     for layer in range(num_layers):
         classification = weight_sum = l1 = iou = 0.0
         for image in range(num_images):
-            wanted = [num_outputs - 1] * num_queries
+            goal = [num_outputs - 1] * num_queries
             for query, target in reference_matches(
                 reference_cost(logits[layer, image], boxes[layer, image], labels[image], targets[image])
             ):
-                wanted[query] = labels[image][target]
+                goal[query] = labels[image][target]
                 l1 += np.abs(boxes[layer, image, query] - targets[image][target]).sum()
                 iou += 1 - giou(boxes[layer, image, query], targets[image][target])
             for query in range(num_queries):
                 row = logits[layer, image, query]
-                weight = 0.1 if wanted[query] == num_outputs - 1 else 1.0
-                classification += weight * (np.log(np.exp(row - row.max()).sum()) + row.max() - row[wanted[query]])
+                weight = 0.1 if goal[query] == num_outputs - 1 else 1.0
+                classification += weight * (np.log(np.exp(row - row.max()).sum()) + row.max() - row[goal[query]])
                 weight_sum += weight
         prefix = '' if layer == num_layers - 1 else f'd{layer}.'
         losses[f'{prefix}loss_cls'] = classification / weight_sum

@@ -123,8 +123,8 @@ def test_losses_that_cannot_be_built_do_not_stop_the_rest(monkeypatch, tmp_path)
 def test_missing_solver_is_one_line(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(assignment, 'batch_linear_assignment', None)
     cuda.main([*TINY, '--no-compile', '--minutes', '0', '--out', str(tmp_path)])
-    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith('cuda: left out: solvers')]
-    assert told == [
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith('cuda: left out: solvers')]
+    assert shown == [
         'cuda: left out: solvers: torch-linear-assignment is not installed: pip install "mmdet_detr[gpu-solver]"'
     ]
 
@@ -178,7 +178,7 @@ def test_rounds_end_with_the_time(monkeypatch):
     detector = turns.Detector(OURS, 'float32', 'cpu')
     monkeypatch.setattr(turns.Detector, 'step', lambda *arguments: (step, None))
     rows = turns.take_turns([detector], 'infer', (32, 64), 1, 10, 5.0, lambda *arguments: None)
-    assert rows[detector]['stages']['model'] == [3, 2, 4]  # of 1, 2, 3, 4, 5
+    assert rows[detector]['stages']['model'] == [3, 2, 4]  # median and quartiles of 1 to 5
     clock.now = 0.0
     with pytest.raises(turns.OutOfTime):
         turns.take_turns([detector], 'infer', (32, 64), 1, 10, 2.0, lambda *arguments: None)

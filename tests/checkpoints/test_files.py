@@ -150,8 +150,8 @@ def test_hugging_face_folder(name, tmp_path):
     (tmp_path / 'config.json').write_text(json.dumps(config))
     read = load_from_local(str(tmp_path))
     assert equal(read)
-    told = source(read)
-    assert (told.classes, told.num_heads, told.dilated, told.unfit) == (('a', 'b'), 4, False, None)
+    facts = source(read)
+    assert (facts.classes, facts.num_heads, facts.dilated, facts.unfit) == (('a', 'b'), 4, False, None)
     assert read['meta']['dataset_meta'] == {'classes': ('a', 'b')}  # where mmdet's inference looks
     assert source(load_from_local(str(tmp_path / name))).num_heads == 4  # the file alone: its neighbour tells
 

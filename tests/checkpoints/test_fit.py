@@ -120,7 +120,7 @@ def test_class_names_on_both_sides(tmp_path, logged):
 
 
 def test_same_names_in_another_order(tmp_path):
-    meta = {'CLASSES': ['ant', 'bee', 'cat', 'dog', 'elk']}  # as mmdet 2.x writes them
+    meta = {'CLASSES': ['ant', 'bee', 'cat', 'dog', 'elk']}  # mmdet 2.x writes them so.
     model = load(model_of(5, ('elk', 'dog', 'cat', 'bee', 'ant')), with_rows(6), tmp_path, meta=meta)
     assert rows_of(model) == [4, 3, 2, 1, 0, 5]
 

@@ -270,7 +270,7 @@ def test_what_cannot_be_evaluated_ends_validation_at_its_start(tmp_path, change_
     with pytest.raises(BrokenDataError, match=said):
         dataset(tmp_path, test_mode=True, max_broken=1.0)
     dataset(tmp_path, test_mode=True, max_broken=1.0, evaluated=False)
-    del document['annotations']  # as in a test set
+    del document['annotations']  # A test set has none.
     document['images'][1].update(file_name='1.jpg', id=1)
     document['categories'] = [{'id': 1, 'name': 'thing'}]
     (tmp_path / 'annotations.json').write_text(json.dumps(document))

@@ -42,5 +42,5 @@ def test_workers_leave_the_memory_of_their_parent_alone():
     try:
         (count,) = DataLoader(Frozen(), num_workers=1, worker_init_fn=leave_signals_to_parent)
     finally:
-        gc.freeze()  # as the other tests have it
+        gc.freeze()  # The session's fixture does so too.
     assert count > 10_000

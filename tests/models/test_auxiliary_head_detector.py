@@ -158,7 +158,7 @@ def test_detr_inside_takes_its_checkpoint_with_names_of_classes(tmp_path, prefix
     meta = {'dataset_meta': {'classes': names}}
     save_checkpoint({'state_dict': weights, 'meta': meta}, str(tmp_path / 'detr.pth'))
     model = MODELS.build(detr_with_fcos())
-    model.dataset_meta = {'classes': names[::-1]}  # as ClassNamesHook does
+    model.dataset_meta = {'classes': names[::-1]}  # ClassNamesHook does this.
     load_checkpoint(model, str(tmp_path / 'detr.pth'))
     rows = whole.detector.bbox_head.class_embed.weight
     assert torch.equal(model.detector.bbox_head.class_embed.weight, rows[[4, 3, 2, 1, 0, 5]])

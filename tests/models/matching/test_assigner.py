@@ -59,8 +59,8 @@ def test_matches_are_one_to_one_and_optimal(num_queries):
             assert len(set(queries)) == len(set(objects)) == len(pairs) == min(count, num_queries)
             assert all(target < count for target in objects)
             total = sum(cost[layer, image][pair] for pair in pairs)
-            wanted = cost[layer, image, :, :count]
-            least = sum(wanted[pair] for pair in reference_matches(wanted))
+            goal = cost[layer, image, :, :count]
+            least = sum(goal[pair] for pair in reference_matches(goal))
             assert total == pytest.approx(least, rel=1e-5)
 
 
