@@ -39,7 +39,7 @@ def train_on_rank(rank: int, folder: str) -> None:
     optimizer.register_step_pre_hook(SkipNonFiniteHook()._before_step)
     before = model.module.neck.query_embed.weight.clone()
     if rank == 1:
-        model.module.neck.query_embed.weight.grad[0, 0] = float('nan')  # With sharded gradients, one rank alone sees it.
+        model.module.neck.query_embed.weight.grad[0, 0] = float('nan')  # Sharding shows it to one rank only.
     optimizer.step()
     saved = {
         'losses': {name: value.item() for name, value in losses.items()},
