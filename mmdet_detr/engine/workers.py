@@ -30,6 +30,7 @@ def leave_signals_to_parent(worker_id: int) -> None:
     if hasattr(signal, 'sigwaitinfo') and multiprocessing.get_start_method(allow_none=True) == 'fork':
         signals = {signal.SIGTERM, signal.SIGUSR1}
         signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # threads that start later inherit this
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background of a shell start ignoring it
         threading.Thread(target=_obey_parent, args=(signals,), daemon=True).start()
 
 

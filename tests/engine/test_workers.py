@@ -1,12 +1,15 @@
 """Workers of data loaders: their random numbers, and what they share with their parent."""
 
 import gc
+import signal
 
 import numpy as np
+import pytest
 import torch
 from torch.utils.data import DataLoader
 
 from mmdet_detr.engine import leave_signals_to_parent
+from mmdet_detr.engine.workers import GRACE
 
 
 def test_workers_of_two_ranks_draw_different_numbers(monkeypatch):
@@ -44,3 +47,18 @@ def test_workers_leave_the_memory_of_their_parent_alone():
     finally:
         gc.freeze()  # The session's fixture does so too.
     assert count > 10_000
+
+
+@pytest.mark.skipif(not hasattr(signal, 'sigwaitinfo'), reason='workers cannot tell who sends a signal here')
+def test_worker_ends_at_once_in_the_background_of_a_shell():
+    """The shell starts such a job with SIGINT ignored, and workers inherit that."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        batches = iter(DataLoader(range(8), num_workers=1, worker_init_fn=leave_signals_to_parent))
+        next(batches)
+        (worker,) = batches._workers
+        worker.terminate()
+        worker.join(GRACE - 1)
+        assert worker.exitcode == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
