@@ -240,19 +240,13 @@ def statistics_of(
         objects (both as in the official ``models/detr.py``); ``matched_queries`` an image; with several queries also
         ``query_spread``: standard deviation of a box's coordinates over the queries, in units of the image.
     """
-    if use_sigmoid:
-        best_object = best = logits.amax(-1)
-        num_predicted = (best_object > 0).sum(1)
-    else:
-        best_object, no_object = logits[..., :-1].amax(-1), logits[..., -1]
-        best = torch.maximum(best_object, no_object)
-        num_predicted = (best_object > no_object).sum(1)
+    score, likeliest = logits.max(-1)
+    num_predicted = (score > 0 if use_sigmoid else likeliest < logits.shape[-1] - 1).sum(1)
     num_layers = len(matches.non_finite)
     first = len(matches.queries) // num_layers * (num_layers - 1)  # pair of the last layer
-    queries, labels = matches.queries[first:] % best.numel(), targets.labels.flatten()[matches.targets[first:]]
-    hit = logits.flatten(0, 1)[queries, labels] >= best.flatten()[queries]  # False for NaN
+    queries, labels = matches.queries[first:] % likeliest.numel(), targets.labels.flatten()[matches.targets[first:]]
     statistics = {
-        'class_error': 100 * (~hit).sum() / max(1, len(queries)),
+        'class_error': 100 * (likeliest.flatten()[queries] != labels).sum() / max(1, len(queries)),
         'cardinality_error': (num_predicted - targets.valid.sum(1)).abs().float().mean(),
         'matched_queries': boxes.new_full((), len(queries) / len(logits)),
     }
