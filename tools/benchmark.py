@@ -45,9 +45,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--images', type=Path, help='folder of images to read (default: generated ones)')
     parser.add_argument('--threads', type=int, help="threads of PyTorch (default: PyTorch's)")
     parser.add_argument('--no-memory', action='store_true', help='leave memory out: it takes a process for every row')
-    parser.add_argument(
-        '--out', type=Path, default=Path('benchmark'), help='folder of the results (default: benchmark)'
-    )
+    parser.add_argument('--out', type=Path, default=Path('benchmark'), help='folder to write (default: benchmark)')
     args = parser.parse_args()
     if args.checkpoint and len(args.checkpoint) != len(args.configs):
         parser.error(f'{len(args.configs)} configs, but {len(args.checkpoint)} checkpoints')

@@ -17,9 +17,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('config', type=Path)
     parser.add_argument('--decode', action='store_true', help='decode every image, on all cores')
-    parser.add_argument(
-        '--out', type=Path, default=Path('data_check'), help='folder of the report (default: data_check)'
-    )
+    parser.add_argument('--out', type=Path, default=Path('data_check'), help='folder to write (default: data_check)')
     parser.add_argument('--clean', type=Path, help='folder for annotation files without what cannot be used')
     parser.add_argument('--cfg-options', nargs='+', action=KeyValue, help='overrides, as in training')
     return parser.parse_args()

@@ -8,9 +8,8 @@ built on it, imports what it stands for.
 import importlib.util
 import inspect
 import sys
-from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from importlib.machinery import PathFinder, SourceFileLoader
 from types import ModuleType
 from typing import Any
 
@@ -32,14 +31,11 @@ IMPORTED = {
 
 def import_late() -> None:
     """Let the modules of :data:`IMPORTERS` be imported with stand-ins, from now on."""
-    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())
+    sys.meta_path.insert(0, _Finder())
 
 
 class _Finder(MetaPathFinder):
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(self, fullname: str, path: Any = None, target: ModuleType | None = None) -> Any:
         package = IMPORTERS.get(fullname)
         if package is None or package in sys.modules or importlib.util.find_spec(package) is None:
             return None
