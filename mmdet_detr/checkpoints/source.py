@@ -17,23 +17,14 @@ PLAIN = ('state_dict', 'model', 'model_state_dict', 'module')
 
 @dataclass(frozen=True)
 class Source:
-    """Facts about weights from a file. They are plain values, because they travel inside the state dict.
+    """Facts about weights from a file. They are plain values, because they travel inside the state dict."""
 
-    Attributes:
-        path: file or folder that was read.
-        classes: names of the classes, without the no-object class.
-        num_heads: heads of every attention.
-        dilated: whether the last stage of the backbone is dilated (DC5).
-        unfit: why the weights belong to no DETR that we have, if the file says so.
-        dropped: entries that are no weights, with the reason.
-    """
-
-    path: str
-    classes: tuple[str, ...] | None = None
-    num_heads: int | None = None
-    dilated: bool | None = None
-    unfit: str | None = None
-    dropped: dict[str, str] = field(default_factory=dict)
+    path: str  # file or folder that was read
+    classes: tuple[str, ...] | None = None  # names, without the no-object class
+    num_heads: int | None = None  # of every attention
+    dilated: bool | None = None  # the last stage of the backbone (DC5)
+    unfit: str | None = None  # why the weights belong to no DETR that we have, if the file says so
+    dropped: dict[str, str] = field(default_factory=dict)  # entries that are no weights, with the reason
 
 
 def source_of(metadata: dict) -> Source | None:
