@@ -10,8 +10,7 @@ from pathlib import Path
 
 from _arguments import KeyValue
 
-
-def parse_args() -> argparse.Namespace:
+if __name__ == '__main__':
     parser = argparse.ArgumentParser(
         prog='check_data', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -20,11 +19,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', type=Path, default=Path('data_check'), help='folder to write (default: data_check)')
     parser.add_argument('--clean', type=Path, help='folder for annotation files without what cannot be used')
     parser.add_argument('--cfg-options', nargs='+', action=KeyValue, help='overrides, as in training')
-    return parser.parse_args()
-
-
-if __name__ == '__main__':
-    args = parse_args()
+    args = parser.parse_args()
     from mmdet_detr.cli.check_data import main  # takes seconds, --help does not wait for it
 
     main(args)

@@ -69,16 +69,12 @@ class _StandIn(ModuleType):
 class _Late(type):
     """Type of the stand-ins, and of the classes built on them."""
 
-    def __getattr__(cls, name: str) -> Any:  # such as BertConfig.from_pretrained
-        if '_stands_for' not in vars(cls) or name.startswith('__'):
-            raise AttributeError(name)
-        return getattr(_real(cls), name)
-
-    @property
-    def __signature__(cls) -> inspect.Signature:  # mmengine asks an optimizer for the name of its first argument
-        if '_stands_for' not in vars(cls):
-            raise AttributeError('__signature__')  # inspect finds out by itself
-        return inspect.signature(_real(cls))
+    def __getattr__(cls, name: str) -> Any:
+        if '_stands_for' in vars(cls) and name == '__signature__':  # mmengine asks for an optimizer's first argument
+            return inspect.signature(_real(cls))
+        if '_stands_for' in vars(cls) and not name.startswith('__'):  # such as BertConfig.from_pretrained
+            return getattr(_real(cls), name)
+        raise AttributeError(name)
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         if '_stands_for' in vars(cls):
