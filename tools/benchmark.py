@@ -20,7 +20,7 @@ def image_size(text: str) -> tuple[int, int]:
 image_size.__name__ = 'HEIGHTxWIDTH'  # argparse names the type by it in its errors
 
 
-def parse_args() -> argparse.Namespace:
+if __name__ == '__main__':
     parser = argparse.ArgumentParser(
         prog='benchmark', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -51,11 +51,6 @@ def parse_args() -> argparse.Namespace:
         parser.error(f'{len(args.configs)} configs, but {len(args.checkpoint)} checkpoints')
     if min(*args.batch, args.rounds) < 1 or min(args.warmup, args.objects) < 0:
         parser.error('--batch and --rounds must be at least 1, --warmup and --objects at least 0')
-    return args
-
-
-if __name__ == '__main__':
-    args = parse_args()
     from mmdet_detr.cli.benchmark import main  # takes seconds, --help does not wait for it
 
     main(args)

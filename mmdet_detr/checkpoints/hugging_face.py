@@ -53,10 +53,10 @@ def settings_from_config(config: dict[str, Any]) -> Settings:
 
 
 def class_names(classes: tuple[str, ...] | None, num_rows: int) -> tuple[str, ...]:
-    """Names of all outputs but the last, no object; a CheckpointError if there is no such output."""
+    """Names of all outputs but the last, no object; a CheckpointError if given names are for all outputs."""
     if classes and len(classes) == num_rows:
         raise CheckpointError('the classifier is sigmoid and has no output for no object, as Hugging Face models have')
-    if classes and len(classes) == num_rows - 1:
+    if classes:
         return classes
     known = {len(names) + 1: names for names in (COCO_NAMES, NAMES_BY_COCO_ID)}
     return known.get(num_rows, tuple(f'LABEL_{i}' for i in range(num_rows - 1)))
@@ -101,12 +101,11 @@ def model_config(weights: dict[str, Tensor], classes: tuple[str, ...], settings:
 
 def processor_config(settings: Settings) -> dict[str, Any]:
     """Content of ``preprocessor_config.json``."""
-    size = {'shortest_edge': settings.shortest or 800, 'longest_edge': settings.longest or 2**31 - 1}
     return {
         'image_processor_type': 'DetrImageProcessor',
         'format': 'coco_detection',
         'do_resize': settings.shortest is not None,
-        'size': size,
+        'size': {'shortest_edge': settings.shortest or 800, 'longest_edge': settings.longest or 2**31 - 1},
         'resample': 2,  # PIL's bilinear
         'do_rescale': True,
         'rescale_factor': 1 / 255,

@@ -65,58 +65,43 @@ OFFICIAL = Layout(
 )
 
 
-def _mmdet_transformer(prefix: str, attention: str, cross_attention: str, ffn: str, norm: str) -> Rules:
+def _mmdet(
+    name: str, title: str, projection: str, queries: str, prefix: str, attentions: tuple[str, str], ffn: str, norm: str
+) -> Layout:
+    """A layout of mmdet. The arguments after the title name its parts; ``prefix`` starts those of the transformer."""
     layer, decoder = 'neck.{part}.layers.{n}.', 'neck.decoder.layers.{n}.'
     their_layer, their_decoder = prefix + '{part}.layers.{n}.', prefix + 'decoder.layers.{n}.'
-    return (
-        (layer + 'self_attn.{rest}', f'{their_layer}{attention}.attn.{{rest}}'),
-        (decoder + 'multihead_attn.{rest}', f'{their_decoder}{cross_attention}.attn.{{rest}}'),
-        (layer + 'linear1.{p}', f'{their_layer}{ffn}.layers.0.0.{{p}}'),
-        (layer + 'linear2.{p}', f'{their_layer}{ffn}.layers.1.{{p}}'),
-        *((f'{layer}norm{i + 1}.{{p}}', f'{their_layer}norms.{i}.{{p}}') for i in range(3)),
-        ('neck.decoder.norm.{p}', f'{prefix}decoder.{norm}.{{p}}'),
-    )
-
-
-MMDET_BRANCHES = (
-    ('bbox_head.class_embed.{p}', 'bbox_head.fc_cls.{p}'),
-    ('bbox_head.bbox_embed.layers.0.{p}', 'bbox_head.reg_ffn.layers.0.0.{p}'),
-    ('bbox_head.bbox_embed.layers.1.{p}', 'bbox_head.reg_ffn.layers.1.{p}'),
-    ('bbox_head.bbox_embed.layers.2.{p}', 'bbox_head.fc_reg.{p}'),
-)
-
-MMDET3 = Layout(
-    name='mmdet3',
-    title='mmdet 3.x',
-    marks=('neck.convs.0.conv.weight', 'query_embedding.weight', 'decoder.post_norm.weight', 'bbox_head.fc_cls.weight'),
-    rules=(
-        ('backbone.{rest}', 'backbone.{rest}'),
-        ('neck.input_proj.{p}', 'neck.convs.0.conv.{p}'),
-        ('neck.query_embed.weight', 'query_embedding.weight'),
-        *_mmdet_transformer('', 'self_attn', 'cross_attn', 'ffn', 'post_norm'),
-        *MMDET_BRANCHES,
-    ),
-)
-
-
-def _mmdet2(name: str, title: str, attention: str, cross_attention: str, ffn: str, norm: str) -> Layout:
-    own = ('bbox_head.input_proj.weight', 'bbox_head.query_embedding.weight', 'bbox_head.fc_cls.weight')
+    own = ('bbox_head.fc_cls', projection, queries, f'{prefix}decoder.{norm}')
     return Layout(
         name=name,
         title=title,
-        marks=(*own, f'bbox_head.transformer.decoder.{norm}.weight'),
+        marks=tuple(f'{part}.weight' for part in own),
         rules=(
             ('backbone.{rest}', 'backbone.{rest}'),
-            ('neck.input_proj.{p}', 'bbox_head.input_proj.{p}'),
-            ('neck.query_embed.weight', 'bbox_head.query_embedding.weight'),
-            *_mmdet_transformer('bbox_head.transformer.', attention, cross_attention, ffn, norm),
-            *MMDET_BRANCHES,
+            ('neck.input_proj.{p}', projection + '.{p}'),
+            ('neck.query_embed.weight', queries + '.weight'),
+            (layer + 'self_attn.{rest}', f'{their_layer}{attentions[0]}.attn.{{rest}}'),
+            (decoder + 'multihead_attn.{rest}', f'{their_decoder}{attentions[1]}.attn.{{rest}}'),
+            (layer + 'linear1.{p}', f'{their_layer}{ffn}.layers.0.0.{{p}}'),
+            (layer + 'linear2.{p}', f'{their_layer}{ffn}.layers.1.{{p}}'),
+            *((f'{layer}norm{i + 1}.{{p}}', f'{their_layer}norms.{i}.{{p}}') for i in range(3)),
+            ('neck.decoder.norm.{p}', f'{prefix}decoder.{norm}.{{p}}'),
+            ('bbox_head.class_embed.{p}', 'bbox_head.fc_cls.{p}'),
+            ('bbox_head.bbox_embed.layers.0.{p}', 'bbox_head.reg_ffn.layers.0.0.{p}'),
+            ('bbox_head.bbox_embed.layers.1.{p}', 'bbox_head.reg_ffn.layers.1.{p}'),
+            ('bbox_head.bbox_embed.layers.2.{p}', 'bbox_head.fc_reg.{p}'),
         ),
     )
 
 
-MMDET2_12 = _mmdet2('mmdet2.12', 'mmdet 2.12 to 2.28', 'attentions.0', 'attentions.1', 'ffns.0', 'post_norm')
-MMDET2_7 = _mmdet2('mmdet2.7', 'mmdet 2.7 to 2.11', 'self_attn', 'multihead_attn', 'ffn', 'norm')
+MMDET3 = _mmdet(
+    'mmdet3', 'mmdet 3.x', 'neck.convs.0.conv', 'query_embedding', '', ('self_attn', 'cross_attn'), 'ffn', 'post_norm'
+)
+MMDET2_PARTS = ('bbox_head.input_proj', 'bbox_head.query_embedding', 'bbox_head.transformer.')
+MMDET2_12 = _mmdet(
+    'mmdet2.12', 'mmdet 2.12 to 2.28', *MMDET2_PARTS, ('attentions.0', 'attentions.1'), 'ffns.0', 'post_norm'
+)
+MMDET2_7 = _mmdet('mmdet2.7', 'mmdet 2.7 to 2.11', *MMDET2_PARTS, ('self_attn', 'multihead_attn'), 'ffn', 'norm')
 
 HF_BACKBONE = 'model.backbone.conv_encoder.model.'
 HF_MARKS = ('class_labels_classifier.weight', 'model.query_position_embeddings.weight')

@@ -39,23 +39,23 @@ def with_source(checkpoint: dict, source: Source) -> dict:
     The weights of a DETR are moved to ``state_dict``. Nothing else changes in the content of another model.
     """
     key = next((key for key in (*AVERAGED, *PLAIN) if is_detr(_innermost(checkpoint.get(key)))), None)
-    if key is None and not is_detr(checkpoint):
-        weights = checkpoint.get('state_dict')
-        if isinstance(weights, dict):
-            return {**checkpoint, 'state_dict': _marked(weights, source)}
-        return _marked(checkpoint, source)
-    weights = checkpoint if key is None else _innermost(checkpoint[key])
-    meta = checkpoint.get('meta', {}) if key else {}
     if key is not None:
+        weights, meta = _innermost(checkpoint[key]), checkpoint.get('meta', {})
         dropped = {str(name): 'no weights of the network' for name in checkpoint if name not in (key, 'meta')}
         source = replace(source, dropped=dropped, **_training_facts(checkpoint, source))
+    elif is_detr(checkpoint):
+        checkpoint, weights, meta = {}, checkpoint, {}
+    elif isinstance(checkpoint.get('state_dict'), dict):
+        return {**checkpoint, 'state_dict': _marked(checkpoint['state_dict'], source)}
+    else:
+        return _marked(checkpoint, source)
     weights = _marked(weights, source)
     if source.classes and isinstance(meta, dict) and not {'dataset_meta', 'CLASSES'} & meta.keys():
         # One object in two places: a model writes its own class names into it, and mmdet's inference reads them.
         named = {'classes': source.classes}
         meta = {**meta, 'dataset_meta': named}
         weights._metadata['']['dataset_meta'] = named  # type: ignore[attr-defined]
-    return {**({} if key is None else checkpoint), 'state_dict': weights, 'meta': meta}
+    return {**checkpoint, 'state_dict': weights, 'meta': meta}
 
 
 def facts_of(config: dict) -> dict[str, Any]:
