@@ -13,7 +13,7 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Co
     """Read a config file.
 
     Args:
-        path: the file.
+        path: the config.
         overrides: values by keys such as ``train_dataloader.batch_size``, as in ``--cfg-options``.
 
     Raises:

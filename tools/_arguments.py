@@ -1,7 +1,4 @@
-"""Check the arguments of mmdet's scripts before torch and mmdet are imported: an error takes no seconds to show.
-
-The standard library is all that is imported here.
-"""
+"""Check the arguments of mmdet's scripts with the standard library alone: an error takes no seconds to show."""
 
 import argparse
 import ast
@@ -46,15 +43,12 @@ def check_arguments(tool: str) -> None:
     if mmdet is None or mmdet.origin is None:
         return
     script = Path(mmdet.origin).parent / '.mim' / 'tools' / f'{tool}.py'
-    names = {
-        'argparse': SimpleNamespace(**{**vars(argparse), 'ArgumentParser': _Parser}),
-        'os': os,
-        'DictAction': KeyValue,
-    }
+    names: dict[str, Any] = {'os': os, 'DictAction': KeyValue}
+    names['argparse'] = SimpleNamespace(**{**vars(argparse), 'ArgumentParser': _Parser})
     try:
         functions = [node for node in ast.parse(script.read_text()).body if getattr(node, 'name', '') == 'parse_args']
         exec(compile(ast.Module(functions, []), str(script), 'exec'), names)
-        args = names['parse_args']()  # type: ignore[operator]
+        args = names['parse_args']()
         files = [path for path in (args.config, getattr(args, 'checkpoint', '')) if path and '://' not in path]
     except Exception:  # another script than the one that we know: it checks its arguments itself
         return

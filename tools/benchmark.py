@@ -20,7 +20,7 @@ def image_size(text: str) -> tuple[int, int]:
 image_size.__name__ = 'HEIGHTxWIDTH'  # argparse names the type by it in its errors
 
 
-def parse_args() -> argparse.Namespace:
+if __name__ == '__main__':
     parser = argparse.ArgumentParser(
         prog='benchmark', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -45,19 +45,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--images', type=Path, help='folder of images to read (default: generated ones)')
     parser.add_argument('--threads', type=int, help="threads of PyTorch (default: PyTorch's)")
     parser.add_argument('--no-memory', action='store_true', help='leave memory out: it takes a process for every row')
-    parser.add_argument(
-        '--out', type=Path, default=Path('benchmark'), help='folder of the results (default: benchmark)'
-    )
+    parser.add_argument('--out', type=Path, default=Path('benchmark'), help='folder to write (default: benchmark)')
     args = parser.parse_args()
     if args.checkpoint and len(args.checkpoint) != len(args.configs):
         parser.error(f'{len(args.configs)} configs, but {len(args.checkpoint)} checkpoints')
     if min(*args.batch, args.rounds) < 1 or min(args.warmup, args.objects) < 0:
         parser.error('--batch and --rounds must be at least 1, --warmup and --objects at least 0')
-    return args
-
-
-if __name__ == '__main__':
-    args = parse_args()
     from mmdet_detr.cli.benchmark import main  # takes seconds, --help does not wait for it
 
     main(args)

@@ -10,23 +10,16 @@ from pathlib import Path
 
 from _arguments import KeyValue
 
-
-def parse_args() -> argparse.Namespace:
+if __name__ == '__main__':
     parser = argparse.ArgumentParser(
         prog='check_data', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('config', type=Path)
     parser.add_argument('--decode', action='store_true', help='decode every image, on all cores')
-    parser.add_argument(
-        '--out', type=Path, default=Path('data_check'), help='folder of the report (default: data_check)'
-    )
+    parser.add_argument('--out', type=Path, default=Path('data_check'), help='folder to write (default: data_check)')
     parser.add_argument('--clean', type=Path, help='folder for annotation files without what cannot be used')
     parser.add_argument('--cfg-options', nargs='+', action=KeyValue, help='overrides, as in training')
-    return parser.parse_args()
-
-
-if __name__ == '__main__':
-    args = parse_args()
+    args = parser.parse_args()
     from mmdet_detr.cli.check_data import main  # takes seconds, --help does not wait for it
 
     main(args)

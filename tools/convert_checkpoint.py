@@ -9,7 +9,7 @@ from pathlib import Path
 LAYOUTS = ('detr', 'hf', 'mmdet3', 'mmdet_detr')
 
 
-def parse_args() -> argparse.Namespace:
+if __name__ == '__main__':
     parser = argparse.ArgumentParser(prog='convert_checkpoint', description=__doc__)
     parser.add_argument('src', type=Path, help='checkpoint file, or Hugging Face folder')
     parser.add_argument('dst', type=Path, help='file to write; a folder for --to hf')
@@ -17,11 +17,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--config', type=Path, help="for --to hf: the model's config, if SRC does not hold it")
     parser.add_argument('--coco80', action='store_true', help='of 91 + 1 outputs keep those of the 80 COCO classes')
     parser.add_argument('--force', action='store_true', help='overwrite DST')
-    return parser.parse_args()
-
-
-if __name__ == '__main__':
-    args = parse_args()
+    args = parser.parse_args()
     from mmdet_detr.cli.convert_checkpoint import main  # takes seconds, --help does not wait for it
 
     main(args)

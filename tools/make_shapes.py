@@ -3,8 +3,7 @@
 import argparse
 from pathlib import Path
 
-
-def parse_args() -> argparse.Namespace:
+if __name__ == '__main__':
     parser = argparse.ArgumentParser(
         prog='make_shapes', description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -15,11 +14,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--min-objects', type=int, default=1, help='fewest objects in an image')
     parser.add_argument('--max-objects', type=int, default=3, help='most objects in an image')
     parser.add_argument('--seed', type=int, default=0, help='the same seed gives the same files')
-    return parser.parse_args()
-
-
-if __name__ == '__main__':
-    args = parse_args()
+    args = parser.parse_args()
     from mmdet_detr.cli.make_shapes import main  # takes seconds, --help does not wait for it
 
     main(args)

@@ -3,8 +3,7 @@
 import argparse
 from pathlib import Path
 
-
-def parse_args() -> argparse.Namespace:
+if __name__ == '__main__':
     parser = argparse.ArgumentParser(
         prog='report', description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -12,11 +11,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--images', type=int, default=12, help='number of test images on the sheet')
     parser.add_argument('--columns', type=int, default=3, help='images in a row of the sheet')
     parser.add_argument('--score-thr', type=float, default=0.5, help='detections below are not drawn')
-    return parser.parse_args()
-
-
-if __name__ == '__main__':
-    args = parse_args()
+    args = parser.parse_args()
     from mmdet_detr.cli.report import main  # takes seconds, --help does not wait for it
 
     main(args)

@@ -1,7 +1,7 @@
 """Read the sizes of a network from its state dict: depth of the backbone, widths and layers of the transformer."""
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -12,7 +12,7 @@ DEPTHS: dict[tuple[tuple[int, ...], bool], int] = {  # (blocks of each stage, bo
     ((3, 4, 23, 3), True): 101,
     ((3, 8, 36, 3), True): 152,
 }
-PAPER_WIDTHS = (256, 6, 6, 2048)
+PAPER_SIZES = (256, 6, 6, 2048)  # the last four fields of an Architecture
 CONFIGS = {
     (18, False): 'configs/detr/detr_r18_8x2_500e_coco.py',
     (50, False): 'configs/detr/detr_r50_8x2_500e_coco.py',
@@ -22,18 +22,8 @@ CONFIGS = {
 }
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """Sizes of a DETR.
-
-    Attributes:
-        blocks: residual blocks of each stage of a ResNet; empty for another backbone.
-        bottlenecks: whether the blocks are bottlenecks.
-        embed_dims: width of the transformer.
-        num_encoder_layers: encoder layers.
-        num_decoder_layers: decoder layers.
-        feedforward_channels: hidden width of the feed-forward networks.
-    """
+class Architecture(NamedTuple):
+    """Sizes of a DETR: residual blocks of each stage of a ResNet (none for another backbone), and the transformer's."""
 
     blocks: tuple[int, ...]
     bottlenecks: bool
@@ -73,13 +63,7 @@ def architecture_of(weights: dict[str, Tensor]) -> Architecture:
 
 def config_for(architecture: Architecture, dilated: bool | None) -> str | None:
     """The config of a published architecture; both configs if it is not known whether the last stage is dilated."""
-    sizes = (
-        architecture.embed_dims,
-        architecture.num_encoder_layers,
-        architecture.num_decoder_layers,
-        architecture.feedforward_channels,
-    )
-    if sizes != PAPER_WIDTHS:
+    if architecture[2:] != PAPER_SIZES:
         return None
     known = [CONFIGS.get((architecture.depth or 0, dc5)) for dc5 in (False, True) if dilated in (None, dc5)]
     return ' or, for DC5, '.join(filter(None, known)) or None
@@ -87,7 +71,7 @@ def config_for(architecture: Architecture, dilated: bool | None) -> str | None:
 
 def is_dilated(model: nn.Module) -> bool:
     """Whether the backbone has dilated convolutions."""
-    backbone = getattr(model, 'backbone', model)
+    backbone = model.get_submodule('backbone')
     return any(isinstance(conv, nn.Conv2d) and max(conv.dilation) > 1 for conv in backbone.modules())
 
 

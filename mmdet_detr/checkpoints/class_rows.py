@@ -1,6 +1,6 @@
 """Take over the rows of a classifier for other classes."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mmdet.datasets import CocoDataset
 from torch import Tensor
@@ -10,29 +10,18 @@ COCO_NAMES: tuple[str, ...] = tuple(CocoDataset.METAINFO['classes'])
 UNUSED_COCO_IDS = {0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 COCO_IDS = tuple(i for i in range(91) if i not in UNUSED_COCO_IDS)
 # The official and Hugging Face models have an output for every category id.
-NAMES_BY_COCO_ID = tuple(
-    NO_NAME if i in UNUSED_COCO_IDS else COCO_NAMES[COCO_IDS.index(i)] for i in range(COCO_IDS[-1] + 1)
-)
+NAMES_BY_COCO_ID = tuple(COCO_NAMES[COCO_IDS.index(i)] if i in COCO_IDS else NO_NAME for i in range(91))
 NUM_PANOPTIC_IDS = 250  # outputs of the official panoptic models: category ids of things, then of stuff
 
 
-@dataclass(frozen=True)
-class ClassRows:
-    """Which row of one classifier becomes which row of another.
+class ClassRows(NamedTuple):
+    """Which row of one classifier becomes which row of another."""
 
-    Attributes:
-        pairs: (row of the model, row of the checkpoint).
-        summary: how the rows were found, for the report.
-        classes: names of the model's classes, if they are known.
-        initial: rows of the model that keep their initial values, by name if there are names.
-        left: classes of the checkpoint that the model lacks.
-    """
-
-    pairs: tuple[tuple[int, int], ...]
-    summary: str
-    classes: tuple[str, ...] | None = None
-    initial: tuple[str, ...] = ()
-    left: tuple[str, ...] = ()
+    pairs: tuple[tuple[int, int], ...]  # (row of the model, row of the checkpoint)
+    summary: str  # how the rows were found, for the report
+    classes: tuple[str, ...] | None = None  # names of the model's classes, if they are known
+    initial: tuple[str, ...] = ()  # rows of the model that keep their initial values, by name if there are names
+    left: tuple[str, ...] = ()  # classes of the checkpoint that the model lacks
 
 
 def match_rows(

@@ -14,18 +14,12 @@ from torch import Tensor
 
 from ..configs import load_config
 from ..errors import CheckpointError
+from .architecture import architecture_of
 from .class_rows import COCO_IDS, COCO_NAMES, NAMES_BY_COCO_ID, NUM_PANOPTIC_IDS
 from .config_text import parse_config
 from .files import load_from_local
 from .fit import CLASS_ROWS
-from .hugging_face import (
-    Settings,
-    class_names,
-    model_config,
-    processor_config,
-    settings_from_config,
-    settings_from_source,
-)
+from .hugging_face import Settings, class_names, model_config, processor_config, settings_from_config
 from .layouts import HF, HF_TIMM, MMDET3, OFFICIAL, OURS, RESNET
 from .renaming import from_our_names, to_our_names
 from .source import Source, source_of
@@ -82,9 +76,8 @@ def convert_checkpoint(
         _write_hugging_face(dst, weights, classes, _settings(config, cfg, source, weights))
     else:
         _write_file(dst, to, weights, classes, cfg)
-    return (
-        f'{dst}: {TARGETS[to].title}, {len(weights)} entries (from {named.layout.title}, {len(named.dropped)} dropped)'
-    )
+    origin = f'from {named.layout.title}, {len(named.dropped)} dropped'
+    return f'{dst}: {TARGETS[to].title}, {len(weights)} entries ({origin})'
 
 
 def _settings(config: Path | None, cfg: str, source: Source, weights: dict[str, Tensor]) -> Settings:
@@ -94,7 +87,10 @@ def _settings(config: Path | None, cfg: str, source: Source, weights: dict[str, 
         return settings_from_config(values)
     if config:
         raise CheckpointError(f'{config} is no config of a mmdet_detr.DETR')
-    return settings_from_source(source, weights)
+    num_heads = source.num_heads or (8 if architecture_of(weights).embed_dims == 256 else None)
+    if num_heads is None:
+        raise CheckpointError(f'{source.path} does not tell the number of attention heads: name its config by --config')
+    return Settings(num_heads, dilated=bool(source.dilated))
 
 
 def _coco80_rows(weights: dict[str, Tensor], source: Source) -> dict[str, Tensor]:

@@ -25,10 +25,6 @@ def load_from_local(filename: str, map_location: MapLocation = None) -> dict:
     The content decides how a file is read, not its name: safetensors, or ``torch.save`` with nothing but tensors,
     plain Python values and the few types that training scripts store.
 
-    Args:
-        filename: file with weights, or a folder with ``model.safetensors`` or ``pytorch_model.bin``.
-        map_location: as in ``torch.load``.
-
     Returns:
         The content. If it is a DETR's, its weights are under mmengine's ``state_dict``, at whatever key the file has
         them, and ``meta`` holds the class names of a Hugging Face folder. The metadata of the weights hold their

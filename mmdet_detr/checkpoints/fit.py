@@ -1,6 +1,7 @@
 """Fit a checkpoint of any layout to a DETR: classes and queries may differ, another architecture is an error."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,26 +29,21 @@ _last_report = ''
 class Report:
     """What happened to the entries of a checkpoint, for the log."""
 
-    title: str
-    used: int = 0
     notes: list[str] = field(default_factory=list)
     dropped: dict[str, str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     level: int = logging.INFO
 
-    def __str__(self) -> str:
-        lines = [f'{self.title}: {self.used} entries used, {len(self.dropped)} dropped, {len(self.missing)} missing']
-        lines += [f'  {note}' for note in self.notes]
-        lines += [f'  dropped: {line}' for line in _by_reason(self.dropped)]
-        lines += [f'  missing: {line}' for line in _by_reason(self.missing)]
-        return '\n'.join(lines)
-
-    def log(self) -> None:
+    def log(self, title: str, used: int) -> None:
         """Log the report, unless it was the last one: a model and its averaged copy load the same checkpoint."""
         global _last_report
-        if str(self) != _last_report:
-            _last_report = str(self)
-            print_log(_last_report, logger='current', level=self.level)
+        lines = [f'{title}: {used} entries used, {len(self.dropped)} dropped, {len(self.missing)} missing', *self.notes]
+        lines += [f'dropped: {line}' for line in _by_reason(self.dropped)]
+        lines += [f'missing: {line}' for line in _by_reason(self.missing)]
+        text = '\n  '.join(lines)
+        if text != _last_report:
+            _last_report = text
+            print_log(text, logger='current', level=self.level)
 
     def warn(self, note: str) -> None:
         """Add a note that the user should not miss."""
@@ -70,16 +66,15 @@ def fit_to_model(model: nn.Module, state_dict: dict[str, Tensor], prefix: str, m
         CheckpointError: the entries are of no known layout or of another architecture. Nothing is changed then.
     """
     entries = {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
-    source = source_of(metadata)
-    named = to_our_names(entries, source.path if source else 'the state dict')
-    if source is None and (named is None or named.layout is OURS):
+    source = source_of(metadata) or Source('the state dict')
+    named = to_our_names(entries, source.path)
+    if 'source' not in metadata and (named is None or named.layout is OURS):
         return
-    source = source or Source('the state dict')
     if named is None:
         first = ', '.join(list(entries)[:3]) or 'nothing'
         raise CheckpointError(f'{source.path} is no checkpoint of a DETR: its first entries are {first}')
     expected = model.state_dict()
-    report = Report(f'Loaded {source.path}, {named.layout.title}', dropped={**source.dropped, **named.dropped})
+    report = Report(dropped={**source.dropped, **named.dropped})
     weights = _drop_surplus(named.weights, expected, report)
     try:
         _check_facts(source, model, report)
@@ -87,7 +82,7 @@ def fit_to_model(model: nn.Module, state_dict: dict[str, Tensor], prefix: str, m
     except CheckpointError as error:
         advice = _advice(weights, expected, source)
         raise CheckpointError(f'{source.path} does not fit the model: {error}{advice}') from None
-    report.used = len(weights)
+    used = len(weights)
     classes = _fit_classes(weights, expected, model, source, report)
     if classes and 'dataset_meta' in metadata:
         metadata['dataset_meta']['classes'] = classes
@@ -96,15 +91,12 @@ def fit_to_model(model: nn.Module, state_dict: dict[str, Tensor], prefix: str, m
     for name in entries:
         del state_dict[prefix + name]
     state_dict.update({prefix + name: value for name, value in weights.items()})
-    report.log()
+    report.log(f'Loaded {source.path}, {named.layout.title}', used)
 
 
 def _by_reason(entries: dict[str, str]) -> list[str]:
-    lines = []
-    for reason in dict.fromkeys(entries.values()):
-        names = tuple(name for name, why in entries.items() if why == reason)
-        lines.append(f'{_listed(names, 3)} ({reason})')
-    return lines
+    reasons = dict.fromkeys(entries.values())
+    return [f'{_listed([name for name in entries if entries[name] == why], 3)} ({why})' for why in reasons]
 
 
 def _drop_surplus(weights: dict[str, Tensor], expected: dict[str, Tensor], report: Report) -> dict[str, Tensor]:
@@ -161,9 +153,7 @@ def _check_facts(source: Source, model: nn.Module, report: Report) -> None:
         words = ('dilated (DC5)', 'not dilated')
         raise CheckpointError(f'its backbone is {words[not source.dilated]}, that of the model {words[source.dilated]}')
     if source.dilated is None and 'dc5' in Path(source.path).name.lower() and not is_dilated(model):
-        report.warn(
-            "The file's name says DC5, but the model's backbone is not dilated: its predictions would be wrong."
-        )
+        report.warn("The file's name says DC5, but the model's backbone is not dilated: predictions would be wrong.")
 
 
 def _advice(weights: dict[str, Tensor], expected: dict[str, Tensor], source: Source) -> str:
@@ -191,13 +181,8 @@ def _fit_classes(
         classes = None
     if source.classes and num_rows - len(source.classes) not in (0, 1):
         report.warn(f'the {len(source.classes)} class names of the checkpoint do not fit its {num_rows} outputs')
-    rows = match_rows(
-        num_rows,
-        len(expected[names[0]]),
-        source.classes,
-        None if classes is None else tuple(classes),
-        num_classes,
-    )
+    classes = None if classes is None else tuple(classes)
+    rows = match_rows(num_rows, len(expected[names[0]]), source.classes, classes, num_classes)
     for name in names:
         weights[name] = carry_rows(rows, weights[name], expected[name])
     report.notes.append(f'classes: {rows.summary}')
@@ -208,7 +193,7 @@ def _fit_classes(
     return rows.classes
 
 
-def _listed(names: tuple[str, ...], at_most: int = 10) -> str:
+def _listed(names: Sequence[str], at_most: int = 10) -> str:
     more = f' and {len(names) - at_most} more' if len(names) > at_most else ''
     return ', '.join(names[:at_most]) + more
 

@@ -8,40 +8,25 @@ from torch import Tensor
 from ..errors import CheckpointError
 from .architecture import architecture_of
 from .class_rows import COCO_NAMES, NAMES_BY_COCO_ID
-from .source import Source
 
 BOTTLENECK_EXPANSION = 4
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of a Hugging Face model besides its weights; the defaults are those of the published models.
+    """Settings of a Hugging Face model besides its weights; the defaults are those of the published models."""
 
-    Attributes:
-        num_heads: heads of every attention; None if it is not known.
-        dropout: of the transformer.
-        dilated: whether the last stage of the backbone is dilated (DC5).
-        shortest: length to which the shorter side of an image is resized; None for no resize.
-        longest: bound of the longer side; None for no bound.
-        mean: of red, green and blue, in 0..1.
-        std: of red, green and blue, in 0..1.
-    """
-
-    num_heads: int | None = None
+    num_heads: int = 8
     dropout: float = 0.1
-    dilated: bool = False
-    shortest: int | None = 800
-    longest: int | None = 1333
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    dilated: bool = False  # the last stage of the backbone (DC5)
+    shortest: int | None = 800  # the shorter side of a resized image; None for no resize
+    longest: int | None = 1333  # the most that its longer side may be; None for no bound
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # of red, green and blue, in 0..1
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
 
 
 def settings_from_config(config: dict[str, Any]) -> Settings:
-    """Settings from the config of one of our models.
-
-    Raises:
-        CheckpointError: the backbone or the preparation of images is one that Hugging Face models do not have.
-    """
+    """Settings from the config of a DETR; a CheckpointError if Hugging Face lacks its backbone or image preparation."""
     model = config['model']
     neck, backbone, prepare = (model.get(part) or {} for part in ('neck', 'backbone', 'data_preprocessor'))
     if backbone.get('style', 'pytorch') != 'pytorch':
@@ -51,53 +36,34 @@ def settings_from_config(config: dict[str, Any]) -> Settings:
         raise CheckpointError("the backbone is dilated otherwise than mmdet_detr.ResNetDC5 and timm's ResNet")
     if not prepare.get('bgr_to_rgb'):
         raise CheckpointError('the model reads BGR images, Hugging Face models read RGB')
-    resizes = [step for step in _test_pipeline(config) if 'Resize' in str(step.get('type'))]
+    loader = config.get('test_dataloader') or {}
+    pipeline = loader.get('dataset', {}).get('pipeline') or config.get('test_pipeline') or []
+    resizes = [step for step in pipeline if 'Resize' in str(step.get('type'))]
     if any(step['type'] != 'mmdet_detr.ShortestSideResize' for step in resizes) or len(resizes) > 1:
         raise CheckpointError('the test pipeline resizes otherwise than by one mmdet_detr.ShortestSideResize')
-    zero, one = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # mmdet's preprocessor does not normalise by default
     return Settings(
         num_heads=neck.get('num_heads', 8),
         dropout=neck.get('dropout', 0.1),
         dilated=dilated,
         shortest=resizes[0]['sizes'][0] if resizes else None,
         longest=resizes[0].get('longest', 1333) if resizes else None,
-        mean=tuple(value / 255 for value in prepare.get('mean') or zero),
-        std=tuple(value / 255 for value in prepare.get('std') or one),
+        mean=tuple(value / 255 for value in prepare.get('mean') or (0, 0, 0)),  # mmdet does not normalise by default
+        std=tuple(value / 255 for value in prepare.get('std') or (1, 1, 1)),
     )
 
 
-def settings_from_source(source: Source, weights: dict[str, Tensor]) -> Settings:
-    """Settings of the published models, with the facts that the file holds.
-
-    Raises:
-        CheckpointError: the number of heads is unknown, and the width is not the paper's.
-    """
-    num_heads = source.num_heads or (8 if architecture_of(weights).embed_dims == 256 else None)
-    if num_heads is None:
-        raise CheckpointError(f'{source.path} does not tell the number of attention heads: name its config by --config')
-    return Settings(num_heads=num_heads, dilated=bool(source.dilated))
-
-
 def class_names(classes: tuple[str, ...] | None, num_rows: int) -> tuple[str, ...]:
-    """Names of all outputs but the last, no object.
-
-    Raises:
-        CheckpointError: there is a row for every class and none for no object.
-    """
+    """Names of all outputs but the last, no object; a CheckpointError if given names are for all outputs."""
     if classes and len(classes) == num_rows:
         raise CheckpointError('the classifier is sigmoid and has no output for no object, as Hugging Face models have')
-    if classes and len(classes) == num_rows - 1:
+    if classes:
         return classes
     known = {len(names) + 1: names for names in (COCO_NAMES, NAMES_BY_COCO_ID)}
     return known.get(num_rows, tuple(f'LABEL_{i}' for i in range(num_rows - 1)))
 
 
 def model_config(weights: dict[str, Tensor], classes: tuple[str, ...], settings: Settings) -> dict[str, Any]:
-    """Content of ``config.json`` for weights under our names.
-
-    Raises:
-        CheckpointError: the backbone is no ResNet that transformers has.
-    """
+    """Content of ``config.json`` for weights under our names; a CheckpointError if transformers lacks the backbone."""
     sizes = architecture_of(weights)
     if not sizes.blocks or (settings.dilated and sizes.depth is None):
         raise CheckpointError('the backbone is no ResNet that transformers has')
@@ -135,12 +101,11 @@ def model_config(weights: dict[str, Tensor], classes: tuple[str, ...], settings:
 
 def processor_config(settings: Settings) -> dict[str, Any]:
     """Content of ``preprocessor_config.json``."""
-    size = {'shortest_edge': settings.shortest or 800, 'longest_edge': settings.longest or 2**31 - 1}
     return {
         'image_processor_type': 'DetrImageProcessor',
         'format': 'coco_detection',
         'do_resize': settings.shortest is not None,
-        'size': size,
+        'size': {'shortest_edge': settings.shortest or 800, 'longest_edge': settings.longest or 2**31 - 1},
         'resample': 2,  # PIL's bilinear
         'do_rescale': True,
         'rescale_factor': 1 / 255,
@@ -149,8 +114,3 @@ def processor_config(settings: Settings) -> dict[str, Any]:
         'image_std': list(settings.std),
         'do_pad': True,
     }
-
-
-def _test_pipeline(config: dict[str, Any]) -> list[dict[str, Any]]:
-    loader = config.get('test_dataloader') or {}
-    return loader.get('dataset', {}).get('pipeline') or config.get('test_pipeline') or []

@@ -5,48 +5,39 @@ A layout is a list of pairs of templates, our name and theirs. It is read in bot
 
 import functools
 import re
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
+Rules = tuple[tuple[str, str], ...]  # (our template, their template); ``{n}`` and the like stand for FIELDS
 FIELDS = {'n': r'\d+', 'p': 'weight|bias', 'part': 'encoder|decoder', 'rest': '.+'}
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Names of one implementation.
+    """Names of one implementation."""
 
-    Attributes:
-        name: its name in ``convert_checkpoint --to``.
-        title: its name in messages.
-        marks: entries that only this layout has.
-        rules: pairs (our template, their template); ``{n}`` and the like stand for :data:`FIELDS`.
-        variants: pairs (pattern, replacement) that turn other spellings into this one.
-        dropped: beginnings of entries that belong to no DETR detector, with the reason.
-        splits_attention: whether query, key and value have matrices of their own.
-    """
-
-    name: str
-    title: str
-    marks: tuple[str, ...]
-    rules: tuple[tuple[str, str], ...]
-    variants: tuple[tuple[str, str], ...] = ()
-    dropped: dict[str, str] = field(default_factory=dict)
-    splits_attention: bool = False
+    name: str  # in ``convert_checkpoint --to``
+    title: str  # in messages
+    marks: tuple[str, ...]  # entries that only this layout has
+    rules: Rules
+    variants: tuple[tuple[str, str], ...] = ()  # (pattern, replacement): turn other spellings into this one
+    dropped: dict[str, str] = field(default_factory=dict)  # start of entries that are no part of a DETR: the reason
+    splits_attention: bool = False  # query, key and value have matrices of their own
 
     def to_ours(self, name: str) -> str | None:
         """Our name of an entry; None if the layout does not know it."""
-        for ours, theirs in self.rules:
-            match = re.fullmatch(_pattern(theirs), name)
-            if match:
-                return ours.format(**match.groupdict())
-        return None
+        return _translated(name, ((theirs, ours) for ours, theirs in self.rules))
 
     def from_ours(self, name: str) -> str | None:
         """Their name of an entry of ours; None if they have no such entry."""
-        for ours, theirs in self.rules:
-            match = re.fullmatch(_pattern(ours), name)
-            if match:
-                return theirs.format(**match.groupdict())
-        return None
+        return _translated(name, self.rules)
+
+
+def _translated(name: str, rules: Iterable[tuple[str, str]]) -> str | None:
+    for given, translated in rules:
+        if match := re.fullmatch(_pattern(given), name):
+            return translated.format(**match.groupdict())
+    return None
 
 
 @functools.cache
@@ -56,12 +47,7 @@ def _pattern(template: str) -> str:
 
 PANOPTIC = {'bbox_attention.': 'panoptic head', 'mask_head.': 'panoptic head'}
 
-OURS = Layout(
-    name='mmdet_detr',
-    title='mmdet_detr',
-    marks=('bbox_head.class_embed.weight',),
-    rules=(('{rest}', '{rest}'),),
-)
+OURS = Layout('mmdet_detr', 'mmdet_detr', marks=('bbox_head.class_embed.weight',), rules=(('{rest}', '{rest}'),))
 
 OFFICIAL = Layout(
     name='detr',
@@ -79,69 +65,43 @@ OFFICIAL = Layout(
 )
 
 
-def _mmdet_transformer(
-    prefix: str, attention: str, cross_attention: str, ffn: str, norm: str
-) -> tuple[tuple[str, str], ...]:
+def _mmdet(
+    name: str, title: str, projection: str, queries: str, prefix: str, attentions: tuple[str, str], ffn: str, norm: str
+) -> Layout:
+    """A layout of mmdet. The arguments after the title name its parts; ``prefix`` starts those of the transformer."""
     layer, decoder = 'neck.{part}.layers.{n}.', 'neck.decoder.layers.{n}.'
     their_layer, their_decoder = prefix + '{part}.layers.{n}.', prefix + 'decoder.layers.{n}.'
-    return (
-        (layer + 'self_attn.{rest}', f'{their_layer}{attention}.attn.{{rest}}'),
-        (decoder + 'multihead_attn.{rest}', f'{their_decoder}{cross_attention}.attn.{{rest}}'),
-        (layer + 'linear1.{p}', f'{their_layer}{ffn}.layers.0.0.{{p}}'),
-        (layer + 'linear2.{p}', f'{their_layer}{ffn}.layers.1.{{p}}'),
-        *((f'{layer}norm{i + 1}.{{p}}', f'{their_layer}norms.{i}.{{p}}') for i in range(3)),
-        ('neck.decoder.norm.{p}', f'{prefix}decoder.{norm}.{{p}}'),
+    own = ('bbox_head.fc_cls', projection, queries, f'{prefix}decoder.{norm}')
+    return Layout(
+        name=name,
+        title=title,
+        marks=tuple(f'{part}.weight' for part in own),
+        rules=(
+            ('backbone.{rest}', 'backbone.{rest}'),
+            ('neck.input_proj.{p}', projection + '.{p}'),
+            ('neck.query_embed.weight', queries + '.weight'),
+            (layer + 'self_attn.{rest}', f'{their_layer}{attentions[0]}.attn.{{rest}}'),
+            (decoder + 'multihead_attn.{rest}', f'{their_decoder}{attentions[1]}.attn.{{rest}}'),
+            (layer + 'linear1.{p}', f'{their_layer}{ffn}.layers.0.0.{{p}}'),
+            (layer + 'linear2.{p}', f'{their_layer}{ffn}.layers.1.{{p}}'),
+            *((f'{layer}norm{i + 1}.{{p}}', f'{their_layer}norms.{i}.{{p}}') for i in range(3)),
+            ('neck.decoder.norm.{p}', f'{prefix}decoder.{norm}.{{p}}'),
+            ('bbox_head.class_embed.{p}', 'bbox_head.fc_cls.{p}'),
+            ('bbox_head.bbox_embed.layers.0.{p}', 'bbox_head.reg_ffn.layers.0.0.{p}'),
+            ('bbox_head.bbox_embed.layers.1.{p}', 'bbox_head.reg_ffn.layers.1.{p}'),
+            ('bbox_head.bbox_embed.layers.2.{p}', 'bbox_head.fc_reg.{p}'),
+        ),
     )
 
 
-MMDET_BRANCHES = (
-    ('bbox_head.class_embed.{p}', 'bbox_head.fc_cls.{p}'),
-    ('bbox_head.bbox_embed.layers.0.{p}', 'bbox_head.reg_ffn.layers.0.0.{p}'),
-    ('bbox_head.bbox_embed.layers.1.{p}', 'bbox_head.reg_ffn.layers.1.{p}'),
-    ('bbox_head.bbox_embed.layers.2.{p}', 'bbox_head.fc_reg.{p}'),
+MMDET3 = _mmdet(
+    'mmdet3', 'mmdet 3.x', 'neck.convs.0.conv', 'query_embedding', '', ('self_attn', 'cross_attn'), 'ffn', 'post_norm'
 )
-
-MMDET3 = Layout(
-    name='mmdet3',
-    title='mmdet 3.x',
-    marks=('neck.convs.0.conv.weight', 'query_embedding.weight', 'decoder.post_norm.weight', 'bbox_head.fc_cls.weight'),
-    rules=(
-        ('backbone.{rest}', 'backbone.{rest}'),
-        ('neck.input_proj.{p}', 'neck.convs.0.conv.{p}'),
-        ('neck.query_embed.weight', 'query_embedding.weight'),
-        *_mmdet_transformer('', 'self_attn', 'cross_attn', 'ffn', 'post_norm'),
-        *MMDET_BRANCHES,
-    ),
+MMDET2_PARTS = ('bbox_head.input_proj', 'bbox_head.query_embedding', 'bbox_head.transformer.')
+MMDET2_12 = _mmdet(
+    'mmdet2.12', 'mmdet 2.12 to 2.28', *MMDET2_PARTS, ('attentions.0', 'attentions.1'), 'ffns.0', 'post_norm'
 )
-
-MMDET2_OUTER = (
-    ('backbone.{rest}', 'backbone.{rest}'),
-    ('neck.input_proj.{p}', 'bbox_head.input_proj.{p}'),
-    ('neck.query_embed.weight', 'bbox_head.query_embedding.weight'),
-)
-MMDET2_MARKS = ('bbox_head.input_proj.weight', 'bbox_head.query_embedding.weight', 'bbox_head.fc_cls.weight')
-
-MMDET2_12 = Layout(
-    name='mmdet2.12',
-    title='mmdet 2.12 to 2.28',
-    marks=(*MMDET2_MARKS, 'bbox_head.transformer.decoder.post_norm.weight'),
-    rules=(
-        *MMDET2_OUTER,
-        *_mmdet_transformer('bbox_head.transformer.', 'attentions.0', 'attentions.1', 'ffns.0', 'post_norm'),
-        *MMDET_BRANCHES,
-    ),
-)
-
-MMDET2_7 = Layout(
-    name='mmdet2.7',
-    title='mmdet 2.7 to 2.11',
-    marks=(*MMDET2_MARKS, 'bbox_head.transformer.decoder.norm.weight'),
-    rules=(
-        *MMDET2_OUTER,
-        *_mmdet_transformer('bbox_head.transformer.', 'self_attn', 'multihead_attn', 'ffn', 'norm'),
-        *MMDET_BRANCHES,
-    ),
-)
+MMDET2_7 = _mmdet('mmdet2.7', 'mmdet 2.7 to 2.11', *MMDET2_PARTS, ('self_attn', 'multihead_attn'), 'ffn', 'norm')
 
 HF_BACKBONE = 'model.backbone.conv_encoder.model.'
 HF_MARKS = ('class_labels_classifier.weight', 'model.query_position_embeddings.weight')
@@ -160,12 +120,8 @@ HF_RULES = (
     ('bbox_head.class_embed.{p}', 'class_labels_classifier.{p}'),
     ('bbox_head.bbox_embed.{rest}', 'bbox_predictor.{rest}'),
 )
-HF_VARIANTS = (
-    # transformers 5 has these three names in memory, and the older ones in its files
-    (r'^model\.backbone\.model\.', HF_BACKBONE),
-    (r'\.o_proj\.', '.out_proj.'),
-    (r'\.mlp\.fc', '.fc'),
-)
+# transformers 5 has these three names in memory, and the older ones in its files
+HF_VARIANTS = ((r'^model\.backbone\.model\.', HF_BACKBONE), (r'\.o_proj\.', '.out_proj.'), (r'\.mlp\.fc', '.fc'))
 RESNET_RULES = (
     ('backbone.conv1.weight', f'{HF_BACKBONE}embedder.embedder.convolution.weight'),
     ('backbone.bn1.{rest}', f'{HF_BACKBONE}embedder.embedder.normalization.{{rest}}'),
@@ -191,14 +147,12 @@ HF = Layout(
     splits_attention=True,
 )
 
-HF_TIMM = Layout(
+HF_TIMM = replace(
+    HF,
     name='hf_timm',
     title="Hugging Face, timm's ResNet",
     marks=(*HF_MARKS, f'{HF_BACKBONE}conv1.weight'),
     rules=(('backbone.{rest}', f'{HF_BACKBONE}{{rest}}'), *HF_RULES),
-    variants=HF_VARIANTS,
-    dropped=PANOPTIC,
-    splits_attention=True,
 )
 
 RESNET = Layout(

@@ -43,12 +43,13 @@ def stored_scalar(kind: StoredType, content: bytes) -> np.generic:
     return np.frombuffer(content, kind.dtype)[0]
 
 
-def names() -> dict[str, Any]:
-    """The types that take the places of NumPy's, by the name in a pickle."""
-    stands_in: dict[str, Any] = {'numpy.dtype': StoredType, 'numpy.ndarray': StoredArray}
-    for core in ('numpy.core', 'numpy._core'):  # NumPy 2 renamed it
-        stands_in |= {f'{core}.multiarray._reconstruct': StoredArray, f'{core}.multiarray.scalar': stored_scalar}
-    return stands_in
+# These take the places of NumPy's types and functions, by their names in a pickle. NumPy 2 renamed "core".
+STAND_INS: dict[str, Any] = {
+    'numpy.dtype': StoredType,
+    'numpy.ndarray': StoredArray,
+    **{f'numpy.{core}.multiarray._reconstruct': StoredArray for core in ('core', '_core')},
+    **{f'numpy.{core}.multiarray.scalar': stored_scalar for core in ('core', '_core')},
+}
 
 
 def with_arrays(value: Any, seen: dict[int, tuple[Any, Any]] | None = None) -> Any:

@@ -26,28 +26,22 @@ METHODS = {
 
 
 def load_pickle(path: Path, map_location: MapLocation) -> Any:
-    """Read a file of ``torch.save``.
-
-    Args:
-        path: the file.
-        map_location: as in ``torch.load``.
+    """Read a file of ``torch.save``. A damaged file raises anything.
 
     Raises:
-        CheckpointError: the file would run code, is compressed, or is no pickle. A damaged file raises anything else.
+        CheckpointError: the file would run code, is compressed, or is no pickle.
     """
-    if _is_compressed(path):
+    if _is_compressed(path):  # a small file may become a large one in memory
         raise CheckpointError(f'{path} is refused: it is compressed, and torch.save compresses nothing')
     try:
         return numpy_values.with_arrays(_torch_load(path, map_location))
     except pickle.UnpicklingError as error:
-        refused = re.search(r'GLOBAL ([\w.]+)', str(error))
-        if refused:
+        if refused := re.search(r'GLOBAL ([\w.]+)', str(error)):
             raise CheckpointError(f'{path} is refused: it would run code ({refused[1]}) when read') from error
         raise CheckpointError(f'{path} is no checkpoint, or is damaged') from error
 
 
 def _is_compressed(path: Path) -> bool:
-    """Whether a small file may become a large one in memory."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
@@ -61,32 +55,26 @@ def _method(owner: type, name: str) -> Callable:
     return getattr(owner, name)
 
 
-def _no_bytes() -> bytes:
-    """Takes the place of ``bytes``: pickle calls it for the content of an empty array."""
-    return b''
-
-
-def _allowed() -> dict[str, Any]:
-    """What a training checkpoint may hold besides tensors, by the name that pickle gives it."""
-    return {
-        'builtins.getattr': _method,
-        'builtins.bytes': _no_bytes,
-        'mmengine.logging.history_buffer.HistoryBuffer': HistoryBuffer,
-        'mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler': OneCycleParamScheduler,
-        'mmengine.config.config.ConfigDict': dict,  # the metainfo of a data set, from a config
-        'argparse.Namespace': argparse.Namespace,  # the arguments in checkpoints of the official script
-        'collections.Counter': Counter,  # milestones of a schedule
-        'builtins.set': set,
-        '_codecs.encode': encode,
-        **numpy_values.names(),
-    }
+# A training checkpoint may hold these besides tensors, by the names that pickle gives them.
+ALLOWED: dict[str, Any] = {
+    'builtins.getattr': _method,
+    'builtins.bytes': lambda: b'',  # pickle calls it for the content of an empty array
+    'mmengine.logging.history_buffer.HistoryBuffer': HistoryBuffer,
+    'mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler': OneCycleParamScheduler,
+    'mmengine.config.config.ConfigDict': dict,  # the metainfo of a data set, from a config
+    'argparse.Namespace': argparse.Namespace,  # the arguments in checkpoints of the official script
+    'collections.Counter': Counter,  # milestones of a schedule
+    'builtins.set': set,
+    '_codecs.encode': encode,
+    **numpy_values.STAND_INS,
+}
 
 
 class _Unpickler(pickle.Unpickler):
     """Finds nothing but what is allowed."""
 
     def find_class(self, module: str, name: str) -> Any:
-        allowed = torch._weights_only_unpickler._get_allowed_globals() | _allowed()
+        allowed = torch._weights_only_unpickler._get_allowed_globals() | ALLOWED
         full_name = f'{module}.{name}'.replace('__builtin__.', 'builtins.')
         if full_name not in allowed:
             raise pickle.UnpicklingError(f'GLOBAL {full_name}')
@@ -95,7 +83,7 @@ class _Unpickler(pickle.Unpickler):
 
 def _torch_load(path: Path, map_location: MapLocation) -> Any:
     if tuple(int(part) for part in torch.__version__.split('.')[:2]) >= (2, 6):
-        with torch.serialization.safe_globals([(value, name) for name, value in _allowed().items()]):
+        with torch.serialization.safe_globals([(value, name) for name, value in ALLOWED.items()]):
             return torch.load(path, map_location=map_location, weights_only=True)
     # weights_only of older releases takes no further types, and so cannot read what mmengine saves
     restricted = ModuleType('restricted')

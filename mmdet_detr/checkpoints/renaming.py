@@ -1,8 +1,7 @@
 """Recognise the layout of a state dict, and rename its entries to ours and back."""
 
 import re
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,8 +17,7 @@ SURPLUS = {  # patterns of entries that training leaves beside the network
 }
 
 
-@dataclass
-class Named:
+class Named(NamedTuple):
     """Weights under our names, their layout, and the entries that were left out with the reasons."""
 
     layout: Layout
@@ -53,7 +51,13 @@ def to_our_names(state_dict: dict[str, Tensor], path: str) -> Named | None:
             renamed[_respelled(name, layout)] = value
     if layout.splits_attention:
         renamed = _merge_attention(renamed, path)
-    return Named(layout, {_our_name(name, layout, path): value for name, value in renamed.items()}, dropped)
+    ours = {}
+    for name, value in renamed.items():
+        our_name = layout.to_ours(name)
+        if our_name is None:
+            raise CheckpointError(f'{path} looks like {layout.title}, but {name} belongs to no DETR')
+        ours[our_name] = value
+    return Named(layout, ours, dropped)
 
 
 def is_detr(state_dict: dict[str, Any]) -> bool:
@@ -116,13 +120,6 @@ def _respelled(name: str, layout: Layout) -> str:
     for pattern, replacement in layout.variants:
         name = re.sub(pattern, replacement, name)
     return name
-
-
-def _our_name(name: str, layout: Layout, path: str) -> str:
-    ours = layout.to_ours(name)
-    if ours is None:
-        raise CheckpointError(f'{path} looks like {layout.title}, but {name} belongs to no DETR')
-    return ours
 
 
 def _merge_attention(weights: dict[str, Tensor], path: str) -> dict[str, Tensor]:

@@ -17,23 +17,14 @@ PLAIN = ('state_dict', 'model', 'model_state_dict', 'module')
 
 @dataclass(frozen=True)
 class Source:
-    """Facts about weights from a file. They are plain values, because they travel inside the state dict.
+    """Facts about weights from a file. They are plain values, because they travel inside the state dict."""
 
-    Attributes:
-        path: file or folder that was read.
-        classes: names of the classes, without the no-object class.
-        num_heads: heads of every attention.
-        dilated: whether the last stage of the backbone is dilated (DC5).
-        unfit: why the weights belong to no DETR that we have, if the file says so.
-        dropped: entries that are no weights, with the reason.
-    """
-
-    path: str
-    classes: tuple[str, ...] | None = None
-    num_heads: int | None = None
-    dilated: bool | None = None
-    unfit: str | None = None
-    dropped: dict[str, str] = field(default_factory=dict)
+    path: str  # file or folder that was read
+    classes: tuple[str, ...] | None = None  # names, without the no-object class
+    num_heads: int | None = None  # of every attention
+    dilated: bool | None = None  # the last stage of the backbone (DC5)
+    unfit: str | None = None  # why the weights belong to no DETR that we have, if the file says so
+    dropped: dict[str, str] = field(default_factory=dict)  # entries that are no weights, with the reason
 
 
 def source_of(metadata: dict) -> Source | None:
@@ -48,23 +39,23 @@ def with_source(checkpoint: dict, source: Source) -> dict:
     The weights of a DETR are moved to ``state_dict``. Nothing else changes in the content of another model.
     """
     key = next((key for key in (*AVERAGED, *PLAIN) if is_detr(_innermost(checkpoint.get(key)))), None)
-    if key is None and not is_detr(checkpoint):
-        weights = checkpoint.get('state_dict')
-        if isinstance(weights, dict):
-            return {**checkpoint, 'state_dict': _marked(weights, source)}
-        return _marked(checkpoint, source)
-    weights = checkpoint if key is None else _innermost(checkpoint[key])
-    meta = checkpoint.get('meta', {}) if key else {}
     if key is not None:
+        weights, meta = _innermost(checkpoint[key]), checkpoint.get('meta', {})
         dropped = {str(name): 'no weights of the network' for name in checkpoint if name not in (key, 'meta')}
         source = replace(source, dropped=dropped, **_training_facts(checkpoint, source))
+    elif is_detr(checkpoint):
+        checkpoint, weights, meta = {}, checkpoint, {}
+    elif isinstance(checkpoint.get('state_dict'), dict):
+        return {**checkpoint, 'state_dict': _marked(checkpoint['state_dict'], source)}
+    else:
+        return _marked(checkpoint, source)
     weights = _marked(weights, source)
     if source.classes and isinstance(meta, dict) and not {'dataset_meta', 'CLASSES'} & meta.keys():
         # One object in two places: a model writes its own class names into it, and mmdet's inference reads them.
         named = {'classes': source.classes}
         meta = {**meta, 'dataset_meta': named}
         weights._metadata['']['dataset_meta'] = named  # type: ignore[attr-defined]
-    return {**({} if key is None else checkpoint), 'state_dict': weights, 'meta': meta}
+    return {**checkpoint, 'state_dict': weights, 'meta': meta}
 
 
 def facts_of(config: dict) -> dict[str, Any]:

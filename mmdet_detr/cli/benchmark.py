@@ -47,20 +47,9 @@ def main(args: argparse.Namespace) -> None:
 def _measure(args: argparse.Namespace) -> dict[str, Any]:
     """Content of ``benchmark.json``. The file is written after every case, so that a run that is ended keeps them."""
     checkpoints = [None if name == '-' else name for name in args.checkpoint or ['-'] * len(args.configs)]
-    settings = Settings(
-        args.configs,
-        checkpoints,
-        args.device,
-        args.dtype,
-        args.size,
-        args.batch,
-        args.mode,
-        args.rounds,
-        args.warmup,
-        args.objects,
-        args.images,
-        not args.no_memory,
-    )
+    same = {name: getattr(args, name) for name in ('device', 'mode', 'rounds', 'warmup', 'objects', 'images')}
+    lists = {'dtypes': args.dtype, 'sizes': args.size, 'batches': args.batch}
+    settings = Settings(args.configs, checkpoints, memory=not args.no_memory, **lists, **same)
     failed: dict[str, str] = {}
     results: dict[str, Any] = {
         'command': f'mim run mmdet_detr benchmark {shlex.join(sys.argv[1:])}',
@@ -94,13 +83,10 @@ def _accuracies(
         if checkpoint and config not in failed:
             progress.report(f'AP of {config}', 0)
             try:
-                ap = average_precision(config, checkpoint)
+                found[name] = average_precision(config, checkpoint)
             except Exception as error:  # the data sets of others can raise anything
                 fail(config, error)
-                continue
-            if ap:
-                found[name] = ap
-    return found
+    return {name: ap for name, ap in found.items() if ap}
 
 
 def _save(results: dict[str, Any], folder: Path) -> None:

@@ -4,6 +4,8 @@ import errno
 import logging
 import runpy
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,22 +83,16 @@ def _shorten_console_records() -> None:
         init(self, *args, **kwargs)
         for handler in self.handlers:
             if not isinstance(handler, logging.FileHandler):
-                handler.setFormatter(_ShortFormatter(handler.formatter))
+                handler.format = partial(_shortened, handler.format)
 
     MMLogger.__init__ = init_with_short_console
 
 
-class _ShortFormatter(logging.Formatter):
-    """Shows the first line with words of a long record."""
-
-    def __init__(self, inner: logging.Formatter) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def format(self, record: logging.LogRecord) -> str:
-        text = self.inner.format(record)
-        lines = text.splitlines()
-        if len(lines) <= MAX_CONSOLE_LINES or record.levelno > logging.INFO:
-            return text
-        title = next((line for line in lines[1:] if line.strip(' -')), '')
-        return f'{lines[0]} {title} ... ({len(lines)} lines, in full in the log file)'
+def _shortened(format_: Callable[[logging.LogRecord], str], record: logging.LogRecord) -> str:
+    """A record, and of a long one the first line with words."""
+    text = format_(record)
+    lines = text.splitlines()
+    if len(lines) <= MAX_CONSOLE_LINES or record.levelno > logging.INFO:
+        return text
+    title = next((line for line in lines[1:] if line.strip(' -')), '')
+    return f'{lines[0]} {title} ... ({len(lines)} lines, in full in the log file)'

@@ -39,14 +39,7 @@ class UnsafeConfigError(ConfigError):
 
 
 def require_safe_config(path: Path) -> None:
-    """Check that a config and its bases are data, before mmengine reads them.
-
-    Args:
-        path: the config.
-
-    Raises:
-        UnsafeConfigError: it could run code.
-    """
+    """Check that a config and its bases are data, before mmengine reads them; else raise an UnsafeConfigError."""
     for file, content in _with_bases(path, ()):
         imports = content.get('custom_imports') or {}
         names = imports.get('imports', []) if isinstance(imports, dict) else imports

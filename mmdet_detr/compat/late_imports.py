@@ -8,9 +8,8 @@ built on it, imports what it stands for.
 import importlib.util
 import inspect
 import sys
-from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from importlib.machinery import PathFinder, SourceFileLoader
 from types import ModuleType
 from typing import Any
 
@@ -32,14 +31,11 @@ IMPORTED = {
 
 def import_late() -> None:
     """Let the modules of :data:`IMPORTERS` be imported with stand-ins, from now on."""
-    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())
+    sys.meta_path.insert(0, _Finder())
 
 
 class _Finder(MetaPathFinder):
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(self, fullname: str, path: Any = None, target: ModuleType | None = None) -> Any:
         package = IMPORTERS.get(fullname)
         if package is None or package in sys.modules or importlib.util.find_spec(package) is None:
             return None
@@ -73,16 +69,12 @@ class _StandIn(ModuleType):
 class _Late(type):
     """Type of the stand-ins, and of the classes built on them."""
 
-    def __getattr__(cls, name: str) -> Any:  # such as BertConfig.from_pretrained
-        if '_stands_for' not in vars(cls) or name.startswith('__'):
-            raise AttributeError(name)
-        return getattr(_real(cls), name)
-
-    @property
-    def __signature__(cls) -> inspect.Signature:  # mmengine asks an optimizer for the name of its first argument
-        if '_stands_for' not in vars(cls):
-            raise AttributeError('__signature__')  # inspect finds out by itself
-        return inspect.signature(_real(cls))
+    def __getattr__(cls, name: str) -> Any:
+        if '_stands_for' in vars(cls) and name == '__signature__':  # mmengine asks for an optimizer's first argument
+            return inspect.signature(_real(cls))
+        if '_stands_for' in vars(cls) and not name.startswith('__'):  # such as BertConfig.from_pretrained
+            return getattr(_real(cls), name)
+        raise AttributeError(name)
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         if '_stands_for' in vars(cls):

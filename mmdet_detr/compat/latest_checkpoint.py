@@ -13,14 +13,7 @@ OPTIMIZER = re.compile(rb'(X\t\0\0\0|\x8c\t)optimizer')  # the key "optimizer" i
 
 
 def find_latest_checkpoint(path: str) -> str | None:
-    """Find the checkpoint for ``--resume``: the one that the run named last, or the newest complete one.
-
-    Args:
-        path: the work folder.
-
-    Returns:
-        The file, or None if there is none to resume from.
-    """
+    """The checkpoint in a work folder for ``--resume``: the one that the run named last, or the newest complete one."""
     folder = Path(path)
     pointer = folder / 'last_checkpoint'
     named = pointer.read_text(errors='replace').strip('\0 \n') if pointer.exists() else ''

@@ -7,7 +7,7 @@ happens if ``mmcv._ext`` exists.
 
 import importlib.util
 import sys
-from collections.abc import Sequence
+import traceback
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, version
@@ -32,8 +32,6 @@ def stand_in_for_missing_ops() -> None:
     """Let ``import mmcv.ops`` succeed without ``mmcv._ext``; do nothing if it is built."""
     if importlib.util.find_spec('mmcv') is None or importlib.util.find_spec('mmcv._ext') is not None:
         return
-    if any(isinstance(finder, _StandInFinder) for finder in sys.meta_path):
-        return
     for name in [name for name in sys.modules if name.startswith('mmcv.ops')]:
         del sys.modules[name]  # an earlier import failed half-way and left it
     sys.meta_path.insert(0, _StandInFinder())
@@ -47,9 +45,7 @@ def stand_in_for_missing_ops() -> None:
 class _StandInFinder(MetaPathFinder, Loader):
     """Finds ``mmcv.ops`` and every module below it, all of them stand-ins."""
 
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(self, fullname: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
         if fullname == 'mmcv.ops' or fullname.startswith('mmcv.ops.'):
             return ModuleSpec(fullname, self, is_package=True)
         return None
@@ -107,11 +103,6 @@ def _raise_missing(operator: str) -> NoReturn:
 
 def _outermost_caller() -> str:
     """Name of the model that used the operator: the outermost module that is being built or called."""
-    name = 'The model'
-    frame = sys._getframe(1)
-    while frame.f_back is not None:
-        frame = frame.f_back
-        owner = frame.f_locals.get('self')
-        if isinstance(owner, nn.Module):
-            name = type(owner).__name__
-    return name
+    owners = [frame.f_locals.get('self') for frame, _ in traceback.walk_stack(None)]
+    models = [type(owner).__name__ for owner in owners if isinstance(owner, nn.Module)]
+    return models[-1] if models else 'The model'
