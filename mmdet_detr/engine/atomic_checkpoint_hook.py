@@ -42,14 +42,11 @@ class AtomicCheckpointHook(CheckpointHook):
 
     out_dir: str
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._meta: dict[str, Any] = {}
-
     def before_train(self, runner: Runner) -> None:
         self.file_backend: Any = None
         super().before_train(runner)
         self._outdated: list[str] = []
+        self._meta: dict[str, Any] = {}
         self._storage: Any = self.file_backend
         self._read_back = False
         if not isinstance(self._storage, LocalBackend):
