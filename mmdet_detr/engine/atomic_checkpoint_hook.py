@@ -30,12 +30,11 @@ class CheckpointWriteError(CheckpointError):
 class AtomicCheckpointHook(CheckpointHook):
     """mmengine's ``CheckpointHook`` with files that survive a crash at any moment.
 
-    The hook writes a checkpoint under a temporary name, waits until the data are on the disk, and then renames the
-    file. After that it updates ``last_checkpoint`` and deletes the checkpoints that ``max_keep_ckpts`` no longer
+    Every call of ``runner.save_checkpoint`` writes under a temporary name, waits until the data are on the disk, and
+    then renames the file. After that the hook updates ``last_checkpoint`` and deletes what ``max_keep_ckpts`` no longer
     keeps, while mmengine deletes first and writes in place. All ranks wait until the checkpoint is complete. The first
-    checkpoint of a run is read back, with a warning if ``--resume`` would refuse it. The arguments are those of
-    ``CheckpointHook``. The best checkpoints and all other calls of ``runner.save_checkpoint`` are covered as well. If
-    the checkpoints go to another storage (``out_dir`` with ``://``), the hook warns and writes them directly.
+    checkpoint of a run is read back, with a warning if ``--resume`` would refuse it. If the checkpoints go to another
+    storage (``out_dir`` with ``://``), the hook warns and writes them directly.
 
     Raises:
         CheckpointWriteError: in training, if a checkpoint cannot be written (disk full, no permission).
@@ -43,17 +42,14 @@ class AtomicCheckpointHook(CheckpointHook):
 
     out_dir: str
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._meta: dict[str, Any] = {}
-
     def before_train(self, runner: Runner) -> None:
         self.file_backend: Any = None
         super().before_train(runner)
         self._outdated: list[str] = []
+        self._meta: dict[str, Any] = {}
         self._storage: Any = self.file_backend
         self._read_back = False
-        if not isinstance(self.file_backend, LocalBackend):
+        if not isinstance(self._storage, LocalBackend):
             storage = type(self._storage).__name__
             warn(f'checkpoints in {self.out_dir} are written by {storage}, not atomically: a crash can damage them')
             return
@@ -81,16 +77,7 @@ class AtomicCheckpointHook(CheckpointHook):
         return save_with_our_meta
 
     def save_now(self, runner: Runner, epoch: int, iteration: int) -> Path:
-        """Save a checkpoint outside the schedule. The next scheduled checkpoint replaces it.
-
-        Args:
-            runner: the runner.
-            epoch: number of finished epochs.
-            iteration: number of finished iterations.
-
-        Returns:
-            The path of the checkpoint.
-        """
+        """Save a checkpoint after so many finished epochs and iterations. The next scheduled one replaces it."""
         name = f'{INTERRUPTED}{iteration}.pth'
         self._save(runner, name, {'epoch': epoch, 'iter': iteration})
         return Path(self.out_dir) / name
@@ -98,8 +85,7 @@ class AtomicCheckpointHook(CheckpointHook):
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
         if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:
             steps = [*self.keep_ckpt_ids, step]
-            outdated = steps[: -self.max_keep_ckpts]
-            self._outdated += [self._path(self.filename_tmpl.format(old)) for old in outdated]
+            self._outdated += [self._path(self.filename_tmpl.format(old)) for old in steps[: -self.max_keep_ckpts]]
             self.keep_ckpt_ids.append(step)  # this deque has a maximum length and drops its first entry
             # If this run is killed before it deletes outdated checkpoints, the resumed run deletes them.
             runner.message_hub.update_info('keep_ckpt_ids', steps)
@@ -162,8 +148,6 @@ class _DeletesLater(LocalBackend):
 
 
 def _atomically(save: Callable) -> Callable:
-    """Wrap ``runner.save_checkpoint`` so that a file gets its name when it is complete."""
-
     def save_atomically(out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
         with _written(Path(out_dir) / filename) as part:
             save(out_dir, part.name, *args, **kwargs)
@@ -190,9 +174,8 @@ def _written(path: Path) -> Iterator[Path]:
             raise
         _delete(part)
         reason = error.strerror if isinstance(error, OSError) else 'disk full?'
-        raise CheckpointWriteError(
-            f'cannot write {path}: {reason or error}; earlier checkpoints are complete'
-        ) from error
+        message = f'cannot write {path}: {reason or error}; earlier checkpoints are complete'
+        raise CheckpointWriteError(message) from error
 
 
 def _warn_unless_readable(path: Path) -> None:

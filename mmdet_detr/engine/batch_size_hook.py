@@ -6,19 +6,15 @@ from mmengine.runner import Runner
 from ..log import warn
 from ..registry import HOOKS
 
+FACTOR = 2  # of the base batch size
+
 
 @HOOKS.register_module()
 class BatchSizeHook(Hook):
-    """Warns if a step sees far more or far fewer images than the learning rate was chosen for, and scaling is off.
+    """Warns if a step sees half or twice the images that the learning rate was chosen for, or beyond.
 
-    The hook reads ``auto_scale_lr`` of the config. It is silent if ``base_batch_size`` is missing there.
-
-    Args:
-        factor: the hook warns if a step sees ``factor`` times more or fewer images than ``base_batch_size``.
+    The hook compares with ``auto_scale_lr.base_batch_size``. It is silent if that is missing, or if scaling is on.
     """
-
-    def __init__(self, factor: float = 2.0) -> None:
-        self.factor = factor
 
     def before_train(self, runner: Runner) -> None:
         scaling = runner.cfg.get('auto_scale_lr') or {}
@@ -31,7 +27,7 @@ class BatchSizeHook(Hook):
             return
         accumulated = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
         images = per_process * runner.world_size * accumulated
-        if not base / self.factor < images < base * self.factor:
+        if not base / FACTOR < images < base * FACTOR:
             by_hand = f'multiply it by {images / base:g} (--auto-scale-lr does not count accumulated gradients)'
             advice = 'add --auto-scale-lr to the command' if accumulated == 1 else by_hand
             warn(

@@ -19,16 +19,14 @@ UNITS = (ResLayer, EncoderLayer, DecoderLayer)
 
 
 def wrap_layers(module: nn.Module, recurse: bool, nonwrapped_numel: int) -> bool:
-    """FSDP's ``auto_wrap_policy`` for DETR: FSDP gathers one ResNet stage or transformer layer at a time.
-
-    Smaller units do not work: a convolution also reads the weights of the frozen batch norm that is folded into it.
-    """
+    """FSDP's ``auto_wrap_policy`` for DETR: FSDP gathers one ResNet stage or transformer layer at a time."""
+    # Smaller units do not work: a convolution also reads the weights of the frozen batch norm that is folded into it.
     return recurse or isinstance(module, UNITS)
 
 
 @STRATEGIES.register_module()
 class FSDPStrategy(MMEngineFSDPStrategy):
-    """mmengine's ``FSDPStrategy`` with three corrections and with defaults for DETR.
+    """mmengine's ``FSDPStrategy`` with three corrections, and with defaults for DETR.
 
     Gradients are clipped by the norm over all ranks (in mmengine, each rank uses the norm of its own part). Resuming
     works with PyTorch 2.1 and later. CPUs are supported. Checkpoints have the format of a run without FSDP: runs with

@@ -1,8 +1,7 @@
 """Reports in the log, once per epoch, what went wrong in matching."""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import Any
 
 from mmengine.dist import all_gather_object
 from mmengine.hooks import Hook
@@ -22,8 +21,7 @@ class MatchReportHook(Hook):
     """Reports predictions that overflowed, annotations that were left out, crowded images, and collapsed queries.
 
     At the end of an epoch and before every validation, the hook collects the first three from every
-    :class:`HungarianAssigner` and :class:`BipartiteMatchLoss` in the model. It finds collapsed queries by the logged
-    ``query_spread``.
+    :class:`HungarianAssigner` and :class:`BipartiteMatchLoss` in the model. Collapsed queries show in ``query_spread``.
 
     Args:
         min_spread: the queries are collapsed if their boxes differ less than this, as a fraction of the image size.
@@ -38,13 +36,7 @@ class MatchReportHook(Hook):
         self.collapse_iters = collapse_iters
         self._collapsed_for = 0
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | Sequence | None = None,
-        outputs: dict | None = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         # The name has a prefix such as 'aux.' if the head is an auxiliary one.
         name = next((name for name in outputs or () if name.endswith('query_spread')), None)
         if name is None:
@@ -60,65 +52,51 @@ class MatchReportHook(Hook):
             )
 
     def after_train_epoch(self, runner: Runner) -> None:
-        self._report(runner)
-
-    def before_val_epoch(self, runner: Runner) -> None:
-        self._report(runner)
-
-    def _report(self, runner: Runner) -> None:
         """Log what has happened on all ranks since the last report."""
-        total = _Record()
-        for record in all_gather_object(_collect(runner.model)):
-            for name, counter in vars(record).items():
-                getattr(total, name).update(counter)
-        if total.non_finite:
-            lowest_layer_first = sorted(total.non_finite.items(), key=lambda item: (item[0][1] or 0, -item[1]))
+        counts = [Counter[Any](), Counter[Any](), Counter[Any](), Counter[Any]()]
+        for of_rank in all_gather_object(_collect(runner.model)):
+            for total, counter in zip(counts, of_rank, strict=True):
+                total.update(counter)
+        non_finite, dropped, crowded, objects_per_image = counts
+        if non_finite:
+            lowest_layer_first = sorted(non_finite.items(), key=lambda item: (item[0][1] or 0, -item[1]))
             names = [
                 f'{count} in {image}' + ('' if layer is None else f', decoder layer {layer}')
                 for (image, layer), count in lowest_layer_first
             ]
             warn(
-                f'{total.non_finite.total()} predictions had a matching cost that is not finite and were matched last: '
+                f'{non_finite.total()} predictions had a matching cost that is not finite and were matched last: '
                 f'{_shortened(names)}.'
             )
-        if total.dropped:
-            names = [f'{count} of {image}' for image, count in total.dropped.most_common()]
-            warn(f'{total.dropped.total()} annotations were left out: {_shortened(names)}.')
-        if total.crowded:
+        if dropped:
+            names = [f'{count} of {image}' for image, count in dropped.most_common()]
+            warn(f'{dropped.total()} annotations were left out: {_shortened(names)}.')
+        if crowded:
             warn(
-                f'{total.crowded.total()} times an image had more objects than the model has queries. '
-                f'{queries_advice(total.objects_per_image)}'
+                f'{crowded.total()} times an image had more objects than the model has queries. '
+                f'{queries_advice(objects_per_image)}'
             )
 
-
-@dataclass
-class _Record:
-    """Counts of what has happened."""
-
-    non_finite: Counter[tuple[str, int | None]] = field(default_factory=Counter)  # predictions by image and layer
-    dropped: Counter[str] = field(default_factory=Counter)  # annotations by image
-    crowded: Counter[str] = field(default_factory=Counter)  # times an image had more objects than queries
-    objects_per_image: Counter[int] = field(default_factory=Counter)  # images by their number of objects
+    before_val_epoch = after_train_epoch
 
 
-def _collect(model: nn.Module) -> _Record:
-    """Counts of this rank since the last report. Only the histogram of objects covers the whole run."""
-    record = _Record()
+def _collect(model: nn.Module) -> tuple[Counter, Counter, Counter, Counter]:
+    """This rank's predictions that overflowed, annotations left out, crowded images, and images by their objects."""
+    non_finite, dropped, crowded, objects_per_image = Counter[Any](), Counter[Any](), Counter[Any](), Counter[Any]()
     for module in model.modules():
         assigner = getattr(module, 'assigner', None)
         if isinstance(assigner, HungarianAssigner):
-            record.non_finite.update(assigner.non_finite)
+            non_finite.update(assigner.non_finite)
             assigner.non_finite.clear()
         if isinstance(module, BipartiteMatchLoss):
-            record.dropped.update(module.dropped)
-            record.crowded.update(module.crowded)
-            record.objects_per_image.update(module.objects_per_image)
+            dropped.update(module.dropped)
+            crowded.update(module.crowded)
+            objects_per_image.update(module.objects_per_image)  # of the whole run, not since the last report
             module.dropped.clear()
             module.crowded.clear()
-    return record
+    return non_finite, dropped, crowded, objects_per_image
 
 
 def _shortened(names: list[str]) -> str:
-    """The first names of a list, and how many more it has."""
     more = f'; and {len(names) - MAX_NAMED} more' if len(names) > MAX_NAMED else ''
     return '; '.join(names[:MAX_NAMED]) + more

@@ -2,7 +2,6 @@
 
 import signal
 import threading
-from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
@@ -57,16 +56,12 @@ class PreemptionHook(Hook):
             signal.signal(number, handler)
         self._before = {}
 
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: dict | Sequence | None = None, outputs: Any = None
-    ) -> None:
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         # A checkpoint does not hold accumulated gradients, so it waits for the step that uses them.
         if getattr(runner.optim_wrapper, 'should_update', lambda: True)():
             self._act(runner, runner.iter + 1)
 
-    def after_val_iter(
-        self, runner: Runner, batch_idx: int, data_batch: dict | Sequence | None = None, outputs: Any = None
-    ) -> None:
+    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         # Ranks may have different numbers of validation batches, so they cannot wait for each other here.
         if self._received and get_world_size() == 1:
             averages = [hook for hook in runner.hooks if isinstance(hook, EMAHook)]

@@ -1,6 +1,6 @@
 """Makes an interrupted and resumed run end with the same weights as an uninterrupted one."""
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmengine.dataset import ConcatDataset, RepeatDataset
@@ -34,15 +34,13 @@ class ReproducibleHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         loop = runner.train_loop
-        self._sampler = loop.dataloader.sampler
-        if not isinstance(self._sampler, SeededSampler):
-            self._sampler = getattr(loop.dataloader.batch_sampler, 'sampler', None)
-        if not isinstance(self._sampler, SeededSampler):
+        samplers = (loop.dataloader.sampler, getattr(loop.dataloader.batch_sampler, 'sampler', None))
+        self._sampler = next((sampler for sampler in samplers if isinstance(sampler, SeededSampler)), None)
+        if self._sampler is None:
             warn(
                 'the data loader has no SeededSampler: a resumed run will see other images and augmentation. '
                 'Wrap the sampler of train_dataloader in a mmdet_detr.SeededSampler.'
             )
-            self._sampler = None
             return
         if not _takes_seeds(loop.dataloader.dataset):
             kind = type(loop.dataloader.dataset).__name__
@@ -67,9 +65,8 @@ class ReproducibleHook(Hook):
         if epoch != runner.epoch or not 0 < done <= before:
             return
         if type(batches) is not BatchSampler:
-            warn(
-                f'{type(batches).__name__} cannot continue within an epoch: epoch {epoch + 1} starts from its beginning'
-            )
+            kind = type(batches).__name__
+            warn(f'{kind} cannot continue within an epoch: epoch {epoch + 1} starts from its beginning')
         elif before != length:
             warn(f'epoch {epoch + 1} had {before} batches and has {length} now: it starts from its beginning')
         else:
@@ -77,12 +74,10 @@ class ReproducibleHook(Hook):
             self._sampler.start_at(done * batches.batch_size)
             self._first = done
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | Sequence | None = None) -> None:
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         seed_all((runner.seed, get_rank(), runner.iter))
 
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: dict | Sequence | None = None, outputs: dict | None = None
-    ) -> None:
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         if isinstance(runner.train_loop, EpochBasedTrainLoop) and self._sampler is not None:
             place = (runner.epoch, self._first + batch_idx + 1, len(runner.train_loop.dataloader))
             runner.message_hub.update_info(PLACE, place)

@@ -1,7 +1,6 @@
 """Skips optimizer steps that would ruin the weights."""
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -47,7 +46,7 @@ class SkipNonFiniteHook(Hook):
         self._reset()
 
     def _reset(self) -> None:
-        """Set the state back to that of a new hook, except ``skipped``. A run that failed may have left its state."""
+        """Forget all but ``skipped``: a run that failed may have left its state."""
         while self._handles:
             self._handles.pop().remove()
         self._in_a_row = 0
@@ -55,9 +54,8 @@ class SkipNonFiniteHook(Hook):
         # For each optimizer that steps in this iteration, whether its gradients are finite. If a scaler skips the step,
         # the list stays empty.
         self._steps: list[bool] = []
-        self._statistics: list[
-            tuple[Tensor, Tensor]
-        ] = []  # buffers of batch normalisation, with their last good values
+        # Buffers of batch normalisation, with their last good values.
+        self._statistics: list[tuple[Tensor, Tensor]] = []
 
     def before_train(self, runner: Runner) -> None:
         self._reset()
@@ -71,7 +69,7 @@ class SkipNonFiniteHook(Hook):
     def after_train(self, runner: Runner) -> None:
         self._reset()
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | Sequence | None = None) -> None:
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         if not self._statistics:
             self._statistics = [
                 (buffer, buffer.clone())
@@ -80,16 +78,11 @@ class SkipNonFiniteHook(Hook):
                 for buffer in module.buffers(recurse=False)
             ]
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | Sequence | None = None,
-        outputs: dict | None = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         if not self._handles:
             return
-        self._images += _images_of(data_batch)
+        samples = data_batch.get('data_samples', ()) if isinstance(data_batch, dict) else ()
+        self._images += [image_name(sample.metainfo) for sample in samples if hasattr(sample, 'metainfo')]
         if not any(wrapper.should_update() for wrapper in _wrappers(runner)):
             return  # the step comes in a later iteration, with accumulated gradients
         good, self._steps = bool(self._steps) and all(self._steps), []
@@ -98,9 +91,9 @@ class SkipNonFiniteHook(Hook):
             return
         for buffer, last_good in self._statistics:
             buffer.copy_(last_good)
-        outputs = outputs or {}
-        for name in [name for name, value in outputs.items() if not torch.as_tensor(value).isfinite().all()]:
-            del outputs[name]
+        for name, value in list((outputs or {}).items()):
+            if not torch.as_tensor(value).isfinite().all():
+                del outputs[name]
         self.skipped += 1
         self._in_a_row += 1
         images = f'Images since the last good step: {", ".join(self._images[-20:])}.'
@@ -110,10 +103,8 @@ class SkipNonFiniteHook(Hook):
                 f' the run cannot recover. {images} docs/troubleshooting.md lists the usual causes.'
             )
         if self._in_a_row == 1:
-            warn(
-                f'Iteration {runner.iter + 1} skipped: its gradients are not finite (skipped so far: {self.skipped}). '
-                f'{images}'
-            )
+            skipped = f'its gradients are not finite (skipped so far: {self.skipped})'
+            warn(f'Iteration {runner.iter + 1} skipped: {skipped}. {images}')
 
     def _before_step(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
         parameters = [p for group in optimizer.param_groups for p in group['params']]
@@ -132,8 +123,3 @@ class SkipNonFiniteHook(Hook):
 def _wrappers(runner: Runner) -> list[OptimWrapper]:
     wrapper = runner.optim_wrapper
     return list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-
-
-def _images_of(data_batch: dict | Sequence | None) -> list[str]:
-    samples = data_batch.get('data_samples', ()) if isinstance(data_batch, dict) else ()
-    return [image_name(sample.metainfo) for sample in samples if hasattr(sample, 'metainfo')]

@@ -3,13 +3,10 @@
 from collections import defaultdict
 from pathlib import Path
 
-import matplotlib as mpl
+from matplotlib.figure import Figure
 
 from ..data_check.check import SplitReport
 from ..datasets.problems import ERROR, Kind, Problem
-
-mpl.use('Agg')
-from matplotlib import pyplot as plt
 
 SHOWN = 50  # problems of a kind that the page lists
 BARS = 40  # classes in the picture
@@ -31,7 +28,7 @@ def kinds_table() -> str:
     return '\n'.join(['| problem | level | training | evaluation |', '| --- | --- | --- | --- |', *rows]) + '\n'
 
 
-def cell(text: str) -> str:
+def _cell(text: str) -> str:
     """Text that does not end a cell of a Markdown table."""
     return text.replace('|', '\\|').replace('\n', ' ')
 
@@ -41,18 +38,14 @@ def markdown(reports: list[SplitReport], overlap: list[Problem], num_queries: in
     text = ['# Data check\n']
     for report in reports:
         counts = report.objects
-        most = max(counts.values(), default=0)
-        mean = sum(counts.values()) / max(1, len(counts))
+        most, total = max(counts.values(), default=0), counts.total()
+        mean = total / max(1, len(counts))
         queries = f' for {num_queries} queries' if num_queries else ''
         text.append(f'## {report.source.name}: {report.source.ann_file}\n')
-        text.append(
-            f'{len(counts)} images, {sum(counts.values())} boxes; {mean:.1f} an image, {most} at most{queries}.\n'
-        )
+        text.append(f'{len(counts)} images, {total} boxes; {mean:.1f} an image, {most} at most{queries}.\n')
         text.append('| class | boxes | share |\n| --- | --- | --- |')
-        total = max(1, sum(report.boxes.values()))
-        text += [f'| {cell(name)} | {n} | {100 * n / total:.1f} % |' for name, n in report.boxes.most_common()]
-        text.append('')
-        text += _listed(report.problems)
+        text += [f'| {_cell(name)} | {n} | {100 * n / max(1, total):.1f} % |' for name, n in report.boxes.most_common()]
+        text += ['', *_listed(report.problems)]
     if overlap:
         text += ['## Training and validation\n', *_listed(overlap)]
     return '\n'.join(text) + '\n'
@@ -63,23 +56,17 @@ def _listed(problems: list[Problem]) -> list[str]:
         return ['Nothing wrong.\n']
     text = ['| | kind | where | what |\n| --- | --- | --- | --- |']
     for level, kind, found in kinds(problems):
-        text += [f'| {level} | {kind} | {cell(p.where)} | {cell(p.reason)} |' for p in found[:SHOWN]]
+        text += [f'| {level} | {kind} | {_cell(p.where)} | {_cell(p.reason)} |' for p in found[:SHOWN]]
         if len(found) > SHOWN:
             text.append(f'| {level} | {kind} | and {len(found) - SHOWN} more | all of them are in the JSON |')
     return [*text, '']
 
 
 def draw(reports: list[SplitReport], num_queries: int | None, path: Path) -> None:
-    """Draw how many objects the images have beside the number of queries, and the boxes of the classes.
-
-    Args:
-        reports: one for each data set; the first ``ROWS`` get a row of the picture.
-        num_queries: queries of the model; None if it has none.
-        path: the picture to write.
-    """
+    """Draw objects per image beside the number of queries, and boxes per class, for the first ``ROWS`` data sets."""
     reports = reports[:ROWS]
-    figure, axes = plt.subplots(len(reports), 2, figsize=(11, 3.2 * len(reports)), layout='constrained', squeeze=False)
-    for (left, right), report in zip(axes, reports, strict=True):
+    figure = Figure(figsize=(11, 3.2 * len(reports)), layout='constrained')
+    for (left, right), report in zip(figure.subplots(len(reports), 2, squeeze=False), reports, strict=True):
         counts = list(report.objects.values()) or [0]
         left.hist(counts, bins=range(max(counts) + 2), align='left', color='C0')
         if num_queries and num_queries < 4 * max(counts):
@@ -90,8 +77,6 @@ def draw(reports: list[SplitReport], num_queries: int | None, path: Path) -> Non
         right.bar(range(len(classes)), [number for _, number in classes], color='C0')
         more = '' if len(report.boxes) <= BARS else f', {BARS} of {len(report.boxes)}'
         right.set(title=f'boxes of the classes{more}', ylabel='boxes')
-        right.set_xticks(
-            range(len(classes)), [name for name, _ in classes], rotation=90, fontsize='small', parse_math=False
-        )
+        names = [name for name, _ in classes]
+        right.set_xticks(range(len(classes)), names, rotation=90, fontsize='small', parse_math=False)
     figure.savefig(path, dpi=100)
-    plt.close(figure)

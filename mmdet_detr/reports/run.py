@@ -7,13 +7,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
-
-matplotlib.use('Agg')
-import matplotlib.pyplot as plt
 import mmcv
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from mmdet.apis import inference_detector, init_detector
 from mmdet.registry import DATASETS, VISUALIZERS
 from mmengine.config import Config
@@ -60,9 +57,8 @@ def read_scalars(work_dir: Path) -> Scalars:
             elif 'coco/bbox_mAP' in entry and train:
                 val[latest] = (entry['coco/bbox_mAP'], entry['coco/bbox_mAP_50'])
     if not train:
-        raise FileNotFoundError(
-            f'no scalars.json of a training run below {work_dir}: train with this folder as --work-dir first'
-        )
+        missing = f'no scalars.json of a training run below {work_dir}'
+        raise FileNotFoundError(f'{missing}: train with this folder as --work-dir first')
     steps, val_steps = sorted(train), sorted(val)
     ap, ap50 = ([val[step][i] for step in val_steps] for i in (0, 1))
     return Scalars(steps, [train[step] for step in steps], val_steps, ap, ap50)
@@ -70,7 +66,8 @@ def read_scalars(work_dir: Path) -> Scalars:
 
 def draw_curve(scalars: Scalars, path: Path) -> None:
     """Draw the loss and the AP of a run as a PNG file."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout='constrained')
+    figure = Figure(figsize=(10, 3.6), layout='constrained')
+    left, right = figure.subplots(1, 2)
     left.plot(scalars.steps, scalars.losses, color='tab:blue')
     left.set(xlabel='iteration', ylabel='training loss', yscale='log')
     for values, name in ((scalars.ap, 'AP (0.50:0.95)'), (scalars.ap50, 'AP50')):
@@ -80,21 +77,14 @@ def draw_curve(scalars: Scalars, path: Path) -> None:
     for axis in (left, right):
         axis.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def draw_predictions(
-    config: Config, checkpoint: Path, path: Path, num_images: int = 12, columns: int = 3, score_thr: float = 0.5
+    config: Config, checkpoint: Path, path: Path, num_images: int, columns: int, score_thr: float
 ) -> None:
     """Draw a sheet of test images as a PNG file, each with the truth on the left and the detections on the right.
 
-    Args:
-        config: config of the model and its test data.
-        checkpoint: weights of the model.
-        path: file to write.
-        num_images: number of images, evenly spread over the test set, and at most all of them.
-        columns: number of images in a row.
-        score_thr: detections with a lower score are not drawn.
+    The images are spread evenly over the test set. Detections with a lower score than ``score_thr`` are not drawn.
     """
     init_default_scope(config.get('default_scope', 'mmdet'))
     model = init_detector(config, str(checkpoint), device='cpu')
@@ -107,10 +97,9 @@ def draw_predictions(
         info = dataset.get_data_info(int(index))
         sample = inference_detector(model, info['img_path'])
         truth = [instance for instance in info['instances'] if not instance['ignore_flag']]
-        sample.gt_instances = InstanceData(
-            bboxes=torch.tensor([instance['bbox'] for instance in truth], dtype=torch.float32).view(-1, 4),
-            labels=torch.tensor([instance['bbox_label'] for instance in truth], dtype=torch.long),
-        )
+        boxes = torch.tensor([instance['bbox'] for instance in truth], dtype=torch.float32).view(-1, 4)
+        labels = torch.tensor([instance['bbox_label'] for instance in truth], dtype=torch.long)
+        sample.gt_instances = InstanceData(bboxes=boxes, labels=labels)
         image = mmcv.imread(info['img_path'], channel_order='rgb')
         factor = max(1, SHOWN_SIZE // image.shape[1])
         image = mmcv.imrescale(image, factor, interpolation='bicubic')
@@ -140,16 +129,13 @@ def summarise(work_dir: Path) -> str:
     metrics = json.loads(tests[-1].read_text())
     duration = sum((_duration(log.read_text()) for log in work_dir.glob('*/*.log')), start=timedelta())
     return (
-        f'AP {metrics["coco/bbox_mAP"]:.3f}, AP50 {metrics["coco/bbox_mAP_50"]:.3f}, '
-        f'{duration} of training and testing; '
-        f'log, checkpoint, curve.png and predictions.png are in {work_dir}'
+        f'AP {metrics["coco/bbox_mAP"]:.3f}, AP50 {metrics["coco/bbox_mAP_50"]:.3f}, {duration} of training '
+        f'and testing; log, checkpoint, curve.png and predictions.png are in {work_dir}'
     )
 
 
 def _duration(log: str) -> timedelta:
     """Time from the first to the last entry of an mmengine log."""
-    times = [
-        datetime.strptime(text, '%Y/%m/%d %H:%M:%S')
-        for text in re.findall(r'^(\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) - mmengine', log, re.MULTILINE)
-    ]
+    texts = re.findall(r'^(\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) - mmengine', log, re.MULTILINE)
+    times = [datetime.strptime(text, '%Y/%m/%d %H:%M:%S') for text in texts]
     return times[-1] - times[0] if times else timedelta()

@@ -4,10 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-
-mpl.use('Agg')
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -84,38 +80,33 @@ def number(value: float | None, digits: int) -> str:
 
 
 def draw(results: dict[str, Any], folder: Path) -> list[Path]:
-    """Draw the stages, the memory if it was measured, and speed against AP if AP is known.
-
-    Returns:
-        The pictures that were written.
-    """
-    rows, paths = results['rows'], [folder / 'stages.png']
-    _draw_bars(rows, paths[0], 'ms', _stages)
+    """Draw the stages, the memory if measured, and speed against AP if known. Returns the pictures' paths."""
+    rows = results['rows']
+    figures = {'stages.png': _bars(rows, 'ms', _stages)}
     if any(row.get('memory_mib') for row in rows):
-        paths.append(folder / 'memory.png')
-        _draw_bars(rows, paths[-1], 'MiB at the peak', _memory)
+        figures['memory.png'] = _bars(rows, 'MiB at the peak', _memory)
     if results.get('ap') and any(row['mode'] == 'infer' for row in rows):
-        paths.append(folder / 'speed.png')
-        _draw_speed(results, paths[-1])
-    return paths
+        figures['speed.png'] = _speed(results)
+    for name, figure in figures.items():
+        figure.savefig(folder / name, dpi=110)
+    return [folder / name for name in figures]
 
 
 def _label(row: Row) -> str:
     return row['detector'] + ('' if row['dtype'] == 'float32' else f', {row["dtype"]}')
 
 
-def _draw_bars(rows: list[Row], path: Path, unit: str, draw_group: Callable[[Axes, list[Row]], None]) -> None:
+def _bars(rows: list[Row], unit: str, draw_group: Callable[[Axes, list[Row]], None]) -> Figure:
     """One panel for each size, batch and mode, with one bar for each row of its group."""
     groups = grouped(rows)
     heights = [0.9 + 0.3 * len(group) for group in groups.values()]
-    figure, axes = plt.subplots(
-        len(groups), figsize=(9, sum(heights)), layout='constrained', squeeze=False, height_ratios=heights
-    )
+    figure = Figure(figsize=(9, sum(heights)), layout='constrained')
+    axes = figure.subplots(len(groups), squeeze=False, height_ratios=heights)
     for axis, ((height, width, batch, mode), group) in zip(axes[:, 0], groups.items(), strict=True):
         draw_group(axis, group)
         axis.set(title=f'{mode}, {height} x {width}, batch {batch}', xlabel=unit)
         axis.invert_yaxis()
-    _save(figure, path)
+    return figure
 
 
 def _stages(axis: Axes, group: list[Row]) -> None:
@@ -133,9 +124,10 @@ def _memory(axis: Axes, group: list[Row]) -> None:
     axis.margins(x=0.12)
 
 
-def _draw_speed(results: dict[str, Any], path: Path) -> None:
+def _speed(results: dict[str, Any]) -> Figure:
     """Images per second against AP, for the first size and batch of inference."""
-    figure, axis = plt.subplots(figsize=(7, 4.5), layout='constrained')
+    figure = Figure(figsize=(7, 4.5), layout='constrained')
+    axis = figure.subplots()
     rows = next(group for (*_, mode), group in grouped(results['rows']).items() if mode == 'infer')
     for row in rows:
         if row['detector'] in results['ap']:
@@ -146,9 +138,4 @@ def _draw_speed(results: dict[str, Any], path: Path) -> None:
     axis.set(xlabel=f'images per second, {height} x {width}, batch {batch}', ylabel='AP')
     axis.margins(0.2)
     axis.grid(alpha=0.3)
-    _save(figure, path)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    return figure

@@ -1,8 +1,8 @@
 """Measures COCO's AP of a detector with a checkpoint, if its test data are on this machine."""
 
-import contextlib
 import io
 import tempfile
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from mmengine.logging import MMLogger
@@ -14,15 +14,7 @@ METRICS = {'AP': 'mAP', 'AP50': 'mAP_50', 'AP75': 'mAP_75', 'AP_S': 'mAP_s', 'AP
 
 
 def average_precision(path: str, checkpoint: str) -> dict[str, float] | None:
-    """Test a detector on the test data of its config.
-
-    Args:
-        path: the config.
-        checkpoint: the weights.
-
-    Returns:
-        AP, AP50, AP75 and AP of small, medium and large objects, or None if the test data are missing.
-    """
+    """AP, AP50, AP75 and AP of small, medium and large objects on a config's test data; None if they are missing."""
     config = read_config(path)
     evaluator = config.get('test_evaluator')
     evaluator = evaluator[0] if isinstance(evaluator, list) else evaluator
@@ -32,9 +24,9 @@ def average_precision(path: str, checkpoint: str) -> dict[str, float] | None:
     config.load_from = checkpoint
     config.visualizer = None
     MMLogger._instance_dict.clear()  # an existing logger would write to the folder of an earlier run
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+    silence = io.StringIO()
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(silence), redirect_stderr(silence):
         config.work_dir = folder
         config.experiment_name = f'benchmark_{Path(folder).name}'
-        with contextlib.redirect_stderr(io.StringIO()):
-            metrics = Runner.from_cfg(config).test()
+        metrics = Runner.from_cfg(config).test()
     return {name: metrics[f'coco/bbox_{key}'] for name, key in METRICS.items() if f'coco/bbox_{key}' in metrics}

@@ -21,6 +21,7 @@ class Candidate:
     """A detector, ready to be measured."""
 
     name: str
+    path: str
     config: Config
     model: Any  # mmdet's BaseDetector, or transformers' DETR in its form
     device: torch.device
@@ -77,7 +78,7 @@ def build(path: str, checkpoint: str | None, device: str, dtype: torch.dtype, na
         load_checkpoint(model, checkpoint, map_location='cpu')
     elif hasattr(model, 'init_weights'):
         model.init_weights()
-    return Candidate(name or names_of([path])[0], config, model.to(device), torch.device(device), dtype)
+    return Candidate(name or names_of([path])[0], path, config, model.to(device), torch.device(device), dtype)
 
 
 def forget_pretrained(model: ConfigDict) -> None:

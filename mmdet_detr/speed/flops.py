@@ -3,6 +3,7 @@
 import contextlib
 import io
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,14 +18,18 @@ def gflops(candidate: Candidate, inputs: Inputs) -> float:
     """Billions of multiply-adds of the network for the first image of a batch, without losses or post-processing."""
     model = candidate.model.eval()
     batch = model.data_preprocessor(inputs.read(), training=False)
-    return multiply_adds(_Network(model, batch['data_samples'][:1]), batch['inputs'][:1]) / 1e9
+    model.forward = partial(model.forward, data_samples=batch['data_samples'][:1], mode='tensor')
+    try:  # the analyzer needs a module that takes one tensor
+        return multiply_adds(model, batch['inputs'][:1]) / 1e9
+    finally:
+        del model.forward
 
 
 def multiply_adds(module: nn.Module, *inputs: Tensor) -> int:
     """Number of multiply-adds of a module, counted by mmengine's analyzer.
 
-    A multiplication with its addition counts once, as in the paper and in most tables. The analyzer does not know two
-    operators that compute attention, so their counts are added here.
+    A multiplication with its addition counts once, as in the paper. The analyzer does not know two operators of
+    attention, so their counts are added here.
     """
     # Without gradients, PyTorch would compute a transformer layer by one operator that the analyzer cannot count.
     with torch.enable_grad(), contextlib.redirect_stderr(io.StringIO()):
@@ -33,18 +38,6 @@ def multiply_adds(module: nn.Module, *inputs: Tensor) -> int:
         analyzer.set_op_handle('aten::baddbmm', _baddbmm)
         analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings('none')
         return int(analyzer.total())
-
-
-class _Network(nn.Module):
-    """A detector as a module that takes one tensor, as the analyzer needs it."""
-
-    def __init__(self, model: nn.Module, samples: list) -> None:
-        super().__init__()
-        self.model = model
-        self.samples = samples
-
-    def forward(self, images: Tensor) -> Any:
-        return self.model(images, self.samples, mode='tensor')
 
 
 def _attention(inputs: list[Any], outputs: list[Any]) -> int:

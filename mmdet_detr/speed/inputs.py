@@ -15,15 +15,10 @@ SUFFIXES = ('.jpg', '.jpeg', '.png')
 
 
 class Inputs:
-    """Batches of images of one size, read from files, with boxes drawn at random.
+    """Batches of images, resized to (height, width) pixels, with so many random boxes in each image.
 
-    Args:
-        size: (height, width) of the network's input in pixels. Images of other sizes are resized to it.
-        batch: number of images in a batch.
-        objects: number of boxes in an image.
-        num_classes: number of classes, from which the labels of the boxes are drawn.
-        images: folder with images. The first ``batch`` ones in alphabetical order are read, repeated if there are
-            fewer. Without a folder, images are generated.
+    The images are the first ones of a folder in alphabetical order, repeated if there are fewer than the batch needs.
+    Without a folder, images are generated.
 
     Raises:
         ConfigError: the folder has no images.
@@ -46,20 +41,21 @@ class Inputs:
         for i in range(batch):
             path = paths[i % len(paths)]
             width, height = ImageOps.exif_transpose(Image.open(path)).size  # mmcv applies the EXIF orientation as well
-            boxes = _boxes(random, objects, height, width)
-            labels = (random.uniform(0, num_classes, objects)).astype(int)
+            top_left = random.uniform(0, 0.6, (objects, 2))
+            bottom_right = top_left + random.uniform(0.05, 0.4, (objects, 2))
+            boxes = np.concatenate((top_left, bottom_right), axis=1) * [width, height, width, height]
+            labels = random.uniform(0, num_classes, objects).astype(int)  # as many draws for any number of classes
             instances = [
-                {'bbox': box, 'bbox_label': int(label), 'ignore_flag': 0}
-                for box, label in zip(boxes.tolist(), labels, strict=True)
+                {'bbox': box, 'bbox_label': label, 'ignore_flag': 0}
+                for box, label in zip(boxes.tolist(), labels.tolist(), strict=True)
             ]
             self._infos.append({'img_path': str(path), 'img_id': i, 'instances': instances})
-        keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
         self._pipeline = Compose(
             [
                 {'type': 'LoadImageFromFile'},
                 {'type': 'LoadAnnotations', 'with_bbox': True},
                 {'type': 'Resize', 'scale': size[::-1], 'keep_ratio': False},
-                {'type': 'PackDetInputs', 'meta_keys': keys},
+                {'type': 'PackDetInputs'},
             ]
         )
 
@@ -69,7 +65,7 @@ class Inputs:
             return pseudo_collate([self._pipeline(self.info(i)) for i in range(self.batch)])
 
     def info(self, index: int) -> dict[str, Any]:
-        """Input of a pipeline for an image, as a data set makes it. Indices beyond the batch repeat its images."""
+        """Input of a pipeline for an image. Indices beyond the batch repeat its images."""
         return dict(self._infos[index % self.batch])
 
 
@@ -82,10 +78,3 @@ def _generate(folder: Path, size: tuple[int, int], seed: int) -> Path:
     path = folder / f'{seed}.jpg'
     Image.fromarray(noisy).save(path, quality=90)
     return path
-
-
-def _boxes(random: np.random.Generator, number: int, height: int, width: int) -> np.ndarray:
-    """Random boxes (number, 4) inside the image, xyxy in pixels."""
-    top_left = random.uniform(0, 0.6, (number, 2))
-    bottom_right = top_left + random.uniform(0.05, 0.4, (number, 2))
-    return np.concatenate((top_left, bottom_right), axis=1) * [width, height, width, height]

@@ -9,6 +9,7 @@ import contextlib
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,38 +39,24 @@ def peak_mib(**settings: Any) -> float:
 
 
 def measure(
-    path: str,
-    mode: str,
-    device: str,
-    dtype: str,
-    size: tuple[int, int],
-    batch: int,
-    objects: int,
-    threads: int,
+    path: str, mode: str, device: str, dtype: str, size: tuple[int, int], batch: int, objects: int, threads: int
 ) -> float:
     """MiB at the peak of a few steps. ``mode`` is 'train' or 'infer'."""
     torch.set_num_threads(threads)
-    warm_up(device)
-    before = 0.0 if device.startswith('cuda') else reset_peak()
-    candidate = build(path, None, device, getattr(torch, dtype))
-    inputs = Inputs((size[0], size[1]), batch, objects, 1)
-    trainer = Trainer(candidate) if mode == 'train' else None
-    for _ in range(STEPS):
-        if trainer:
-            trainer.step(inputs)
-        else:
-            infer(candidate, inputs)
-    if device.startswith('cuda'):
-        return torch.cuda.max_memory_allocated(device) / MIB
-    return status_mib('VmHWM') - before
-
-
-def warm_up(device: str) -> None:
-    """Load libraries that every detector needs, so that they do not count as memory of the detector."""
+    # Libraries that every detector needs do not count as memory of the detector: load them first.
     register_all_modules()
     layer = torch.nn.Conv2d(8, 8, 3).to(device)
     layer(torch.zeros(1, 8, 32, 32, device=device)).sum().backward()
     torch.optim.AdamW(layer.parameters()).step()
+    before = 0.0 if device.startswith('cuda') else reset_peak()
+    candidate = build(path, None, device, getattr(torch, dtype))
+    inputs = Inputs((size[0], size[1]), batch, objects, 1)
+    step = Trainer(candidate).step if mode == 'train' else partial(infer, candidate)
+    for _ in range(STEPS):
+        step(inputs)
+    if device.startswith('cuda'):
+        return torch.cuda.max_memory_allocated(device) / MIB
+    return status_mib('VmHWM') - before
 
 
 def reset_peak() -> float:

@@ -34,35 +34,20 @@ class Case(NamedTuple):
 
 @dataclass
 class Settings:
-    """What to measure.
+    """What to measure."""
 
-    Args:
-        paths: configs of the detectors.
-        checkpoints: weights of each detector; None for random weights.
-        device: 'cpu', 'cuda' or 'cuda:N'.
-        dtypes: names of the types of autocast; 'float32' for none.
-        sizes: (height, width) of the network's input in pixels.
-        batches: numbers of images in a batch.
-        mode: a key of :data:`MODES`.
-        rounds: number of timed rounds.
-        warmup: number of rounds before them.
-        objects: number of boxes in an image.
-        images: folder of images; None for generated ones.
-        memory: whether to measure the peak of memory, in a process of its own for every row.
-    """
-
-    paths: list[str]
-    checkpoints: list[str | None]
+    paths: list[str]  # configs of the detectors
+    checkpoints: list[str | None]  # weights of each detector; None for random weights
     device: str = 'cpu'
-    dtypes: list[str] = field(default_factory=lambda: ['float32'])
-    sizes: list[tuple[int, int]] = field(default_factory=lambda: [(800, 1066)])
+    dtypes: list[str] = field(default_factory=lambda: ['float32'])  # of autocast; 'float32' for none
+    sizes: list[tuple[int, int]] = field(default_factory=lambda: [(800, 1066)])  # (height, width) in pixels
     batches: list[int] = field(default_factory=lambda: [1])
-    mode: str = 'both'
-    rounds: int = 10
-    warmup: int = 2
-    objects: int = 8
-    images: Path | None = None
-    memory: bool = True
+    mode: str = 'both'  # a key of MODES
+    rounds: int = 10  # that are timed
+    warmup: int = 2  # rounds before them
+    objects: int = 8  # boxes in an image
+    images: Path | None = None  # folder of images; None for generated ones
+    memory: bool = True  # whether to measure the peak of memory, in a process of its own for every row
 
     @property
     def names(self) -> list[str]:
@@ -88,11 +73,6 @@ Fail = Callable[[str, BaseException], None]  # called with the name of a detecto
 def run(settings: Settings, report: Report, fail: Fail) -> Iterator[list[dict[str, Any]]]:
     """Measure all detectors. If one fails, the others are measured all the same.
 
-    Args:
-        settings: what to measure.
-        report: called before every step.
-        fail: called for every failure.
-
     Yields:
         After every case, the rows so far: one for each detector, type and case, with times in seconds and memory in
         MiB.
@@ -101,15 +81,15 @@ def run(settings: Settings, report: Report, fail: Fail) -> Iterator[list[dict[st
     detectors = measurement.build_all()
     rows: list[dict[str, Any]] = []
     for case in settings.cases:
-        gflops = [measurement.gflops(candidate, case.size) for _, candidate in detectors]
+        gflops = [measurement.gflops(candidate, case.size) for candidate in detectors]
         turns = measurement.take_turns(detectors, case)
         give_freed_memory_back()  # the processes that measure memory need it
-        first = turns.get(0) if detectors and detectors[0][1].name == settings.names[0] else None
+        first = turns.get(0) if detectors and detectors[0].name == settings.names[0] else None
         for key, times in turns.items():
-            path, candidate = detectors[key]
+            candidate = detectors[key]
             row = {
                 'detector': candidate.name,
-                'dtype': str(candidate.dtype).removeprefix('torch.'),
+                'dtype': _name_of(candidate.dtype),
                 'size': list(case.size),
                 'batch': case.batch,
                 'mode': case.mode,
@@ -118,7 +98,7 @@ def run(settings: Settings, report: Report, fail: Fail) -> Iterator[list[dict[st
                 **summary(times, first, case.batch, 'model' if case.mode == 'infer' else None),
             }
             if settings.memory:
-                row['memory_mib'] = measurement.memory_mib(path, candidate, case)
+                row['memory_mib'] = measurement.memory_mib(candidate, case)
             rows.append(row)
         yield rows
 
@@ -132,36 +112,29 @@ class _Measurement:
     fail: Fail
     counted: dict[tuple[str, tuple[int, int]], float | None] = field(default_factory=dict)
 
-    def attempt(self, name: str, function: Callable, *args: Any, **kwargs: Any) -> Any:
-        """The result of a function, or None if it raises."""
+    def attempt(self, detector: str, function: Callable, *args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
         except Exception as error:  # configs and models of other packages can raise anything
-            self.fail(name, error)
+            self.fail(detector, error)
             return None
 
-    def build_all(self) -> list[tuple[str, Candidate]]:
-        """Path and detector, for every type and config."""
+    def build_all(self) -> list[Candidate]:
         settings, built = self.settings, []
         for dtype in settings.dtypes:
             for path, checkpoint, name in zip(settings.paths, settings.checkpoints, settings.names, strict=True):
                 self.report(f'building {path}', 1)
-                candidate = self.attempt(path, build, path, checkpoint, settings.device, getattr(torch, dtype), name)
-                if candidate:
-                    built.append((path, candidate))
-        return built
+                built.append(self.attempt(path, build, path, checkpoint, settings.device, getattr(torch, dtype), name))
+        return [candidate for candidate in built if candidate]
 
-    def take_turns(self, detectors: list[tuple[str, Candidate]], case: Case) -> dict[int, list[Stages]]:
+    def take_turns(self, detectors: list[Candidate], case: Case) -> dict[int, list[Stages]]:
         """Seconds of every timed round, by the index of the detector. A detector that fails is left out."""
-        steps = {
-            key: self.attempt(path, self._step_of, candidate, case) for key, (path, candidate) in enumerate(detectors)
-        }
-        times: dict[int, list[Stages]] = {key: [] for key, step in steps.items() if step}
+        steps = [self.attempt(candidate.path, self._step_of, candidate, case) for candidate in detectors]
+        times: dict[int, list[Stages]] = {key: [] for key, step in enumerate(steps) if step}
         for number in range(self.settings.warmup + self.settings.rounds):
             for key in list(times):
-                path, candidate = detectors[key]
-                self.report(f'{case.mode} {candidate.name} {case}', 1)
-                stages = self.attempt(path, steps[key])
+                self.report(f'{case.mode} {detectors[key].name} {case}', 1)
+                stages = self.attempt(detectors[key].path, steps[key])
                 if stages is None:
                     del times[key]
                 elif number >= self.settings.warmup:
@@ -169,50 +142,40 @@ class _Measurement:
         return times
 
     def _step_of(self, candidate: Candidate, case: Case) -> Callable[[], Stages]:
-        classes = num_classes(candidate.config.model)
-        inputs = Inputs(case.size, case.batch, self.settings.objects, classes, self.settings.images)
-        if case.mode == 'train':
-            return partial(Trainer(candidate).step, inputs)
-        return partial(infer, candidate, inputs)
+        inputs = self._inputs(case.size, case.batch, num_classes(candidate.config.model))
+        return partial(Trainer(candidate).step, inputs) if case.mode == 'train' else partial(infer, candidate, inputs)
+
+    def _inputs(self, size: tuple[int, int], batch: int, classes: int) -> Inputs:
+        return Inputs(size, batch, self.settings.objects, classes, self.settings.images)
 
     def gflops(self, candidate: Candidate, size: tuple[int, int]) -> float | None:
         """Billions of multiply-adds, counted once for all types and batches."""
-        if (candidate.name, size) not in self.counted:
+        key = candidate.name, size
+        if key not in self.counted:
             self.report(f'operations of {candidate.name}', 0)
-            self.counted[candidate.name, size] = self.attempt(
-                candidate.name,
-                lambda: gflops(candidate, Inputs(size, 1, self.settings.objects, 1, self.settings.images)),
-            )
-        return self.counted[candidate.name, size]
+            self.counted[key] = self.attempt(candidate.name, lambda: gflops(candidate, self._inputs(size, 1, 1)))
+        return self.counted[key]
 
-    def memory_mib(self, path: str, candidate: Candidate, case: Case) -> float | None:
+    def memory_mib(self, candidate: Candidate, case: Case) -> float | None:
         """MiB at the peak, in a process of its own."""
         self.report(f'memory of {candidate.name} {case}', 1)
-        return self.attempt(
-            path,
-            peak_mib,
-            path=path,
-            mode=case.mode,
-            device=self.settings.device,
-            dtype=str(candidate.dtype).removeprefix('torch.'),
-            size=case.size,
-            batch=case.batch,
-            objects=self.settings.objects,
-            threads=torch.get_num_threads(),
-        )
+        more = {'device': self.settings.device, 'dtype': _name_of(candidate.dtype), 'objects': self.settings.objects}
+        path, threads = candidate.path, torch.get_num_threads()
+        return self.attempt(path, peak_mib, path=path, threads=threads, **case._asdict(), **more)
+
+
+def _name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix('torch.')
 
 
 def summary(times: list[Stages], first: list[Stages] | None, batch: int, only: str | None) -> dict[str, Any]:
-    """Statistics of the stages, of their sum, and of the speed relative to the first detector, compared in each round.
+    """A row's numbers, each as [median, lower quartile, upper quartile].
 
     Args:
         times: seconds of the stages, one dict for each round.
-        first: the same of the first detector; None if it could not be measured.
+        first: the same of the first detector, compared round by round; None if it could not be measured.
         batch: number of images in a round.
         only: the stage that counts for speed and for images per second; None for the sum of all stages.
-
-    Returns:
-        Numbers of a row, each as ``[median, lower quartile, upper quartile]``.
     """
 
     def compared(stages: Stages) -> float:

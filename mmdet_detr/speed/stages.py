@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from mmdet.structures import DetDataSample
-from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 from ..errors import ConfigError
@@ -46,8 +45,7 @@ def infer(candidate: Candidate, inputs: Inputs) -> Stages:
     Raises:
         ConfigError: the detector gives boxes without scores.
     """
-    if candidate.model.training:
-        candidate.model.eval()
+    candidate.model.eval()
     watch = StopWatch(candidate.device)
     with torch.no_grad():
         batch = candidate.model.data_preprocessor(inputs.read(), training=False)
@@ -55,17 +53,12 @@ def infer(candidate: Candidate, inputs: Inputs) -> Stages:
         with candidate.precision:
             samples = candidate.model(batch['inputs'], batch['data_samples'], mode='predict')
         model = watch.lap()
-        arrays = [to_arrays(sample) for sample in samples]
+        found = [sample.pred_instances.cpu() for sample in samples]
+        arrays = [(boxes.bboxes.float().numpy(), boxes.scores.float().numpy()) for boxes in found]
         postprocessing = watch.lap()
     if not all(len(boxes) == len(scores) for boxes, scores in arrays):
         raise ConfigError('the detector gives boxes without scores, so it cannot be compared')
     return {'preprocessing': preprocessing, 'model': model, 'postprocessing': postprocessing}
-
-
-def to_arrays(sample: DetDataSample) -> tuple[Any, Any]:
-    """Boxes (N, 4) and scores (N,) of a prediction as arrays."""
-    found = sample.pred_instances.cpu()
-    return found.bboxes.float().numpy(), found.scores.float().numpy()
 
 
 class Trainer:
@@ -81,13 +74,12 @@ class Trainer:
             raise ConfigError('the config has no optim_wrapper, but training needs one')
         plain = {key: value for key, value in settings.items() if key not in ('type', 'dtype', 'loss_scale')}
         self.candidate = candidate
-        self.wrapper: OptimWrapper = build_optim_wrapper(candidate.model, {'type': 'OptimWrapper', **plain})
+        self.wrapper = build_optim_wrapper(candidate.model, {'type': 'OptimWrapper', **plain})
 
     def step(self, inputs: Inputs) -> Stages:
         """Seconds of one training step."""
         candidate, model = self.candidate, self.candidate.model
-        if not model.training:
-            model.train()
+        model.train()
         watch = StopWatch(candidate.device)
         batch = model.data_preprocessor(inputs.read(), training=True)
         stages = {'data': watch.lap()}

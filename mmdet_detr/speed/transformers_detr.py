@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from mmdet.models.detectors import BaseDetector
 from mmdet.structures import OptSampleList, SampleList
+from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_xyxy_to_cxcywh
 from mmdet.utils import OptConfigType
 from mmengine.structures import InstanceData
 from torch import Tensor
@@ -19,14 +20,9 @@ TRAINED_STAGES = ('stages.1', 'stages.2', 'stages.3')  # the official recipe fre
 class TransformersDETR(BaseDetector):
     """``transformers.DetrForObjectDetection`` with random weights, transformers' ResNet-50 and auxiliary losses.
 
-    Two settings follow the official recipe instead of the defaults of transformers. Dropout in attention and
-    feed-forward networks is 0.1 (default: none). The last three stages of the backbone are trained (transformers
-    freezes the whole ResNet, because it searches for parameter names that this ResNet does not have).
-
-    Args:
-        num_classes: number of classes K.
-        num_queries: number of queries Q.
-        data_preprocessor: config of the preprocessor, as in mmdet.
+    Two settings follow the official recipe instead of the defaults of transformers: dropout is 0.1 in attention and
+    feed-forward networks, too, and the last three stages of the backbone are trained (transformers freezes the whole
+    ResNet, because it searches for parameter names that this ResNet does not have).
 
     Raises:
         ConfigError: transformers is not installed.
@@ -60,11 +56,10 @@ class TransformersDETR(BaseDetector):
         """The sum of all losses as ``loss``, for images (B, 3, H, W)."""
         labels = []
         for sample in batch_data_samples:
-            (height, width), instances = sample.img_shape[:2], sample.gt_instances
-            x1, y1, x2, y2 = (instances.bboxes / instances.bboxes.new_tensor([width, height] * 2)).unbind(-1)
-            boxes = torch.stack(((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1), dim=-1)
+            instances = sample.gt_instances
+            boxes = bbox_xyxy_to_cxcywh(instances.bboxes / _size_of(sample.img_shape, instances.bboxes))
             labels.append({'class_labels': instances.labels, 'boxes': boxes})
-        return {'loss': self.model(batch_inputs, pixel_mask(batch_inputs, batch_data_samples), labels=labels).loss}
+        return {'loss': self._run(batch_inputs, batch_data_samples, labels=labels).loss}
 
     def loss_by_feat(self, *args: Any, **kwargs: Any) -> Any:
         """Matching and losses of transformers. The benchmark times methods of this name."""
@@ -72,31 +67,33 @@ class TransformersDETR(BaseDetector):
 
     def predict(self, batch_inputs: Tensor, batch_data_samples: SampleList, rescale: bool = True) -> SampleList:
         """The samples with ``pred_instances`` of all queries. Boxes are xyxy in pixels of the original image."""
-        outputs = self.model(batch_inputs, pixel_mask(batch_inputs, batch_data_samples))
+        outputs = self._run(batch_inputs, batch_data_samples)
         scores, labels = outputs.logits.float().softmax(-1)[..., :-1].max(-1)
-        cx, cy, w, h = outputs.pred_boxes.float().unbind(-1)
-        corners = torch.stack((cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2), dim=-1)
-        results = []
-        for i, sample in enumerate(batch_data_samples):
-            height, width = (sample.ori_shape if rescale else sample.img_shape)[:2]
-            pixels = corners[i] * corners.new_tensor([width, height] * 2)
-            results.append(InstanceData(bboxes=pixels, scores=scores[i], labels=labels[i]))
+        corners = bbox_cxcywh_to_xyxy(outputs.pred_boxes.float())
+        sizes = [sample.ori_shape if rescale else sample.img_shape for sample in batch_data_samples]
+        results = [
+            InstanceData(bboxes=corners[i] * _size_of(size, corners), scores=scores[i], labels=labels[i])
+            for i, size in enumerate(sizes)
+        ]
         return self.add_pred_to_datasample(batch_data_samples, results)
 
-    def extract_feat(self, batch_inputs: Tensor) -> Tensor:
-        """The last feature map (B, C, h, w) of the backbone."""
-        mask = batch_inputs.new_ones((len(batch_inputs), *batch_inputs.shape[2:]), dtype=torch.long)
-        return self.model.model.backbone(batch_inputs, mask)[0][-1][0]
+    def extract_feat(self, batch_inputs: Tensor) -> None:
+        """Not available: mmdet asks for this method, but transformers runs its backbone by itself."""
+        raise NotImplementedError
 
     def _forward(self, batch_inputs: Tensor, batch_data_samples: OptSampleList = None) -> tuple[Tensor, Tensor]:
-        outputs = self.model(batch_inputs, pixel_mask(batch_inputs, batch_data_samples))
+        outputs = self._run(batch_inputs, batch_data_samples)
         return outputs.logits, outputs.pred_boxes
 
+    def _run(self, images: Tensor, samples: OptSampleList, **kwargs: Any) -> Any:
+        mask = None  # the images have no padding
+        if samples:
+            mask = torch.zeros((len(images), *images.shape[2:]), dtype=torch.long, device=images.device)
+            for pixels, sample in zip(mask, samples, strict=True):
+                pixels[: sample.img_shape[0], : sample.img_shape[1]] = 1
+        return self.model(images, mask, **kwargs)
 
-def pixel_mask(images: Tensor, samples: OptSampleList) -> Tensor:
-    """A mask (B, H, W) that is 1 on pixels of the images and 0 on padding."""
-    mask = torch.zeros((len(images), *images.shape[2:]), dtype=torch.long, device=images.device)
-    for i, sample in enumerate(samples or ()):
-        height, width = sample.img_shape[:2]
-        mask[i, :height, :width] = 1
-    return mask if samples else mask + 1
+
+def _size_of(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    height, width = shape[:2]
+    return like.new_tensor([width, height, width, height])
