@@ -20,7 +20,7 @@ from .config_text import parse_config
 from .files import load_from_local
 from .fit import CLASS_ROWS
 from .hugging_face import Settings, class_names, model_config, processor_config, settings_from_config
-from .layouts import HF, HF_TIMM, MMDET3, OFFICIAL, OURS, RESNET
+from .layouts import HF, HF_TIMM, MMDET3, OFFICIAL, OURS, RESNET, TRAINING_ONLY
 from .renaming import from_our_names, to_our_names
 from .source import Source, source_of
 
@@ -66,7 +66,8 @@ def convert_checkpoint(
         raise CheckpointError(f'{src} is no checkpoint of a DETR')
     if source.unfit:
         raise CheckpointError(f'{src} is no checkpoint of this DETR: {source.unfit}')
-    weights = named.weights
+    weights = {name: value for name, value in named.weights.items() if not name.startswith(TRAINING_ONLY)}
+    num_dropped = len(named.dropped) + len(named.weights) - len(weights)
     num_rows = len(weights[CLASS_ROWS[0]])
     classes = source.classes if num_rows - len(source.classes or ()) in (0, 1) else None
     cfg = str(checkpoint.get('meta', {}).get('cfg', ''))
@@ -76,7 +77,7 @@ def convert_checkpoint(
         _write_hugging_face(dst, weights, classes, _settings(config, cfg, source, weights))
     else:
         _write_file(dst, to, weights, classes, cfg)
-    origin = f'from {named.layout.title}, {len(named.dropped)} dropped'
+    origin = f'from {named.layout.title}, {num_dropped} dropped'
     return f'{dst}: {TARGETS[to].title}, {len(weights)} entries ({origin})'
 
 

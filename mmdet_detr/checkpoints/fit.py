@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError
 from .architecture import architecture_of, config_for, is_dilated
 from .class_rows import carry_rows, match_rows
-from .layouts import OURS, RESNET
+from .layouts import OURS, RESNET, TRAINING_ONLY
 from .renaming import to_our_names
 from .source import Source, source_of
 
@@ -108,6 +108,8 @@ def _drop_surplus(weights: dict[str, Tensor], expected: dict[str, Tensor], repor
             report.dropped[name] = 'the model has no such part'
         elif name.endswith(COUNTER) and name not in expected:
             report.dropped[name] = "the model's BatchNorm does not count"
+        elif name.startswith(TRAINING_ONLY) and (name not in expected or value.shape != expected[name].shape):
+            report.dropped[name] = 'for training only, and the model trains otherwise'
         else:
             kept[name] = value
     return kept
@@ -121,6 +123,8 @@ def _check(weights: dict[str, Tensor], expected: dict[str, Tensor], parts: tuple
         if name not in weights:
             if name.endswith(COUNTER):
                 report.missing[name] = 'counters of BatchNorm: frozen ones have none'
+            elif name.startswith(TRAINING_ONLY):
+                report.missing[name] = 'for training only, keeps its initial values'
             elif part not in given and part not in parts:
                 report.missing[name] = 'not in the checkpoint, keeps its initial values'
             else:

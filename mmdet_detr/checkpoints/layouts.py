@@ -45,6 +45,7 @@ def _pattern(template: str) -> str:
     return re.sub(r'\\\{(\w+)\\\}', lambda match: f'(?P<{match[1]}>{FIELDS[match[1]]})', re.escape(template))
 
 
+TRAINING_ONLY = 'bbox_head.training_queries.'  # our entries that only training needs
 PANOPTIC = {'bbox_attention.': 'panoptic head', 'mask_head.': 'panoptic head'}
 
 OURS = Layout('mmdet_detr', 'mmdet_detr', marks=('bbox_head.class_embed.weight',), rules=(('{rest}', '{rest}'),))

@@ -1,4 +1,4 @@
-"""Hooks, a strategy and worker functions for training with mmengine."""
+"""Hooks, an optimizer, a strategy and worker functions for training with mmengine."""
 
 from .atomic_checkpoint_hook import AtomicCheckpointHook, CheckpointWriteError
 from .batch_size_hook import BatchSizeHook
@@ -6,6 +6,7 @@ from .class_names_hook import ClassNamesHook
 from .fsdp_strategy import FSDPStrategy
 from .log_history_hook import LogHistoryHook
 from .match_report_hook import MatchReportHook
+from .muon import Muon, MuonConstructor
 from .preemption_hook import PreemptionHook
 from .reproducible_hook import ReproducibleHook
 from .skip_non_finite_hook import SkipNonFiniteHook
@@ -19,6 +20,8 @@ __all__ = [
     'FSDPStrategy',
     'LogHistoryHook',
     'MatchReportHook',
+    'Muon',
+    'MuonConstructor',
     'PreemptionHook',
     'ReproducibleHook',
     'SkipNonFiniteHook',

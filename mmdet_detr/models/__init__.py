@@ -7,6 +7,7 @@ from .detr import DETR
 from .detr_head import DETRHead
 from .matching import BipartiteMatchLoss, HungarianAssigner
 from .resnet_dc5 import ResNetDC5
+from .training_only import DenoisingQueries, DenseSupervision, QueryGroups
 from .transformer_neck import TransformerNeck, TransformerOutput
 
 __all__ = [
@@ -17,7 +18,10 @@ __all__ = [
     'BatchedDETRHead',
     'BipartiteMatchLoss',
     'DETRHead',
+    'DenoisingQueries',
+    'DenseSupervision',
     'HungarianAssigner',
+    'QueryGroups',
     'ResNetDC5',
     'TransformerNeck',
     'TransformerOutput',

@@ -35,7 +35,7 @@ class DETR(BaseDetector):
         init_cfg: as in mmengine.
 
     Raises:
-        ConfigError: the last neck takes no data samples.
+        ConfigError: the last neck takes no data samples, or no ``training_sets`` that the head needs.
     """
 
     def __init__(
@@ -59,13 +59,18 @@ class DETR(BaseDetector):
         # With a name of their own for the feature necks, the transformer's weights have the names of published ones.
         self.feature_neck = MMDET_MODELS.build(feature_necks) if feature_necks else nn.Identity()
         self.neck = MMDET_MODELS.build(transformer) if transformer else nn.Identity()
-        if len(signature(self.neck.forward).parameters) < 2:
+        num_inputs = len(signature(self.neck.forward).parameters)
+        if num_inputs < 2:
             raise ConfigError(
                 'the last neck of DETR must make hidden states of feature maps and data samples, as TransformerNeck '
                 f'does, and {type(self.neck).__name__} does not'
             )
         given = {'train_cfg': train_cfg, 'test_cfg': test_cfg}
         self.bbox_head = MMDET_MODELS.build({**bbox_head, **{name: cfg for name, cfg in given.items() if cfg}})
+        if self.bbox_head.training_queries and num_inputs < 3:
+            raise ConfigError(
+                f'training_queries need a neck that takes them too, and {type(self.neck).__name__} does not'
+            )
 
     def extract_feat(self, batch_inputs: Tensor) -> tuple[Tensor, ...]:
         """Feature maps of backbone and feature necks for images (B, 3, H, W)."""
@@ -79,7 +84,10 @@ class DETR(BaseDetector):
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
         """Weighted losses of every decoder layer, see :class:`BipartiteMatchLoss`."""
-        return self.bbox_head.loss(self.forward_transformer(batch_inputs, batch_data_samples), batch_data_samples)
+        sets = self.bbox_head.training_sets(batch_data_samples)
+        feats = self.extract_feat(batch_inputs)
+        output = self.neck(feats, batch_data_samples, sets) if sets else self.neck(feats, batch_data_samples)
+        return self.bbox_head.loss(output, batch_data_samples)
 
     def predict(self, batch_inputs: Tensor, batch_data_samples: SampleList, rescale: bool = True) -> SampleList:
         """The samples, each with ``pred_instances``, see :meth:`DETRHead.predict`."""

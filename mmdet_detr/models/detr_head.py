@@ -1,10 +1,8 @@
 """The prediction head: class and box of every query, the loss on them, and detections from them."""
 
-import itertools
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-import torch.nn.functional as F
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmdet.structures import OptSampleList, SampleList
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
@@ -16,27 +14,16 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..registry import MODELS
-from .matching.targets import targets_of
+from .matching.loss import LOSS_NAMES
+from .matching.targets import Targets, targets_of
+from .mlp import MLP
 from .precision import at_least_float32
+from .queries import QuerySets
 from .transformer_neck import TransformerOutput
 
 LOSS = {'type': 'mmdet_detr.BipartiteMatchLoss'}
 TEST_CFG = ('max_per_img', 'score_thr')
 Features = TransformerOutput | Sequence[Tensor] | Tensor
-
-
-class MLP(nn.Module):
-    """Linear layers with ReLU between them."""
-
-    def __init__(self, in_channels: int, hidden_channels: int, out_channels: int, num_layers: int) -> None:
-        super().__init__()
-        widths = [in_channels, *[hidden_channels] * (num_layers - 1), out_channels]
-        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in itertools.pairwise(widths))
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers[:-1]:
-            x = F.relu(layer(x))
-        return self.layers[-1](x)
 
 
 @MODELS.register_module()
@@ -51,6 +38,8 @@ class DETRHead(BaseModule):
         embed_dims: C, width of the hidden states.
         loss: a :class:`BipartiteMatchLoss`.
         transformer: a :class:`TransformerNeck` to run on feature maps first; None reads a :class:`TransformerOutput`.
+        training_queries: sets of queries for training only, such as :class:`QueryGroups` and :class:`DenoisingQueries`.
+        dense_supervision: a :class:`DenseSupervision` of the transformer's memory, for training only.
         train_cfg: accepted for mmdet's detectors, which hand it to every head; not read.
         test_cfg: ``max_per_img`` (default, None or negative: all) and ``score_thr`` (default or None: 0). Other keys,
             written for a head with NMS, are not read; the log names them.
@@ -66,6 +55,8 @@ class DETRHead(BaseModule):
         embed_dims: int = 256,
         loss: ConfigType = LOSS,
         transformer: OptConfigType = None,
+        training_queries: Sequence[ConfigType] = (),
+        dense_supervision: OptConfigType = None,
         train_cfg: OptConfigType = None,
         test_cfg: OptConfigType = None,
         init_cfg: OptMultiConfig = None,
@@ -83,6 +74,9 @@ class DETRHead(BaseModule):
             raise ConfigError(f'DETRHead(embed_dims={embed_dims}) has a transformer with embed_dims={width}')
         self.class_embed = nn.Linear(embed_dims, num_classes + (not self.match_loss.use_sigmoid))
         self.bbox_embed = MLP(embed_dims, embed_dims, 4, num_layers=3)
+        sizes = {'num_classes': num_classes, 'embed_dims': embed_dims}
+        self.training_queries = nn.ModuleList(MODELS.build({**sizes, **queries}) for queries in training_queries)
+        self.dense_supervision = MODELS.build(dense_supervision) if dense_supervision else None
 
     def forward(self, x: Features, batch_data_samples: OptSampleList = None) -> tuple[Tensor, Tensor]:
         """Class and box of every query of every decoder layer.
@@ -101,9 +95,11 @@ class DETRHead(BaseModule):
         """
         return self._branches(self._transformed(x, batch_data_samples).hidden)
 
-    def _transformed(self, x: Features, batch_data_samples: OptSampleList) -> TransformerOutput:
+    def _transformed(
+        self, x: Features, batch_data_samples: OptSampleList, training_sets: Sequence[QuerySets] = ()
+    ) -> TransformerOutput:
         if self.transformer is not None:
-            return self.transformer(x, batch_data_samples)
+            return self.transformer(x, batch_data_samples, training_sets)
         width = self.class_embed.in_features
         if isinstance(x, TransformerOutput) and x.hidden.shape[-1] == width:
             return x
@@ -118,15 +114,40 @@ class DETRHead(BaseModule):
     def _branches(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         return self.class_embed(hidden), at_least_float32(self.bbox_embed(hidden)).sigmoid()
 
+    def training_sets(self, batch_data_samples: SampleList) -> list[QuerySets]:
+        """Queries to decode in training beside those of the network; an entry for each of ``training_queries``."""
+        if not self.training_queries:
+            return []
+        targets = self._targets(batch_data_samples)
+        return [queries(targets) for queries in self.training_queries]
+
     def loss(self, x: Features, batch_data_samples: SampleList) -> dict[str, Tensor]:
-        """Weighted losses of every decoder layer, see :class:`BipartiteMatchLoss`."""
-        logits, boxes = self(x, batch_data_samples)
-        targets = targets_of(
+        """Weighted losses of every decoder layer, see :class:`BipartiteMatchLoss`.
+
+        Those of parts for training only stand beside them, with ``group.``, ``dn.`` or ``dense.`` before their names
+        and summed over the layers.
+        """
+        sets = self.training_sets(batch_data_samples) if self.transformer is not None else ()
+        output = self._transformed(x, batch_data_samples, sets)
+        targets = self._targets(batch_data_samples)
+        losses = self.match_loss(*self._branches(output.hidden), targets)
+        for queries, hidden in zip(self.training_queries, output.training_hidden, strict=True):
+            further = queries.loss(*self._branches(hidden), targets, self.match_loss)  # type: ignore[operator]
+            losses |= _named(queries.prefix, further)  # type: ignore[arg-type]
+        if self.dense_supervision is not None:
+            logits, boxes = self._branches(output.memory)
+            further = self.dense_supervision.loss(
+                logits, boxes, targets, batch_data_samples, output.grid_sizes, self.match_loss
+            )
+            losses |= _named(self.dense_supervision.prefix, further)
+        return losses
+
+    def _targets(self, batch_data_samples: SampleList) -> Targets:
+        return targets_of(
             [sample.gt_instances for sample in batch_data_samples],
             [sample.metainfo for sample in batch_data_samples],
             self.num_classes,
         )
-        return self.match_loss(logits, boxes, targets)
 
     def predict(self, x: Features, batch_data_samples: SampleList, rescale: bool = True) -> InstanceList:
         """Detections of the last decoder layer, best first.
@@ -182,6 +203,10 @@ class DETRHead(BaseModule):
         if use_sigmoid:
             return scores, best % self.num_classes, best // self.num_classes
         return scores, labels.gather(1, best), best
+
+
+def _named(prefix: str, losses: Tensor) -> dict[str, Tensor]:
+    return {f'{prefix}.{name}': loss for name, loss in zip(LOSS_NAMES, losses.unbind(), strict=True)}
 
 
 def _unit_size(meta: dict, rescale: bool) -> tuple[float, float]:

@@ -39,13 +39,18 @@ def sine_position_encoding(
 
 
 def _encode_axis(length: int, image_lengths: Tensor | None, num_channels: int, device: torch.device) -> Tensor:
-    """Sine on even and cosine on odd channels of the position, in turns of the image's length: (1 or B, length, C)."""
+    """Codes (1 or B, length, C) of the positions 1 to length, in turns of the image's length."""
     position = torch.arange(1, length + 1, dtype=torch.float32, device=device)[None]
     if image_lengths is not None:
         position = torch.minimum(position, image_lengths[:, None])
     turns = position / (position[:, -1:] + EPS) * SCALE
-    angle = turns[..., None] / _wavelengths(num_channels, device)
-    return torch.stack((angle.sin(), angle.cos()), dim=3).flatten(2)
+    return sine_and_cosine(turns, num_channels)
+
+
+def sine_and_cosine(angle: Tensor, num_channels: int) -> Tensor:
+    """Sine on even and cosine on odd channels of angles (...) at all wavelengths: (..., num_channels)."""
+    angles = angle[..., None] / _wavelengths(num_channels, angle.device)
+    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)
 
 
 @lru_cache

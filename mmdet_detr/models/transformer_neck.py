@@ -15,7 +15,7 @@ from ..registry import MODELS
 from .matching.targets import upload
 from .padding import Size, cell_mask, image_cells, image_sizes
 from .position_encoding import sine_position_encoding
-from .queries import LearntQueries
+from .queries import LearntQueries, QuerySets, split_sets
 from .transformer import Decoder, Encoder
 
 COARSE_STRIDE = 64  # pixels a cell; most objects of a photograph are smaller than such a cell
@@ -29,6 +29,7 @@ class TransformerOutput(NamedTuple):
     memory: Tensor  # (B, S, C), the encoder's output
     mask: Tensor | None  # bool (B, S), True on cells of the image; None where no cell is padding
     grid_sizes: list[Size]  # (rows, columns) of every level
+    training_hidden: Sequence[Tensor] = ()  # (L, B, G, Q, C) for every entry of the training sets
 
 
 @MODELS.register_module()
@@ -115,13 +116,19 @@ class TransformerNeck(BaseModule):
                 if parameter.dim() > 1:
                     nn.init.xavier_uniform_(parameter)
 
-    def forward(self, feats: Sequence[Tensor], batch_data_samples: OptSampleList = None) -> TransformerOutput:
+    def forward(
+        self,
+        feats: Sequence[Tensor],
+        batch_data_samples: OptSampleList = None,
+        training_sets: Sequence[QuerySets] = (),
+    ) -> TransformerOutput:
         """Turn feature maps into hidden states.
 
         Args:
             feats: feature maps (B, C', H, W) of one or several levels; those of ``levels`` are read.
             batch_data_samples: tell the padding of each image by ``img_shape`` and ``batch_input_shape``. Only
                 inference goes without them; no image is padded then.
+            training_sets: queries to decode beside the network's own, which do not see them.
 
         Raises:
             ConfigError: a level does not exist or has other channels than ``in_channels`` says; or there are no data
@@ -134,24 +141,27 @@ class TransformerNeck(BaseModule):
             )
         maps = self._project(feats)
         if not batch_data_samples:
-            return self.transform(maps, None)
+            return self.transform(maps, None, training_sets)
         sizes, input_size = image_sizes(batch_data_samples)
         if not self._looked_at_stride and len(feats) > 1:
             self._looked_at_stride = True
             self._warn_of_coarse_cells(feats, input_size)
         if (sizes == sizes.new_tensor(input_size)).all():
-            return self.transform(maps, None)
+            return self.transform(maps, None, training_sets)
         cells = [image_cells(sizes, input_size, (x.shape[2], x.shape[3])) for x in maps]  # on the host
         padded = any((c != c.new_tensor(x.shape[2:])).any() for c, x in zip(cells, maps, strict=True))
-        return self.transform(maps, [upload(c, maps[0].device) for c in cells] if padded else None)
+        return self.transform(maps, [upload(c, maps[0].device) for c in cells] if padded else None, training_sets)
 
-    def transform(self, maps: Sequence[Tensor], cells: Sequence[Tensor] | None) -> TransformerOutput:
+    def transform(
+        self, maps: Sequence[Tensor], cells: Sequence[Tensor] | None, training_sets: Sequence[QuerySets] = ()
+    ) -> TransformerOutput:
         """Encode and decode projected feature maps; nothing here depends on values of the host.
 
         Args:
             maps: (B, C, H, W) of every level.
             cells: (rows, columns) of each image in every level, (B, 2) on the device of the maps, see
                 :func:`image_cells`; None where no level shows padding.
+            training_sets: as in :meth:`forward`.
         """
         grid_sizes = [(x.shape[2], x.shape[3]) for x in maps]
         cells_of = [None] * len(maps) if cells is None else cells
@@ -169,8 +179,9 @@ class TransformerNeck(BaseModule):
         if cells is not None:
             mask = torch.cat([cell_mask(c, size) for c, size in zip(cells, grid_sizes, strict=True)], dim=1)
         memory = self.encoder(source, all_pos, mask)
-        hidden = self.decoder([self.query_embed(len(source))], memory, all_pos, mask)
-        return TransformerOutput(hidden, source, memory, mask, grid_sizes)
+        sets = [self.query_embed(len(source)), *training_sets]
+        own, *others = split_sets(self.decoder(sets, memory, all_pos, mask), sets)
+        return TransformerOutput(own.squeeze(2), source, memory, mask, grid_sizes, others)
 
     def _project(self, feats: Sequence[Tensor] | Tensor) -> list[Tensor]:
         """Maps (B, C, H, W) of the levels that are read."""

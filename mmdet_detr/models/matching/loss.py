@@ -24,6 +24,7 @@ LOSS_CLS = {'type': 'CrossEntropyLoss', 'loss_weight': 1.0}
 LOSS_BBOX = {'type': 'L1Loss', 'loss_weight': 5.0}
 LOSS_IOU = {'type': 'GIoULoss', 'eps': OVERLAP_EPS, 'loss_weight': 2.0}
 
+LOSS_NAMES = ('loss_cls', 'loss_bbox', 'loss_iou')
 MAX_WARNINGS = 20  # images with bad annotations that get a warning of their own
 
 
@@ -98,64 +99,109 @@ class BipartiteMatchLoss(nn.Module):
         """
         logits, boxes = at_least_float32(logits), at_least_float32(boxes)
         with torch.autocast(boxes.device.type, enabled=False):
-            matches = self.assigner.match(logits, boxes, targets)
+            losses, matches = self.matched(logits, boxes, targets)
             self._report_annotations(matches, targets, num_queries=boxes.shape[2])
-            num_boxes = reduce_mean(targets.valid.sum().to(boxes.dtype)).clamp(min=1)
-            of_classes = self._classification(logits, targets, matches, num_boxes)
-            losses = torch.cat((of_classes[None], self._boxes(boxes, targets, matches, num_boxes)))  # (3, L)
             statistics = statistics_of(logits[-1], boxes[-1], targets, matches, self.use_sigmoid)
-        if losses.requires_grad:
-            # An infinite loss can have a finite gradient. NaN in its place shows that the step must be skipped.
-            unusable = losses.detach() * 0
-            losses.register_hook(lambda gradient: gradient + unusable)
         num_layers = len(boxes)
         scalars = losses.flatten().unbind()
         last = num_layers - 1
         named = {
             name if layer == last else f'd{layer}.{name}': scalars[kind * num_layers + layer]
             for layer in [last, *range(last)]
-            for kind, name in enumerate(('loss_cls', 'loss_bbox', 'loss_iou'))
+            for kind, name in enumerate(LOSS_NAMES)
         }
         return named | statistics
 
-    def _classification(self, logits: Tensor, targets: Targets, matches: Solution, num_boxes: Tensor) -> Tensor:
-        """Classification loss (L,) over all queries."""
-        num_layers, batch_size, num_queries, num_outputs = logits.shape
-        labels = targets.labels.new_full(
-            (num_layers * batch_size * num_queries,), num_outputs if self.use_sigmoid else num_outputs - 1
-        )
-        labels[matches.queries] = targets.labels.flatten()[matches.targets]
-        weights, total_weight = None, num_boxes
+    def matched(self, logits: Tensor, boxes: Tensor, targets: Targets) -> tuple[Tensor, Solution]:
+        """Match predictions and objects, and score them; arguments as in :meth:`forward`.
+
+        Returns:
+            Weighted losses (3, L) of class, box and IoU, and the matches.
+        """
+        logits, boxes = at_least_float32(logits), at_least_float32(boxes)
+        with torch.autocast(boxes.device.type, enabled=False):
+            matches = self.assigner.match(logits, boxes, targets)
+            num_boxes = reduce_mean(targets.valid.sum().to(boxes.dtype)).clamp(min=1)
+            labels = targets.labels.new_full((logits[..., 0].numel(),), self._no_object(logits))
+            labels[matches.queries] = targets.labels.flatten()[matches.targets]
+            weights = None
+            if not self.use_sigmoid:
+                weights = logits.new_full(labels.shape, self.no_object_weight)
+                weights[matches.queries] = 1.0
+            of_classes = self._classification(logits, labels, weights, num_boxes)
+            if len(matches.queries):
+                goal = targets.boxes.to(boxes.dtype).flatten(0, 1)[matches.targets]
+                pairs = self._of_pairs(boxes.flatten(0, 2).index_select(0, matches.queries), goal)
+                of_boxes = pairs.view(2, len(boxes), -1).sum(2) / num_boxes
+            else:  # Zeros that stay in the graph, so that every parameter gets a gradient.
+                of_boxes = boxes.flatten(1)[:, :0].sum(1).expand(2, -1)
+            return _marked(torch.cat((of_classes[None], of_boxes))), matches
+
+    def assigned(self, logits: Tensor, boxes: Tensor, labels: Tensor, goal: Tensor, ignored: Tensor) -> Tensor:
+        """Score predictions whose objects are known.
+
+        The terms are those of :meth:`matched`, with the number of predictions that have an object in place of the
+        number of objects.
+
+        Args:
+            logits: (L, B, N, K+1), or (L, B, N, K) with a sigmoid loss.
+            boxes: (L, B, N, 4), normalised cxcywh.
+            labels: (B, N), K for no object.
+            goal: boxes of the objects (B, N, 4), normalised cxcywh; any finite values where there is none.
+            ignored: bool (B, N), True on predictions that are not scored.
+
+        Returns:
+            Weighted losses (3, L) of class, box and IoU.
+        """
+        logits, boxes = at_least_float32(logits), at_least_float32(boxes)
+        with torch.autocast(boxes.device.type, enabled=False):
+            num_layers = len(boxes)
+            positive = (labels < self._no_object(logits)) & ~ignored
+            num_boxes = reduce_mean(positive.sum().to(boxes.dtype)).clamp(min=1)
+            no_object_weight = 1.0 if self.use_sigmoid else self.no_object_weight
+            weights = torch.where(positive, 1.0, no_object_weight).to(boxes.dtype).masked_fill(ignored, 0)
+            of_classes = self._classification(
+                logits, labels.repeat(num_layers, 1, 1).flatten(), weights.repeat(num_layers, 1, 1).flatten(), num_boxes
+            )
+            # Every prediction is compared with a box, because to pick those with an object would wait for the device.
+            goal = torch.where(positive[..., None], goal.to(boxes.dtype), 0.5).expand_as(boxes)
+            pairs = self._of_pairs(boxes.flatten(0, 2), goal.flatten(0, 2)).view(2, num_layers, -1)
+            of_boxes = (pairs * positive.flatten()).sum(2) / num_boxes
+            return _marked(torch.cat((of_classes[None], of_boxes)))
+
+    def _no_object(self, logits: Tensor) -> int:
+        """The label K of no object."""
+        return logits.shape[-1] - (not self.use_sigmoid)
+
+    def _classification(self, logits: Tensor, labels: Tensor, weights: Tensor | None, num_boxes: Tensor) -> Tensor:
+        """Classification loss (L,) of logits (L, B, N, K+1), with labels and weights (L*B*N,)."""
+        num_layers = len(logits)
+        total_weight = num_boxes
         if not self.use_sigmoid:
-            weights = logits.new_full(labels.shape, self.no_object_weight)
-            weights[matches.queries] = 1.0
             by_class, class_weight = weights, getattr(self.loss_cls, 'class_weight', None)
+            assert by_class is not None
             if class_weight is not None:
-                by_class = weights * upload(torch.as_tensor(class_weight, dtype=logits.dtype), logits.device)[labels]
+                by_class = by_class * upload(torch.as_tensor(class_weight, dtype=logits.dtype), logits.device)[labels]
             total_weight = by_class.view(num_layers, -1).sum(1)
             if self.sync_cls_avg_factor:
                 total_weight = reduce_mean(total_weight)
             total_weight = total_weight.clamp(min=self.min_total_weight)
         if type(self.loss_cls) is FocalLoss and not self.loss_cls.activated:
             losses = focal_loss(self.loss_cls, logits.flatten(0, 2), labels)
+            losses = losses if weights is None else losses * weights
         else:
             losses = self.loss_cls(logits.flatten(0, 2), labels, weights, reduction_override='none')
         return losses.view(num_layers, -1).sum(1) / total_weight
 
-    def _boxes(self, boxes: Tensor, targets: Targets, matches: Solution, num_boxes: Tensor) -> Tensor:
-        """L1 and IoU losses (2, L) over the matched pairs."""
-        if not len(matches.queries):
-            # Zeros that stay in the graph, so that every parameter gets a gradient.
-            return boxes.flatten(1)[:, :0].sum(1).expand(2, -1)
-        matched = boxes.flatten(0, 2).index_select(0, matches.queries)
-        goal = targets.boxes.to(boxes.dtype).flatten(0, 1)[matches.targets]
-        l1 = self.loss_bbox(matched, goal, reduction_override='none')
+    def _of_pairs(self, boxes: Tensor, goal: Tensor) -> Tensor:
+        """L1 and IoU losses of N pairs of boxes (N, 4), summed over the coordinates: (2, N)."""
+        l1 = self.loss_bbox(boxes, goal, reduction_override='none').sum(1)
         if type(self.loss_iou) is GIoULoss:
-            giou = iou_of(matched.t(), goal.t(), generalised=True, eps=self.loss_iou.eps)
+            giou = iou_of(boxes.t(), goal.t(), generalised=True, eps=self.loss_iou.eps)
             iou = self.loss_iou.loss_weight * (1 - giou)
         else:
-            iou = self.loss_iou(bbox_cxcywh_to_xyxy(matched), bbox_cxcywh_to_xyxy(goal), reduction_override='none')
-        return torch.stack([losses.view(len(boxes), -1).sum(1) for losses in (l1, iou)]) / num_boxes
+            iou = self.loss_iou(bbox_cxcywh_to_xyxy(boxes), bbox_cxcywh_to_xyxy(goal), reduction_override='none')
+        return torch.stack((l1, iou))
 
     def _report_annotations(self, matches: Solution, targets: Targets, num_queries: int) -> None:
         """Count objects and say what is wrong with the annotations, from what the matching copied to the host."""
@@ -195,6 +241,14 @@ class BipartiteMatchLoss(nn.Module):
             raise ValueError(message)
         self._warned_of.add(name)
         warn(f'{message} Left out.')
+
+
+def _marked(losses: Tensor) -> Tensor:
+    """Let an infinite loss, whose gradient can be finite, have a gradient of NaN: the step must be skipped."""
+    if losses.requires_grad:
+        unusable = losses.detach() * 0
+        losses.register_hook(lambda gradient: gradient + unusable)
+    return losses
 
 
 def focal_loss(loss: FocalLoss, logits: Tensor, labels: Tensor) -> Tensor:
