@@ -1,23 +1,26 @@
-"""Train our DETR, mmdet's and Faster R-CNN on the same budget, and compare AP against training time.
+"""Train detectors for the same time, and compare AP against training time.
 
     .venv-ops/bin/python benchmarks/budget.py shapes [--seeds 0 1 2] [--jobs 2] [--out benchmarks/results]
     .venv-ops/bin/python benchmarks/budget.py bccd
 
-All have the same backbone, images and optimizer, and each trains for as many iterations as take the same time. On BCCD
-each starts from its own weights of the shapes, so run the shapes first. Every run has one thread and reads its data in
-its own process. Its time is processor time without validation, so other processes count little. Writes JSON, Markdown
-and a picture (budget_DATA) after each run, and keeps the runs that are already there. Faster R-CNN needs mmcv's
-compiled operators (make ops).
+All have the same backbone and images. Every run has one thread and reads its data in its own process. It first times a
+few steps, and then trains for as many iterations as fit into the budget. Time is processor time without validation, so
+other processes count little. On photographs each detector starts from its own weights of the shapes, so run the shapes
+first; bccd-scratch starts from initialised weights. Writes JSON, Markdown and a picture (budget_DATA) after each run,
+and keeps the runs that are already there. Faster R-CNN needs mmcv's compiled operators (make ops).
 """
 
 import argparse
+import copy
+import functools
 import importlib.util
+import itertools
 import json
 import multiprocessing
 import shlex
 import sys
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from pathlib import Path
 
@@ -37,25 +40,38 @@ mpl.use('Agg')
 from matplotlib import pyplot as plt
 
 ROOT = Path(__file__).parents[1]
-OURS, THEIRS, FASTER = 'mmdet_detr', "mmdet's DETR", 'Faster R-CNN'
+OURS, PLAIN, THEIRS, FASTER = 'mmdet_detr', "the paper's recipe", "mmdet's DETR", 'Faster R-CNN'
+BCCD = {
+    OURS: 'detr/detr_r18_bccd.py',
+    PLAIN: 'detr/detr_r18_bccd_plain.py',
+    THEIRS: 'peers/mmdet-detr_r18_bccd.py',
+    FASTER: 'faster_rcnn/faster-rcnn_r18_bccd.py',
+}
 CONFIGS = {
     'shapes': {
         OURS: 'detr/detr_tiny_shapes.py',
+        PLAIN: 'detr/detr_tiny_shapes_plain.py',
         THEIRS: 'peers/mmdet-detr_tiny_shapes.py',
         FASTER: 'faster_rcnn/faster-rcnn_tiny_shapes.py',
     },
-    'bccd': {
-        OURS: 'detr/detr_r18_bccd.py',
-        THEIRS: 'peers/mmdet-detr_r18_bccd.py',
-        FASTER: 'faster_rcnn/faster-rcnn_r18_bccd.py',
-    },
+    'bccd': BCCD,
+    'bccd-scratch': BCCD,
+    'raccoon': {OURS: 'detr/detr_r18_raccoon.py', FASTER: 'faster_rcnn/faster-rcnn_r18_raccoon.py'},
 }
-ITERATIONS = {  # the detectors take about the same time; 3800 is the demonstration's number
-    'shapes': {OURS: 3800, THEIRS: 2300, FASTER: 780},
-    'bccd': {OURS: 1000, THEIRS: 600, FASTER: 590},
-}
-COLOURS = {OURS: 'C0', THEIRS: 'C1', FASTER: 'C2'}
+FROM_SHAPES = ('bccd', 'raccoon')
+MINUTES = {'shapes': 7.8, 'bccd': 9.0, 'bccd-scratch': 9.0, 'raccoon': 9.0}
+COLOURS = {OURS: 'C0', PLAIN: 'C3', THEIRS: 'C1', FASTER: 'C2'}
 POINTS = 10  # validations in a run
+WARM_UP, TIMED = 5, 20  # steps before the budget is turned into iterations
+
+
+class ClockHook(Hook):
+    """Measures the processor time of a step."""
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, *args: object, **kwargs: object) -> None:
+        if batch_idx + 1 == WARM_UP:
+            self.start = time.process_time()
+        self.seconds = time.process_time() - getattr(self, 'start', 0)
 
 
 class CurveHook(Hook):
@@ -86,34 +102,65 @@ def weights(data: str, detector: str, seed: int, folder: Path) -> Path:
     return folder / f'{file_name(f"{data} {detector} {seed}")}.pth'
 
 
-def train(
-    data: str, detector: str, seed: int, iterations: int, folder: Path, done: MutableMapping[tuple[str, int], int]
-) -> dict:
-    """One run, in a process of its own; its weights and log stay in the folder."""
-    torch.set_num_threads(1)
-    config = Config.fromfile(ROOT / 'configs' / CONFIGS[data][detector])
-    config.train_cfg.val_interval = iterations // POINTS
+def prepared(path: Path, options: dict | None = None) -> Config:
+    """A config that finds its data from any folder, and reads it in its own process."""
+    config = Config.fromfile(path)
+    config.merge_from_dict(options or {})
     for loader in (config.train_dataloader, config.val_dataloader):
         loader.num_workers, loader.persistent_workers = 0, False
         loader.dataset.data_root = f'{ROOT / loader.dataset.data_root}/'
     config.val_evaluator.ann_file = str(ROOT / config.val_evaluator.ann_file)
-    if data == 'bccd':
-        config.load_from = str(weights('shapes', detector, seed, folder))
+    return config
+
+
+def iterations_for(config: Config, minutes: float, folder: Path) -> int:
+    """How many steps of a config fit into so many minutes of one processor."""
+    config = copy.deepcopy(config)
+    steps = WARM_UP + TIMED
+    config.train_cfg.val_interval = steps + 1
+    clock = ClockHook()
+    runner = runner_of(f'clock {time.time_ns()}', config, 0, steps, folder, lambda iteration: None)
+    runner.register_hook(clock)
+    quietly(runner.train)
+    return round(60 * minutes / (clock.seconds / TIMED))
+
+
+def train(
+    title: str, config: Config, seed: int, minutes: float, folder: Path, show: Callable[[int, int], None]
+) -> dict:
+    """Train for a budget; log and weights stay in the folder. Returns the curve and the number of parameters."""
+    torch.set_num_threads(1)
+    iterations = iterations_for(config, minutes, folder)
+    config.train_cfg.val_interval = max(1, iterations // POINTS)
     curve = CurveHook()
-
-    def show(iteration: int) -> None:
-        done[detector, seed] = iteration
-
-    runner = runner_of(f'{data} {detector} {seed}', config, seed, iterations, folder, show)
+    runner = runner_of(title, config, seed, iterations, folder, lambda iteration: show(iteration, iterations))
     runner.register_hook(curve)
     model = quietly(runner.train)
-    torch.save({'state_dict': model.state_dict()}, weights(data, detector, seed, folder))
-    parameters = sum(p.numel() for p in model.parameters())
-    return {'detector': detector, 'seed': seed, 'parameters': parameters, 'curve': curve.points}
+    torch.save({'state_dict': model.state_dict()}, folder / f'{file_name(title)}.pth')
+    network = [p for name, p in model.named_parameters() if 'training_queries' not in name]
+    return {'parameters': sum(p.numel() for p in network), 'curve': curve.points}
+
+
+def run(
+    data: str, minutes: float, folder: Path, detector: str, seed: int, done: MutableMapping[tuple, tuple[int, int]]
+) -> dict:
+    """One run, in a process of its own."""
+    config = prepared(ROOT / 'configs' / CONFIGS[data][detector])
+    if data in FROM_SHAPES:
+        config.load_from = str(weights('shapes', detector, seed, folder))
+
+    def show(iteration: int, iterations: int) -> None:
+        done[detector, seed] = iteration, iterations
+
+    return {
+        'detector': detector,
+        'seed': seed,
+        **train(f'{data} {detector} {seed}', config, seed, minutes, folder, show),
+    }
 
 
 def markdown(results: dict) -> str:
-    runs = grouped(results)
+    runs = grouped(results, COLOURS)
     rows = []
     for detector, of_detector in runs.items():
         last = [run['curve'][-1] for run in of_detector]
@@ -122,7 +169,7 @@ def markdown(results: dict) -> str:
                 detector,
                 *(spread([point[metric] for point in last], 3) for metric in ('AP', 'AP50', 'AP75')),
                 spread([point['seconds'] / 60 for point in last], 1),
-                str(results['iterations'][detector]),
+                spread([point['iterations'] for point in last], 0),
                 f'{of_detector[0]["parameters"] / 1e6:.2f} M',
             ]
         )
@@ -133,15 +180,16 @@ def markdown(results: dict) -> str:
     return f'{table(heads, rows)}\n{origin}. {note}.\n'
 
 
-def grouped(results: dict) -> dict[str, list[dict]]:
-    runs = {name: [run for run in results['runs'] if run['detector'] == name] for name in CONFIGS[results['data']]}
+def grouped(results: dict, names: Iterable[str]) -> dict[str, list[dict]]:
+    """The runs of each name, in the order of the names."""
+    runs = {name: [run for run in results['runs'] if run['detector'] == name] for name in names}
     return {name: of_detector for name, of_detector in runs.items() if of_detector}
 
 
 def draw(results: dict, path: Path) -> None:
     """A line a run: AP against minutes of training."""
     figure, axes = plt.subplots(figsize=(8, 4.5), layout='constrained')
-    for detector, of_detector in grouped(results).items():
+    for detector, of_detector in grouped(results, COLOURS).items():
         for i, run in enumerate(of_detector):
             minutes = [0.0, *(point['seconds'] / 60 for point in run['curve'])]
             label = detector if i == 0 else None
@@ -153,43 +201,52 @@ def draw(results: dict, path: Path) -> None:
     plt.close(figure)
 
 
-def run_all(results: dict, seeds: list[int], arguments: argparse.Namespace, save: Callable[[], None]) -> None:
-    """Train all runs that are missing, several at the same time, and save after each."""
+def run_all(results: dict, jobs: Iterable[tuple[str, int]], one: Callable[..., dict], workers: int, path: Path) -> None:
+    """Do the runs that are missing, several at the same time, and save after each.
+
+    Args:
+        results: its ``runs`` grow.
+        jobs: name and seed of each run.
+        one: called with name, seed and a mapping from name and seed to the iterations done and all.
+        workers: runs at the same time.
+        path: file of the results.
+    """
     there = {(run['detector'], run['seed']) for run in results['runs']}
     context = multiprocessing.get_context('spawn')
     with (
         context.Manager() as manager,
         Progress() as progress,
-        ProcessPoolExecutor(arguments.jobs, context, max_tasks_per_child=1) as pool,
+        ProcessPoolExecutor(workers, context, max_tasks_per_child=1) as pool,
     ):
         done = manager.dict()
         bars, futures = {}, set()
-        for seed in seeds:
-            for detector in arguments.detectors:
-                if (detector, seed) not in there:
-                    steps = results['iterations'][detector]
-                    futures.add(pool.submit(train, arguments.data, detector, seed, steps, arguments.work_dir, done))
-                    bars[detector, seed] = progress.add_task(f'{detector}, seed {seed}', total=steps)
+        for name, seed in jobs:
+            if (name, seed) not in there:
+                futures.add(pool.submit(one, name, seed, done))
+                bars[name, seed] = progress.add_task(f'{name}, seed {seed}', total=None)
         while futures:
             finished, futures = wait(futures, timeout=1, return_when=FIRST_COMPLETED)
-            for run, iteration in done.items():
-                progress.update(bars[run], completed=iteration)
+            for key, (iteration, iterations) in done.items():
+                progress.update(bars[key], completed=iteration, total=iterations)
             for future in finished:
                 results['runs'] = sorted([*results['runs'], future.result()], key=lambda r: (r['seed'], r['detector']))
-                save()
+                path.write_text(json.dumps(results, indent=1) + '\n')
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('data', choices=CONFIGS)
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], help='one run each')
-    parser.add_argument('--detectors', nargs='+', choices=COLOURS, default=list(COLOURS), help='only these')
-    parser.add_argument('--share', type=float, default=1.0, help='share of the iterations, for a quick try')
+    parser.add_argument('--detectors', nargs='+', choices=COLOURS, help='only these; default: all of the data')
+    parser.add_argument('--minutes', type=float, help='of one processor, for each run')
     parser.add_argument('--jobs', type=int, default=2, help='runs at the same time, with one thread each')
     parser.add_argument('--out', type=Path, default=ROOT / 'benchmarks' / 'results', help='folder of the results')
     parser.add_argument('--work-dir', type=Path, default=ROOT / 'work_dirs' / 'budget', help='logs and weights')
     parser.add_argument('--draw', action='store_true', help='only make table and picture from the JSON again')
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    arguments.detectors = arguments.detectors or list(CONFIGS[arguments.data])
+    arguments.minutes = arguments.minutes or MINUTES[arguments.data]
+    return arguments
 
 
 def check(arguments: argparse.Namespace) -> None:
@@ -197,20 +254,20 @@ def check(arguments: argparse.Namespace) -> None:
     if FASTER in arguments.detectors and importlib.util.find_spec('mmcv._ext') is None:
         sys.exit("budget.py: Faster R-CNN needs mmcv's compiled operators: make ops, then .venv-ops/bin/python")
     for detector in arguments.detectors:
-        config = Config.fromfile(ROOT / 'configs' / CONFIGS[arguments.data][detector])
-        annotations = ROOT / config.val_evaluator.ann_file
+        if detector not in CONFIGS[arguments.data]:
+            sys.exit(f'budget.py: there is no config of {detector} for {arguments.data}')
+        annotations = Path(prepared(ROOT / 'configs' / CONFIGS[arguments.data][detector]).val_evaluator.ann_file)
         if not annotations.exists():
             sys.exit(f'budget.py: {annotations} is missing: docs/data.md says how to make it')
         for seed in arguments.seeds:
             start = weights('shapes', detector, seed, arguments.work_dir)
-            if arguments.data == 'bccd' and not start.exists():
+            if arguments.data in FROM_SHAPES and not start.exists():
                 sys.exit(f'budget.py: {start} is missing: train on the shapes first, with the same seeds')
 
 
 def main() -> None:
     arguments = parse_arguments()
     path = arguments.out / f'budget_{arguments.data}.json'
-    iterations = {name: int(steps * arguments.share) for name, steps in ITERATIONS[arguments.data].items()}
     if arguments.draw:
         if not path.exists():
             sys.exit(f'budget.py: {path} is missing: run without --draw first')
@@ -223,11 +280,13 @@ def main() -> None:
             'command': f'.venv-ops/bin/python benchmarks/budget.py {shlex.join(sys.argv[1:])}',
             'data': arguments.data,
             'machine': machine('cpu'),
-            'iterations': iterations,
-            'runs': before['runs'] if before.get('iterations') == iterations else [],
+            'minutes': arguments.minutes,
+            'runs': before['runs'] if before.get('minutes') == arguments.minutes else [],
         }
         arguments.out.mkdir(parents=True, exist_ok=True)
-        run_all(results, arguments.seeds, arguments, lambda: path.write_text(json.dumps(results, indent=1) + '\n'))
+        jobs = itertools.product(arguments.detectors, arguments.seeds)
+        one = functools.partial(run, arguments.data, arguments.minutes, arguments.work_dir)
+        run_all(results, jobs, one, arguments.jobs, path)
     path.with_suffix('.md').write_text(markdown(results))
     draw(results, path.with_suffix('.png'))
     print(markdown(results))

@@ -1,5 +1,5 @@
 # mmdet's own DETR to compare detr_r18_bccd.py with: its widths, data, optimizer and number of iterations.
-_base_ = ['../detr/detr_r18_bccd.py', '../_base_/mmdet_detr_tiny.py']
+_base_ = ['../detr/detr_r18_bccd_plain.py', '../_base_/mmdet_detr_tiny.py']
 
 ours = _base_.model
 model = dict(

@@ -1,5 +1,5 @@
 # mmdet's own DETR to compare detr_tiny_shapes.py with: its widths, data, optimizer and number of iterations.
-_base_ = ['../detr/detr_tiny_shapes.py', '../_base_/mmdet_detr_tiny.py', '../_base_/shapes_test_pipeline.py']
+_base_ = ['../detr/detr_tiny_shapes_plain.py', '../_base_/mmdet_detr_tiny.py', '../_base_/shapes_test_pipeline.py']
 
 ours = _base_.model
 model = dict(

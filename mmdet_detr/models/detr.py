@@ -68,9 +68,7 @@ class DETR(BaseDetector):
         given = {'train_cfg': train_cfg, 'test_cfg': test_cfg}
         self.bbox_head = MMDET_MODELS.build({**bbox_head, **{name: cfg for name, cfg in given.items() if cfg}})
         if self.bbox_head.training_queries and num_inputs < 3:
-            raise ConfigError(
-                f'training_queries need a neck that takes them too, and {type(self.neck).__name__} does not'
-            )
+            raise ConfigError(f'training_queries need a neck that takes training_sets, not {type(self.neck).__name__}')
 
     def extract_feat(self, batch_inputs: Tensor) -> tuple[Tensor, ...]:
         """Feature maps of backbone and feature necks for images (B, 3, H, W)."""
