@@ -1,4 +1,4 @@
-"""Take the parts of the fast recipe out one by one, and add them one by one, at equal time.
+"""Take the parts of the fast recipe out one by one, add them one by one, and try other settings, at equal time.
 
     python benchmarks/convergence.py shapes [--seeds 0 1 2] [--minutes 1] [--rows all "all but Muon"]
     python benchmarks/convergence.py bccd
@@ -55,11 +55,32 @@ REMOVE: dict[str, Callable[[Config], None]] = {
     'class weight': without_class_weight,
     'Muon': without_muon,
 }
-ROWS = {  # name: parts that are taken out
-    'all': [],
-    **{f'all but {part}': [part] for part in REMOVE},
-    **{f'only {part}': [other for other in REMOVE if other != part] for part in REMOVE},
-    'none': list(REMOVE),
+QUERIES = 'model.bbox_head.training_queries'
+DENSE = 'model.bbox_head.dense_supervision'
+TRIED = {  # name: options of the config
+    'losses of all parts x 1': {
+        f'{QUERIES}.0.loss_weight': 1.0,
+        f'{QUERIES}.1.loss_weight': 1.0,
+        f'{DENSE}.loss_weight': 1.0,
+    },
+    'class loss x 3 in all parts': {f'{QUERIES}.1.cls_weight': 1.0, f'{DENSE}.cls_weight': 1.0},
+    'Muon at half the rate': {'optim_wrapper.muon.lr': 0.01},
+    'Muon at twice the rate': {'optim_wrapper.muon.lr': 0.04},
+    'batch of 8': {'train_dataloader.batch_size': 8},
+    'batch of 32': {'train_dataloader.batch_size': 32},
+    'one group': {f'{QUERIES}.0.num_groups': 1, f'{QUERIES}.0.loss_weight': 1.0},
+    'five groups': {f'{QUERIES}.0.num_groups': 4, f'{QUERIES}.0.loss_weight': 4.0},
+    'six denoising sets': {f'{QUERIES}.1.num_sets': 6},
+    'denoising box noise 0.8': {f'{QUERIES}.1.box_noise': 0.8},
+    'dense radius 1': {f'{DENSE}.radius': 1.0},
+    'dense radius 2.5': {f'{DENSE}.radius': 2.5},
+}
+ROWS: dict[str, tuple[list[str], dict]] = {  # name: parts that are taken out, and options
+    'all': ([], {}),
+    **{f'all but {part}': ([part], {}) for part in REMOVE},
+    **{f'only {part}': ([other for other in REMOVE if other != part], {}) for part in REMOVE},
+    'none': (list(REMOVE), {}),
+    **{name: ([], options) for name, options in TRIED.items()},
 }
 
 
@@ -82,8 +103,9 @@ def run(
     data: str, minutes: float, folder: Path, row: str, seed: int, done: MutableMapping[tuple, tuple[int, int]]
 ) -> dict:
     """One run, in a process of its own."""
-    config = prepared(ROOT / 'configs' / CONFIGS[data][OURS])
-    for part in ROWS[row]:
+    removed, options = ROWS[row]
+    config = prepared(ROOT / 'configs' / CONFIGS[data][OURS], options)
+    for part in removed:
         REMOVE[part](config)
     if data == 'bccd':
         held_out(config, folder / f'{data} {row} {seed}')

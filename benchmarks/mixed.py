@@ -3,10 +3,11 @@
     .venv-ops/bin/python benchmarks/mixed.py --out benchmarks/results
 
 Three detectors at tiny width on the generated shapes (make data/shapes/annotations/panoptic_val.json), with images,
-iterations and optimizer of configs/detr/detr_tiny_shapes.py for every head. Where a detector is called pretrained, all
-its heads start from one backbone, which the original head has trained for PRETRAINING iterations before. The original
-heads predict by NMS and so need mmcv's compiled operators (make ops). Writes mixed.json, mixed.md and mixed.png, and
-keeps earlier rows of the same number of iterations; ``--draw`` makes mixed.md and mixed.png again from mixed.json.
+iterations and optimizer of configs/detr/detr_tiny_shapes_plain.py for every head. Where a detector is called
+pretrained, all its heads start from one backbone, which the original head has trained for PRETRAINING iterations
+before. The original heads predict by NMS and so need mmcv's compiled operators (make ops). Writes mixed.json, mixed.md
+and mixed.png, and keeps earlier rows of the same number of iterations; ``--draw`` makes mixed.md and mixed.png again
+from mixed.json.
 """
 
 import argparse
@@ -32,7 +33,7 @@ mpl.use('Agg')
 from matplotlib import pyplot as plt
 
 ROOT = Path(__file__).parents[1]
-SHAPES = ROOT / 'configs' / 'detr' / 'detr_tiny_shapes.py'
+SHAPES = ROOT / 'configs' / 'detr' / 'detr_tiny_shapes_plain.py'
 OWN, DETR, NO_NORM, AUXILIARY = HEADS = (
     'own head',
     'DETR head',

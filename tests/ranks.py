@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmdet_detr.datasets.shapes import ShapesOptions, write_shapes
 
-CONFIG = ROOT / 'configs' / 'detr' / 'detr_tiny_shapes.py'
+CONFIG = ROOT / 'configs' / 'detr' / 'detr_tiny_shapes_plain.py'
 TRAIN = ROOT / 'tools' / 'train.py'
 OPTIONS = (
     'train_cfg.val_interval=1000',
@@ -60,9 +60,9 @@ class Ranks:
         self.number += 1
         return self.root / f'run_{self.number}'
 
-    def start(self, ranks: int, *options: str, work_dir: Path, nodes: int = 1) -> list[Forked]:
+    def start(self, ranks: int, *options: str, work_dir: Path, nodes: int = 1, config: Path = CONFIG) -> list[Forked]:
         """One process for each rank, as a launcher starts them."""
-        arguments = [TRAIN, CONFIG, '--work-dir', work_dir, '--cfg-options', *OPTIONS, *options]
+        arguments = [TRAIN, config, '--work-dir', work_dir, '--cfg-options', *OPTIONS, *options]
         if ranks == 1:
             return [Forked(*arguments, cwd=self.root, merge=True)]
         port, a_node = free_port(), ranks // nodes
@@ -71,10 +71,12 @@ class Ranks:
         arguments[2:2] = ['--launcher', 'pytorch']
         return [Forked(*arguments, cwd=self.root, merge=True, **env) for env in environments]
 
-    def _train(self, ranks: int, *options: str, nodes: int = 1) -> tuple[dict[str, Tensor], str, Path]:
+    def _train(
+        self, ranks: int, *options: str, nodes: int = 1, config: Path = CONFIG
+    ) -> tuple[dict[str, Tensor], str, Path]:
         """Train to the end, once for the same options. Gives weights, output and work_dir."""
         work_dir = self.new_work_dir()
-        processes = self.start(ranks, *options, work_dir=work_dir, nodes=nodes)
+        processes = self.start(ranks, *options, work_dir=work_dir, nodes=nodes, config=config)
         outputs = [process.communicate()[0] for process in processes]
         assert [process.returncode for process in processes] == [0] * ranks, '\n'.join(outputs)
         path = self.root / (work_dir / 'last_checkpoint').read_text()

@@ -229,7 +229,8 @@ def test_baselines_of_table_1(path):
 
 
 @pytest.mark.parametrize(
-    ('name', 'detr'), [('faster-rcnn_tiny_shapes', 'detr_tiny_shapes'), ('faster-rcnn_r18_bccd', 'detr_r18_bccd')]
+    ('name', 'detr'),
+    [('faster-rcnn_tiny_shapes', 'detr_tiny_shapes_plain'), ('faster-rcnn_r18_bccd', 'detr_r18_bccd_plain')],
 )
 def test_small_baselines_have_backbone_data_and_budget_of_ours(name, detr):
     theirs = Config.fromfile(ROOT / 'configs' / 'faster_rcnn' / f'{name}.py')

@@ -21,7 +21,7 @@ from mmdet_detr.speed.stages import TRAIN_STAGES
 sys.path.append(str(ROOT))
 from benchmarks import cuda, cuda_steps, matching, solvers, turns
 
-OURS = str(ROOT / 'configs' / 'detr' / 'detr_tiny_shapes.py')
+OURS = str(ROOT / 'configs' / 'detr' / 'detr_tiny_shapes_plain.py')
 PEER = str(ROOT / 'configs' / 'peers' / 'mmdet-detr_tiny_shapes.py')
 COMPILES = hasattr(torch.compiler, 'is_compiling')  # not in PyTorch 2.1
 TINY = ['--device', 'cpu', '--size', '32x64', '--config', OURS, '--peer', PEER, '--rounds', '1']
@@ -50,8 +50,8 @@ def test_every_row_is_measured(monkeypatch, tmp_path, capsys):
     results = json.loads((tmp_path / 'cuda.json').read_text())
     assert results['left_out'] == {}
 
-    compiled = 'detr_tiny_shapes_compiled'
-    names = ('detr_tiny_shapes', 'mmdet-detr_tiny_shapes', *([compiled] if COMPILES else []))
+    compiled = 'detr_tiny_shapes_plain_compiled'
+    names = ('detr_tiny_shapes_plain', 'mmdet-detr_tiny_shapes', *([compiled] if COMPILES else []))
     rows = {(row['mode'], row['batch'], row['detector'], row['dtype']): row for row in results['rows']}
     cases = [(mode, batch) for mode in ('train', 'infer') for batch in (1, 2)]
     assert set(rows) == {(*case, name, dtype) for case in cases for name in names for dtype in ('float32', 'bfloat16')}
@@ -190,7 +190,7 @@ def test_copies_are_counted_by_the_names_of_events(monkeypatch):
     profiler = SimpleNamespace(events=lambda: [SimpleNamespace(name=name) for name in names])
     monkeypatch.setattr(turns, 'profile', lambda **options: contextlib.nullcontext(profiler))
     row = turns.count_copies(turns.Detector(OURS, 'float32', 'cpu'), (32, 64), 1)
-    assert row == {'detector': 'detr_tiny_shapes', 'batch': 1, 'to_host': 1, 'to_device': 2, 'waits': 1}
+    assert row == {'detector': 'detr_tiny_shapes_plain', 'batch': 1, 'to_host': 1, 'to_device': 2, 'waits': 1}
 
 
 def test_loss_without_operators_and_another_loss():

@@ -3,7 +3,7 @@
 fast_head = dict(
     training_queries=[
         dict(type='mmdet_detr.QueryGroups', num_groups=2, loss_weight=2.0),
-        dict(type='mmdet_detr.DenoisingQueries', num_sets=3, loss_weight=3.0),
+        dict(type='mmdet_detr.DenoisingQueries', num_sets=3, loss_weight=3.0, cls_weight=0.33),
     ],
-    dense_supervision=dict(type='mmdet_detr.DenseSupervision', loss_weight=3.0),
+    dense_supervision=dict(type='mmdet_detr.DenseSupervision', loss_weight=3.0, cls_weight=1.33),
 )

@@ -1,7 +1,7 @@
 # Fine-tune the official R50 on your own COCO-format data. The class names come from the annotation file.
 # DATA_ROOT=data/mine mim train mmdet_detr configs/detr/detr_r50_finetune.py --gpus 1 \
 #     --cfg-options load_from=detr-r50-e632da11.pth
-_base_ = './detr_r50_8x2_150e_coco.py'
+_base_ = ['./detr_r50_8x2_150e_coco.py', '../_base_/detr_fast.py']
 
 data_root = '{{$DATA_ROOT:data/mine}}/'
 train_json, val_json = '{{$TRAIN_JSON:train.json}}', '{{$VAL_JSON:val.json}}'
@@ -22,7 +22,7 @@ metainfo = dict(classes=train_names)
 
 model = dict(
     backbone=dict(init_cfg=None),  # load_from brings its weights
-    bbox_head=dict(num_classes=len(train_names)),
+    bbox_head=dict(num_classes=len(train_names), **_base_.fast_head),
 )
 train_dataloader = dict(
     dataset=dict(data_root=data_root, metainfo=metainfo, ann_file=train_json, data_prefix=dict(img=train_images))

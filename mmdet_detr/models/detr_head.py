@@ -205,8 +205,8 @@ class DETRHead(BaseModule):
         return scores, labels.gather(1, best), best
 
 
-def _named(prefix: str, losses: Tensor) -> dict[str, Tensor]:
-    return {f'{prefix}.{name}': loss for name, loss in zip(LOSS_NAMES, losses.unbind(), strict=True)}
+def _named(prefix: str, losses: Sequence[Tensor]) -> dict[str, Tensor]:
+    return {f'{prefix}.{name}': loss for name, loss in zip(LOSS_NAMES, losses, strict=True)}
 
 
 def _unit_size(meta: dict, rescale: bool) -> tuple[float, float]:

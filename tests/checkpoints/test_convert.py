@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import runpy
@@ -255,3 +256,16 @@ def test_through_mim(tmp_path, run_mim):
 
 def official_bias(source):
     return torch.load(source, weights_only=True)['state_dict']['input_proj.bias']
+
+
+@pytest.mark.parametrize('to', TARGETS)
+def test_parts_for_training_only_are_left_out(to, tmp_path, config):
+    foreign = ours()
+    parts = {'bbox_head.training_queries.0.weight': torch.zeros(2, 3, 32)}
+    with_parts = save(dataclasses.replace(foreign, state_dict={**foreign.state_dict, **parts}), tmp_path / 'parts.pth')
+    without = save(foreign, tmp_path / 'plain.pth')
+    written = []
+    for source in (with_parts, without):
+        convert_checkpoint(source, tmp_path / source.stem / 'written', to, config=config)
+        written.append(load_from_local(str(tmp_path / source.stem / 'written'))['state_dict'])
+    assert written[0].keys() == written[1].keys()

@@ -364,3 +364,36 @@ def test_half_an_attention(tmp_path):
     del weights['model.encoder.layers.1.self_attn.k_proj.bias']
     with pytest.raises(CheckpointError, match=r'lacks model\.encoder\.layers\.1\.self_attn\.k_proj\.bias'):
         load(model_of(), weights, tmp_path)
+
+
+PARTS = [{'type': 'mmdet_detr.QueryGroups', 'num_queries': 6}, {'type': 'mmdet_detr.DenoisingQueries'}]
+
+
+def trained_with_parts(num_classes: int = NUM_CLASSES):
+    config = tiny_detr_config(num_classes)
+    config.bbox_head.training_queries = copy.deepcopy(PARTS)
+    return MODELS.build(config)
+
+
+def test_parts_for_training_only_stay_out_of_a_plain_model(tmp_path, logged):
+    full = trained_with_parts()
+    plain = load(model_of(), full.state_dict(), tmp_path)
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, full.state_dict()[name]), name
+    assert any('dropped: ' in line and 'for training only' in line for line in logged)
+    assert not [line for line in logged if 'unexpected' in line]
+
+
+def test_parts_for_training_only_start_anew_or_go_on(tmp_path, logged):
+    """From a file without them, and from one with them for other classes, what fits goes on."""
+    full = trained_with_parts()
+    start = copy.deepcopy(full.state_dict())
+    load(full, official().state_dict, tmp_path)
+    names = [name for name in start if name.startswith('bbox_head.training_queries.')]
+    assert len(names) == 6
+    assert all(torch.equal(full.state_dict()[name], start[name]) for name in names)
+    assert any('missing: ' in line and 'for training only' in line for line in logged)
+    other = trained_with_parts(NUM_CLASSES + 1)
+    load(other, full.state_dict(), tmp_path)
+    kept = {name for name in names if torch.equal(other.state_dict()[name], full.state_dict()[name])}
+    assert set(names) - kept == {'bbox_head.training_queries.1.label_embed.weight'}

@@ -15,7 +15,7 @@ from mmdet_detr.speed.memory import peak_mib
 from mmdet_detr.speed.run import Settings, run, spread, summary
 from mmdet_detr.speed.stages import INFER_STAGES, TRAIN_STAGES, Trainer, infer, loss_clock
 
-TINY = str(ROOT / 'configs' / 'detr' / 'detr_tiny_shapes.py')
+TINY = str(ROOT / 'configs' / 'detr' / 'detr_tiny_shapes_plain.py')
 TOOL = ROOT / 'tools' / 'benchmark.py'
 CPU = ('cpu', torch.float32)
 PNG = b'\x89PNG'
@@ -138,7 +138,7 @@ def test_others_are_measured_where_one_fails():
     )
     assert failed == [('nowhere.py', 'no such file: nowhere.py')]
     assert [(row['detector'], row['mode']) for row in rows] == [
-        ('detr_tiny_shapes', mode) for mode in ('infer', 'train')
+        ('detr_tiny_shapes_plain', mode) for mode in ('infer', 'train')
     ]
     assert sum(steps) <= settings.steps
 
@@ -191,7 +191,7 @@ def test_command(run_python, tmp_path):
     ]
     assert all(row['parameters'] > 0 and row['gflops'] > 0 for row in results['rows'])
     assert results['failed'] == {'nowhere.py': 'no such file: nowhere.py'}
-    assert (tmp_path / 'benchmark.md').read_text().count('| detr_tiny_shapes |') == 4
+    assert (tmp_path / 'benchmark.md').read_text().count('| detr_tiny_shapes_plain |') == 4
     assert (tmp_path / 'stages.png').read_bytes().startswith(PNG)
     assert not (tmp_path / 'memory.png').exists()
     done = run_python(TOOL, TINY, '--mode', 'infer', *command)

@@ -24,6 +24,7 @@ class DenoisingQueries(nn.Module):
         box_noise: most that a corner moves, in halves of the box's side, at most 1.
         label_noise: share of the labels that are drawn anew.
         loss_weight: factor of the loss.
+        cls_weight: further factor of its classification.
         max_queries: images with many objects get fewer sets, so that there are no more queries than that, but one set
             at least.
         num_classes: K; the head fills it in.
@@ -41,6 +42,7 @@ class DenoisingQueries(nn.Module):
         box_noise: float = 0.4,
         label_noise: float = 0.2,
         loss_weight: float = 1.0,
+        cls_weight: float = 1.0,
         max_queries: int = 500,
         num_classes: int = 80,
         embed_dims: int = 256,
@@ -53,7 +55,7 @@ class DenoisingQueries(nn.Module):
         self.num_sets = num_sets
         self.box_noise = box_noise
         self.label_noise = label_noise
-        self.loss_weight = loss_weight
+        self.loss_weights = (loss_weight * cls_weight, loss_weight, loss_weight)
         self.max_queries = max_queries
         self.label_embed = nn.Embedding(num_classes, embed_dims)
         self.box_embed = MLP(2 * embed_dims, embed_dims, embed_dims, num_layers=2)
@@ -76,8 +78,8 @@ class DenoisingQueries(nn.Module):
         pos = self.box_embed(code.to(self.label_embed.weight.dtype))
         return QuerySets(self.label_embed(labels).to(pos.dtype), pos, mask=seen[:, :, None])
 
-    def loss(self, logits: Tensor, boxes: Tensor, targets: Targets, match_loss: BipartiteMatchLoss) -> Tensor:
-        """Weighted losses (3,) of class, box and IoU, summed over the layers.
+    def loss(self, logits: Tensor, boxes: Tensor, targets: Targets, match_loss: BipartiteMatchLoss) -> list[Tensor]:
+        """Weighted losses of class, box and IoU, summed over the layers.
 
         Args:
             logits: (L, B, G, T, K+1).
@@ -87,7 +89,7 @@ class DenoisingQueries(nn.Module):
         """
         labels, goal, valid = (x.flatten(1, 2) for x in self._copies(targets))
         losses = match_loss.assigned(logits.flatten(2, 3), boxes.flatten(2, 3), labels, goal, ignored=~valid)
-        return self.loss_weight * losses.sum(1)
+        return [weight * loss for weight, loss in zip(self.loss_weights, losses.sum(1), strict=True)]
 
     def _copies(self, targets: Targets) -> tuple[Tensor, Tensor, Tensor]:
         """Labels (B, G, T), boxes (B, G, T, 4) and validity (B, G, T) of the objects; T is at least 1."""

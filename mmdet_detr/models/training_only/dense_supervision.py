@@ -28,6 +28,7 @@ class DenseSupervision:
     Args:
         radius: of the assigned cells around an object's centre, along each axis, in cells.
         loss_weight: factor of the loss.
+        cls_weight: further factor of its classification.
 
     Raises:
         ValueError: the radius is negative.
@@ -35,11 +36,11 @@ class DenseSupervision:
 
     prefix = 'dense'
 
-    def __init__(self, radius: float = 1.5, loss_weight: float = 1.0) -> None:
+    def __init__(self, radius: float = 1.5, loss_weight: float = 1.0, cls_weight: float = 1.0) -> None:
         if radius < 0:
             raise ValueError(f'DenseSupervision needs a radius of at least 0 cells, got {radius}')
         self.radius = radius
-        self.loss_weight = loss_weight
+        self.loss_weights = (loss_weight * cls_weight, loss_weight, loss_weight)
 
     def loss(
         self,
@@ -49,8 +50,8 @@ class DenseSupervision:
         batch_data_samples: SampleList,
         grid_sizes: Sequence[Size],
         match_loss: BipartiteMatchLoss,
-    ) -> Tensor:
-        """Weighted losses (3,) of class, box and IoU.
+    ) -> list[Tensor]:
+        """Weighted losses of class, box and IoU.
 
         Args:
             logits: (B, S, K+1), of the S cells of all levels.
@@ -68,7 +69,7 @@ class DenseSupervision:
         labels = F.pad(targets.labels, (0, 1), value=no_object).gather(1, objects)
         goal = F.pad(targets.boxes, (0, 0, 0, 1)).gather(1, objects[..., None].expand(-1, -1, 4))
         losses = match_loss.assigned(logits[None], boxes[None], labels, goal, ignored=padding)
-        return self.loss_weight * losses.sum(1)
+        return [weight * loss for weight, loss in zip(self.loss_weights, losses.sum(1), strict=True)]
 
     @torch.no_grad()
     def assign(self, targets: Targets, sizes: Tensor, input_size: Size, grid_size: Size) -> tuple[Tensor, Tensor]:

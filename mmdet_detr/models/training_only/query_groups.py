@@ -48,8 +48,8 @@ class QueryGroups(nn.Module):
         pos = self.weight.expand(len(targets.labels), -1, -1, -1)
         return QuerySets(pos.new_zeros(()).expand_as(pos), pos)
 
-    def loss(self, logits: Tensor, boxes: Tensor, targets: Targets, match_loss: BipartiteMatchLoss) -> Tensor:
-        """Weighted losses (3,) of class, box and IoU: sums over the layers, means over the sets.
+    def loss(self, logits: Tensor, boxes: Tensor, targets: Targets, match_loss: BipartiteMatchLoss) -> list[Tensor]:
+        """Weighted losses of class, box and IoU: sums over the layers, means over the sets.
 
         Args:
             logits: (L, B, G, Q, K+1).
@@ -60,4 +60,4 @@ class QueryGroups(nn.Module):
         num_groups = logits.shape[2]
         logits, boxes = (x.movedim(2, 0).flatten(0, 1) for x in (logits, boxes))
         losses, _ = match_loss.matched(logits, boxes, targets)
-        return self.loss_weight / num_groups * losses.sum(1)
+        return [self.loss_weight / num_groups * loss for loss in losses.sum(1)]

@@ -79,7 +79,9 @@ def test_losses_cell_by_cell(counts):
     targets = targets_from(samples, 5)
     logits, boxes = torch.randn(2, 20, 6), torch.rand(2, 20, 4) * 0.4 + 0.1
     grids = [(4, 4), (2, 2)]
-    got = DenseSupervision(1.5, loss_weight=2.0).loss(logits, boxes, targets, samples, grids, BipartiteMatchLoss())
+    got = DenseSupervision(1.5, loss_weight=2.0, cls_weight=0.5).loss(
+        logits, boxes, targets, samples, grids, BipartiteMatchLoss()
+    )
     by_level = [reference(samples, (64, 64), grid, 1.5) for grid in grids]
     total, weight_sum, positives = np.zeros(3), 0.0, 0
     for image in range(2):
@@ -97,7 +99,7 @@ def test_losses_cell_by_cell(counts):
                 box, goal = (b.double().numpy() for b in (boxes[image, cell], targets.boxes[image, number]))
                 total[1:] += 5 * np.abs(box - goal).sum(), 2 * (1 - giou(box, goal))
     expected = 2 * total / [weight_sum, max(1, positives), max(1, positives)]
-    assert got.tolist() == pytest.approx(expected.tolist(), rel=1e-5)
+    assert torch.stack(got).tolist() == pytest.approx([expected[0] / 2, *expected[1:]], rel=1e-5)
 
 
 def test_a_negative_radius_is_an_error():
