@@ -41,8 +41,12 @@ def test_there_are_configs():
         'detr_r18_8x2_500e_coco',
         'detr_r50-dc5_8x1_500e_coco',
         'detr_r101-dc5_8x1_500e_coco',
+        'detr_r50_fast_8x2_12e_coco',
+        'detr_r50_fast_8x2_50e_coco',
         'detr_tiny_shapes',
+        'detr_tiny_shapes_plain',
         'detr_r18_bccd',
+        'detr_r18_bccd_plain',
         'detr_r50_finetune',
         'detr_r50_finetune_frozen-backbone',
     } <= {path.stem for path in DETR_CONFIGS}
@@ -98,7 +102,10 @@ def test_builds_dumps_and_reloads(path, tmp_path):
     assert config.default_hooks.checkpoint.type == 'mmdet_detr.AtomicCheckpointHook'
 
 
-@pytest.mark.parametrize('path', [p for p in DETR_CONFIGS if p.stem.endswith('coco')], ids=lambda path: path.stem)
+COCO = [path for path in DETR_CONFIGS if path.stem.endswith('coco')]
+
+
+@pytest.mark.parametrize('path', [p for p in COCO if 'fast' not in p.stem], ids=lambda path: path.stem)
 def test_official_recipe(path):
     config = load(path)
     epochs, drop = {'150e': (150, 100), '500e': (500, 400)}[re.search('1?50+e', path.stem)[0]]
@@ -127,6 +134,31 @@ def test_official_recipe(path):
     assert config.model.neck.in_channels == (512 if depth == 18 else 2048)
     assert config.model.backbone.type == ('mmdet_detr.ResNetDC5' if 'dc5' in path.stem else 'ResNet')
     assert f'resnet{depth}' in Config.fromfile(path).model.backbone.init_cfg.checkpoint
+
+
+@pytest.mark.parametrize(('epochs', 'drop'), [(12, 11), (50, 40)])
+def test_fast_recipe_differs_in_parts_and_schedule(epochs, drop):
+    fast = load(ROOT / 'configs' / 'detr' / f'detr_r50_fast_8x2_{epochs}e_coco.py')
+    paper = load(ROOT / 'configs' / 'detr' / 'detr_r50_8x2_150e_coco.py')
+    assert fast.train_cfg.max_epochs == fast.param_scheduler[0].end == epochs
+    assert fast.param_scheduler[0].milestones == [drop]
+    queries, denoising = fast.model.bbox_head.pop('training_queries')
+    assert (queries.type, denoising.type) == ('mmdet_detr.QueryGroups', 'mmdet_detr.DenoisingQueries')
+    assert fast.model.bbox_head.pop('dense_supervision').type == 'mmdet_detr.DenseSupervision'
+    for key in ('model', 'train_dataloader', 'test_dataloader', 'optim_wrapper', 'custom_hooks'):
+        assert fast[key] == paper[key], key
+
+
+@pytest.mark.parametrize('name', ['detr_tiny_shapes', 'detr_r18_bccd'])
+def test_small_configs_predict_as_those_of_the_paper(name):
+    """The network is the same: only training differs."""
+    fast, paper = (Config.fromfile(ROOT / 'configs' / 'detr' / f'{stem}.py') for stem in (name, f'{name}_plain'))
+    queries = fast.model.bbox_head.training_queries[0]
+    assert queries.num_queries == fast.model.neck.num_queries
+    for key in ('training_queries', 'dense_supervision', 'loss'):
+        fast.model.bbox_head.pop(key)
+    for key in ('model', 'test_dataloader', 'test_evaluator'):
+        assert fast[key] == paper[key], key
 
 
 def test_learning_rates():

@@ -1,0 +1,11 @@
+# The Faster R-CNN to compare detr_r18_raccoon.py with: its backbone and images.
+_base_ = ['../detr/detr_r18_bccd_plain.py', '../_base_/faster_rcnn_tiny.py', '../_base_/raccoon.py']
+
+model = dict(_base_.faster_rcnn_tiny, _delete_=True)
+model['roi_head']['bbox_head']['num_classes'] = 1
+
+train_dataloader = _base_.raccoon_train
+val_dataloader = _base_.raccoon_val
+test_dataloader = val_dataloader
+val_evaluator = _base_.raccoon_evaluator
+test_evaluator = val_evaluator
