@@ -167,16 +167,16 @@ def markdown(results: dict) -> str:
         rows.append(
             [
                 detector,
+                str(len(of_detector)),
                 *(spread([point[metric] for point in last], 3) for metric in ('AP', 'AP50', 'AP75')),
                 spread([point['seconds'] / 60 for point in last], 1),
                 spread([point['iterations'] for point in last], 0),
                 f'{of_detector[0]["parameters"] / 1e6:.2f} M',
             ]
         )
-    heads = ['detector', 'AP', 'AP50', 'AP75', 'minutes', 'iterations', 'parameters']
-    seeds = len({run['seed'] for run in results['runs']})
+    heads = ['detector', 'seeds', 'AP', 'AP50', 'AP75', 'minutes', 'iterations', 'parameters']
     origin = f'`{results["command"]}`, {results["machine"]}'
-    note = f'{seeds} seed(s), mean and range; minutes of one processor in training, without validation'
+    note = 'mean and range over the seeds; minutes of one processor in training, without validation'
     return f'{table(heads, rows)}\n{origin}. {note}.\n'
 
 
