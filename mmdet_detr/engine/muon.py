@@ -40,7 +40,7 @@ class Muon(AdamW):
     """
 
     def __init__(self, params: Iterable[dict[str, Any]], **kwargs: Any) -> None:
-        super().__init__(params, **kwargs)
+        super().__init__(params, **{'foreach': True, **kwargs})  # On a CPU, PyTorch's default is half as fast.
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

@@ -69,7 +69,7 @@ def test_other_groups_move_as_with_adamw():
     first, second = nn.Parameter(torch.ones(5)), nn.Parameter(torch.ones(5))
     matrix = nn.Parameter(torch.ones(3, 3))
     group = {'params': [matrix], 'blocks': 1, 'momentum': 0.9}
-    optimizers = Muon([{'params': [first]}, group], lr=0.1), torch.optim.AdamW([second], lr=0.1)
+    optimizers = Muon([{'params': [first]}, group], lr=0.1), torch.optim.AdamW([second], lr=0.1, foreach=True)
     for _ in range(3):
         first.grad = torch.randn(5)
         second.grad, matrix.grad = first.grad.clone(), torch.randn(3, 3)
