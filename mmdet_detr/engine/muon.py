@@ -1,5 +1,6 @@
 """Muon for hidden matrices and AdamW for everything else, in one optimizer, and the sorting of the parameters."""
 
+import inspect
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -17,6 +18,7 @@ from ..registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
 # Coefficients of the quintic iteration and the number of its steps: github.com/KellerJordan/Muon.
 QUINTIC = (3.4445, -4.7750, 2.0315)
 NUM_STEPS = 5
+ADAMW = {'lr': 1e-3, 'weight_decay': 1e-2}  # PyTorch's defaults
 MUON = {'lr': 0.02, 'weight_decay': 0.01, 'momentum': 0.95, 'backbone': True}
 
 
@@ -36,10 +38,12 @@ class Muon(AdamW):
         kwargs: as AdamW's.
 
     Raises:
-        ConfigError: in a step, a matrix is not whole, as under FSDP or DeepSpeed's ZeRO.
+        ConfigError: ``fused`` is true; or, in a step, a matrix is not whole, as under FSDP or DeepSpeed's ZeRO.
     """
 
     def __init__(self, params: Iterable[dict[str, Any]], **kwargs: Any) -> None:
+        if kwargs.pop('fused', False):  # It would have GradScaler leave steps with infinite gradients to the optimizer.
+            raise ConfigError('Muon does not take fused=True')
         super().__init__(params, **{'foreach': True, **kwargs})  # On a CPU, PyTorch's default is half as fast.
 
     @torch.no_grad()
@@ -48,7 +52,8 @@ class Muon(AdamW):
         groups = self.param_groups
         self.param_groups = [group for group in groups if 'blocks' not in group]
         try:
-            loss = super().step(closure)
+            # AdamW's step without PyTorch's wrapper, which would call the hooks of this optimizer a second time.
+            loss = inspect.unwrap(AdamW.step)(self, closure)
         finally:
             self.param_groups = groups
         for shape_parts in self._directions(group for group in groups if 'blocks' in group).values():
@@ -106,12 +111,13 @@ class MuonConstructor(DefaultOptimWrapperConstructor):
         paramwise_cfg: as of mmengine's constructor; ``lr_mult`` and ``decay_mult`` hold for the matrices too.
 
     Raises:
-        ConfigError: the model is sharded by FSDP, or there is another setting in ``muon``.
+        ConfigError: the optimizer is another one, the model is sharded by FSDP, or ``muon`` has another setting.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
         optim_wrapper_cfg = dict(optim_wrapper_cfg)
         self.muon = {**MUON, **optim_wrapper_cfg.pop('muon', {})}
+        optim_wrapper_cfg['optimizer'] = {**ADAMW, **optim_wrapper_cfg['optimizer']}
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
         if self.muon.keys() != MUON.keys():
             raise ConfigError(f'muon takes {", ".join(MUON)}, not {", ".join(self.muon.keys() - MUON.keys())}')
@@ -132,13 +138,20 @@ class MuonConstructor(DefaultOptimWrapperConstructor):
                 settings |= {
                     'blocks': blocks[parameter],
                     'momentum': self.muon['momentum'],
-                    'lr': self.muon['lr'] * settings['lr'] / self.base_lr,
-                    'weight_decay': self.muon['weight_decay'] * settings['weight_decay'] / self.base_wd,
+                    'lr': self.muon['lr'] * _ratio(settings['lr'], self.base_lr),
+                    'weight_decay': self.muon['weight_decay'] * _ratio(settings['weight_decay'], self.base_wd),
                 }
             merged.setdefault(tuple(settings.items()), {**settings, 'params': []})['params'].append(parameter)
         optimizer = OPTIMIZERS.build({**self.optimizer_cfg, 'params': list(merged.values())})
+        if not isinstance(optimizer, Muon):
+            raise ConfigError(f'MuonConstructor needs the optimizer mmdet_detr.Muon, not {type(optimizer).__name__}')
         wrapper = {'type': 'OptimWrapper', **self.optim_wrapper_cfg}
         return OPTIM_WRAPPERS.build(wrapper, default_args={'optimizer': optimizer})
+
+
+def _ratio(value: float, base: float) -> float:
+    """The multiplier that paramwise_cfg has given a parameter."""
+    return value / base if base else 1.0
 
 
 def hidden_matrices(model: nn.Module, backbone: bool) -> Iterator[tuple[nn.Parameter, int]]:

@@ -17,6 +17,7 @@ from ..errors import ConfigError
 from ..registry import MODELS
 from .frozen_norm import fold_frozen_norms
 from .memory_format import prefers_channels_last
+from .queries import QuerySets
 from .transformer_neck import TransformerOutput
 
 
@@ -35,7 +36,8 @@ class DETR(BaseDetector):
         init_cfg: as in mmengine.
 
     Raises:
-        ConfigError: the last neck takes no data samples, or no ``training_sets`` that the head needs.
+        ConfigError: the last neck takes no data samples; or the head has ``training_queries``, and the neck takes no
+            ``training_sets``.
     """
 
     def __init__(
@@ -59,16 +61,14 @@ class DETR(BaseDetector):
         # With a name of their own for the feature necks, the transformer's weights have the names of published ones.
         self.feature_neck = MMDET_MODELS.build(feature_necks) if feature_necks else nn.Identity()
         self.neck = MMDET_MODELS.build(transformer) if transformer else nn.Identity()
-        num_inputs = len(signature(self.neck.forward).parameters)
-        if num_inputs < 2:
+        if len(signature(self.neck.forward).parameters) < 2:
             raise ConfigError(
                 'the last neck of DETR must make hidden states of feature maps and data samples, as TransformerNeck '
                 f'does, and {type(self.neck).__name__} does not'
             )
         given = {'train_cfg': train_cfg, 'test_cfg': test_cfg}
         self.bbox_head = MMDET_MODELS.build({**bbox_head, **{name: cfg for name, cfg in given.items() if cfg}})
-        if self.bbox_head.training_queries and num_inputs < 3:
-            raise ConfigError(f'training_queries need a neck that takes training_sets, not {type(self.neck).__name__}')
+        self.bbox_head.check_transformer(self.neck)
 
     def extract_feat(self, batch_inputs: Tensor) -> tuple[Tensor, ...]:
         """Feature maps of backbone and feature necks for images (B, 3, H, W)."""
@@ -76,16 +76,17 @@ class DETR(BaseDetector):
             batch_inputs = batch_inputs.contiguous(memory_format=torch.channels_last)
         return self.feature_neck(self.backbone(batch_inputs))
 
-    def forward_transformer(self, batch_inputs: Tensor, batch_data_samples: OptSampleList) -> TransformerOutput:
+    def forward_transformer(
+        self, batch_inputs: Tensor, batch_data_samples: OptSampleList, training_sets: Sequence[QuerySets] = ()
+    ) -> TransformerOutput:
         """Hidden states, memory and what else the transformer knows of images (B, 3, H, W)."""
-        return self.neck(self.extract_feat(batch_inputs), batch_data_samples)
+        further = [training_sets] if training_sets else []
+        return self.neck(self.extract_feat(batch_inputs), batch_data_samples, *further)
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
         """Weighted losses of every decoder layer, see :class:`BipartiteMatchLoss`."""
         sets = self.bbox_head.training_sets(batch_data_samples)
-        feats = self.extract_feat(batch_inputs)
-        output = self.neck(feats, batch_data_samples, sets) if sets else self.neck(feats, batch_data_samples)
-        return self.bbox_head.loss(output, batch_data_samples)
+        return self.bbox_head.loss(self.forward_transformer(batch_inputs, batch_data_samples, sets), batch_data_samples)
 
     def predict(self, batch_inputs: Tensor, batch_data_samples: SampleList, rescale: bool = True) -> SampleList:
         """The samples, each with ``pred_instances``, see :meth:`DETRHead.predict`."""

@@ -1,6 +1,7 @@
 """The prediction head: class and box of every query, the loss on them, and detections from them."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from inspect import signature
 from typing import Any, NoReturn
 
 from mmdet.registry import MODELS as MMDET_MODELS
@@ -46,7 +47,8 @@ class DETRHead(BaseModule):
         init_cfg: as in mmengine.
 
     Raises:
-        ConfigError: the transformer has another width than ``embed_dims``.
+        ConfigError: the transformer has another width than ``embed_dims``, or takes no ``training_sets`` for
+            ``training_queries``.
     """
 
     def __init__(
@@ -77,6 +79,8 @@ class DETRHead(BaseModule):
         sizes = {'num_classes': num_classes, 'embed_dims': embed_dims}
         self.training_queries = nn.ModuleList(MODELS.build({**sizes, **queries}) for queries in training_queries)
         self.dense_supervision = MODELS.build(dense_supervision) if dense_supervision else None
+        if self.transformer is not None:
+            self.check_transformer(self.transformer)
 
     def forward(self, x: Features, batch_data_samples: OptSampleList = None) -> tuple[Tensor, Tensor]:
         """Class and box of every query of every decoder layer.
@@ -99,7 +103,7 @@ class DETRHead(BaseModule):
         self, x: Features, batch_data_samples: OptSampleList, training_sets: Sequence[QuerySets] = ()
     ) -> TransformerOutput:
         if self.transformer is not None:
-            return self.transformer(x, batch_data_samples, training_sets)
+            return self.transformer(x, batch_data_samples, *([training_sets] if training_sets else []))
         width = self.class_embed.in_features
         if isinstance(x, TransformerOutput) and x.hidden.shape[-1] == width:
             return x
@@ -113,6 +117,21 @@ class DETRHead(BaseModule):
 
     def _branches(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         return self.class_embed(hidden), at_least_float32(self.bbox_embed(hidden)).sigmoid()
+
+    def check_transformer(self, transformer: nn.Module) -> None:
+        """Raise a ConfigError if a transformer cannot decode the training queries."""
+        if self.training_queries and 'training_sets' not in signature(transformer.forward).parameters:
+            kind = type(transformer).__name__
+            raise ConfigError(f'training_queries need a transformer that takes training_sets, not {kind}')
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        """Leave out entries for training only that this head has no place for."""
+        own = self.state_dict()
+        for name in [name for name in state_dict if name.startswith(f'{prefix}training_queries.')]:
+            place = own.get(name.removeprefix(prefix))
+            if place is None or place.shape != state_dict[name].shape:
+                del state_dict[name]
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def training_sets(self, batch_data_samples: SampleList) -> list[QuerySets]:
         """Queries to decode in training beside those of the network; an entry for each of ``training_queries``."""
@@ -131,15 +150,18 @@ class DETRHead(BaseModule):
         output = self._transformed(x, batch_data_samples, sets)
         targets = self._targets(batch_data_samples)
         losses = self.match_loss(*self._branches(output.hidden), targets)
+        if len(output.training_hidden) != len(self.training_queries):
+            raise ConfigError(
+                f'the transformer decoded {len(output.training_hidden)} of the {len(self.training_queries)} entries of '
+                'training_queries: hand it the training_sets of the head'
+            )
         for queries, hidden in zip(self.training_queries, output.training_hidden, strict=True):
             further = queries.loss(*self._branches(hidden), targets, self.match_loss)  # type: ignore[operator]
-            losses |= _named(queries.prefix, further)  # type: ignore[arg-type]
+            losses |= _named(queries.prefix, further, losses)  # type: ignore[arg-type]
         if self.dense_supervision is not None:
             logits, boxes = self._branches(output.memory)
-            further = self.dense_supervision.loss(
-                logits, boxes, targets, batch_data_samples, output.grid_sizes, self.match_loss
-            )
-            losses |= _named(self.dense_supervision.prefix, further)
+            further = self.dense_supervision.loss(logits, boxes, targets, batch_data_samples, output, self.match_loss)
+            losses |= _named(self.dense_supervision.prefix, further, losses)
         return losses
 
     def _targets(self, batch_data_samples: SampleList) -> Targets:
@@ -205,8 +227,14 @@ class DETRHead(BaseModule):
         return scores, labels.gather(1, best), best
 
 
-def _named(prefix: str, losses: Sequence[Tensor]) -> dict[str, Tensor]:
-    return {f'{prefix}.{name}': loss for name, loss in zip(LOSS_NAMES, losses, strict=True)}
+def _named(prefix: str, losses: Sequence[Tensor], taken: Container[str]) -> dict[str, Tensor]:
+    """Losses by name; a second part of a kind gets a number, as in ``dn2.loss_cls``."""
+    number = 1
+    start = prefix
+    while f'{start}.{LOSS_NAMES[0]}' in taken:
+        number += 1
+        start = f'{prefix}{number}'
+    return {f'{start}.{name}': loss for name, loss in zip(LOSS_NAMES, losses, strict=True)}
 
 
 def _unit_size(meta: dict, rescale: bool) -> tuple[float, float]:

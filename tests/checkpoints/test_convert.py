@@ -269,3 +269,4 @@ def test_parts_for_training_only_are_left_out(to, tmp_path, config):
         convert_checkpoint(source, tmp_path / source.stem / 'written', to, config=config)
         written.append(load_from_local(str(tmp_path / source.stem / 'written'))['state_dict'])
     assert written[0].keys() == written[1].keys()
+    assert all(torch.equal(value, written[1][name]) for name, value in written[0].items())

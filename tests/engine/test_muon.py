@@ -1,5 +1,4 @@
 import copy
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -143,6 +142,40 @@ def test_sharded_matrices_are_refused(monkeypatch):
         build_optim_wrapper(MODELS.build(tiny_detr_config()), WRAPPER)
 
 
+def test_hooks_of_a_step_run_once():
+    """Also where AdamW has been used in the same process, and without any parameter for AdamW."""
+    torch.optim.AdamW([nn.Parameter(torch.ones(1))])
+    matrix = nn.Parameter(torch.ones(3, 3))
+    matrix.grad = torch.ones(3, 3)
+    optimizer = Muon([{'params': [matrix], 'blocks': 1, 'momentum': 0.9}])
+    calls = []
+    optimizer.register_step_pre_hook(lambda optimizer, *arguments: calls.append(len(optimizer.param_groups)))
+    optimizer.step()
+    assert calls == [1]
+
+
+@pytest.mark.parametrize('optimizer', [{}, {'lr': 0.0}, {'weight_decay': 0.0}, {'lr': 1e-3, 'weight_decay': 0.1}])
+def test_matrices_keep_their_settings_beside_any_of_adamw(optimizer):
+    wrapper = {**WRAPPER, 'optimizer': {'type': 'mmdet_detr.Muon', **optimizer}}
+    built = build_optim_wrapper(MODELS.build(tiny_detr_config()), wrapper).optimizer
+    for group in built.param_groups:
+        expected = (
+            (0.02, 0.01) if 'blocks' in group else (optimizer.get('lr', 1e-3), optimizer.get('weight_decay', 1e-2))
+        )
+        assert (group['lr'], group['weight_decay']) == expected
+
+
+def test_another_optimizer_is_an_error():
+    wrapper = {**WRAPPER, 'optimizer': {'type': 'AdamW', 'lr': 1e-3}}
+    with pytest.raises(ConfigError, match='not AdamW'):
+        build_optim_wrapper(MODELS.build(tiny_detr_config()), wrapper)
+
+
+def test_the_fused_rule_is_an_error():
+    with pytest.raises(ConfigError, match='fused'):
+        Muon([nn.Parameter(torch.ones(2))], fused=True)
+
+
 def test_an_unknown_setting_is_an_error():
     with pytest.raises(ConfigError, match='rate'):
-        build_optim_wrapper(SimpleNamespace(), {**WRAPPER, 'muon': {'rate': 1}})
+        build_optim_wrapper(nn.Linear(1, 1), {**WRAPPER, 'muon': {'rate': 1}})

@@ -1,7 +1,5 @@
 """Supervision of the encoder's memory: every cell predicts the object that it lies in."""
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from mmdet.structures import SampleList
@@ -11,6 +9,7 @@ from ...registry import MODELS
 from ..matching import BipartiteMatchLoss
 from ..matching.targets import Targets, upload
 from ..padding import Size, image_sizes
+from ..transformer_neck import TransformerOutput
 
 
 @MODELS.register_module()
@@ -22,8 +21,8 @@ class DenseSupervision:
     3.2), without heads of its own: the cells go through the branches of the decoder's queries.
 
     An object is assigned to the cells of each level whose centres lie inside its box and at most ``radius`` cells from
-    its centre, and always to the nearest one. Of several objects, a cell gets the smallest. Cells of the padding are
-    ignored.
+    its centre, and to the nearest one in any case. Of several objects, a cell gets the smallest. Cells of the padding
+    are ignored.
 
     Args:
         radius: of the assigned cells around an object's centre, along each axis, in cells.
@@ -48,7 +47,7 @@ class DenseSupervision:
         boxes: Tensor,
         targets: Targets,
         batch_data_samples: SampleList,
-        grid_sizes: Sequence[Size],
+        output: TransformerOutput,
         match_loss: BipartiteMatchLoss,
     ) -> list[Tensor]:
         """Weighted losses of class, box and IoU.
@@ -58,12 +57,20 @@ class DenseSupervision:
             boxes: (B, S, 4), normalised cxcywh.
             targets: objects of the batch.
             batch_data_samples: tell the sizes of images and input.
-            grid_sizes: (rows, columns) of every level.
+            output: of the transformer; tells the cells of every level and which of them are padding.
             match_loss: scores.
         """
         sizes, input_size = image_sizes(batch_data_samples)
-        levels = [self.assign(targets, upload(sizes, boxes.device), input_size, grid) for grid in grid_sizes]
-        objects, padding = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
+        sizes = upload(sizes, boxes.device)
+        padding = torch.zeros_like(boxes[..., 0], dtype=torch.bool) if output.mask is None else ~output.mask
+        of_levels = padding.split([rows * columns for rows, columns in output.grid_sizes], dim=1)
+        objects = torch.cat(
+            [
+                self.assign(targets, sizes, input_size, grid_size, level)
+                for grid_size, level in zip(output.grid_sizes, of_levels, strict=True)
+            ],
+            dim=1,
+        )
         no_object = logits.shape[-1] - (not match_loss.use_sigmoid)
         # An object more, for the cells that have none.
         labels = F.pad(targets.labels, (0, 1), value=no_object).gather(1, objects)
@@ -72,7 +79,7 @@ class DenseSupervision:
         return [weight * loss for weight, loss in zip(self.loss_weights, losses.sum(1), strict=True)]
 
     @torch.no_grad()
-    def assign(self, targets: Targets, sizes: Tensor, input_size: Size, grid_size: Size) -> tuple[Tensor, Tensor]:
+    def assign(self, targets: Targets, sizes: Tensor, input_size: Size, grid_size: Size, padding: Tensor) -> Tensor:
         """Assign objects to the cells of a level.
 
         Args:
@@ -80,21 +87,22 @@ class DenseSupervision:
             sizes: (h, w) of every image in pixels, (B, 2).
             input_size: (H, W) of the padded input in pixels.
             grid_size: (rows, columns) of the level.
+            padding: bool (B, S), True on cells of the padding.
 
         Returns:
-            Index of the object of every cell, int64 (B, S), T where there is none; and which cells have their centre in
-            the padding, bool (B, S).
+            Index of the object of every cell, int64 (B, S), T where there is none.
         """
-        stride = upload(torch.tensor(input_size) / torch.tensor(grid_size), sizes.device)  # (yx,) in pixels
-        rows, columns = (torch.arange(number, device=sizes.device) + 0.5 for number in grid_size)
-        cells = torch.cartesian_prod(rows, columns) * stride  # (S, yx) in pixels
-        padding = (cells > sizes[:, None]).any(-1)
-        center, size = (targets.boxes.float().unflatten(-1, (2, 2)).flip(-1) * sizes[:, None, None]).unbind(2)
-        distance = cells[:, None] - center[:, None]  # (B, S, T, yx)
-        assigned = (distance.abs() < torch.minimum(size / 2, self.radius * stride)[:, None]).all(-1)
-        squares = distance.square().sum(-1).masked_fill(padding[..., None], torch.inf)
-        nearest = torch.zeros_like(assigned).scatter_(1, squares.argmin(1, keepdim=True), value=True)
-        assigned = (assigned | nearest) & targets.valid[:, None] & ~padding[..., None]
-        area = size.prod(-1)[:, None].expand_as(assigned).masked_fill(~assigned, torch.inf)
+        assigned, distance = targets.valid[:, None], torch.zeros((), device=padding.device)
+        for axis in range(2):  # Boxes are xywh, sizes are hw.
+            stride = input_size[axis] / grid_size[axis]
+            cell = (torch.arange(grid_size[axis], device=padding.device) + 0.5) * stride
+            cell = cell.repeat_interleave(grid_size[1]) if axis == 0 else cell.repeat(grid_size[0])  # (S,)
+            center, side = (targets.boxes[..., [1 - axis, 3 - axis]].float() * sizes[:, axis, None, None]).unbind(-1)
+            offset = (cell[:, None] - center[:, None]).abs_()  # (B, S, T)
+            assigned = assigned & (offset < (side / 2).clamp(max=self.radius * stride)[:, None])
+            distance = distance + offset.square_()
+        nearest = distance.masked_fill_(padding[..., None], torch.inf).argmin(1, keepdim=True)
+        assigned = assigned.scatter(1, nearest, targets.valid[:, None]) & ~padding[..., None]
+        area = targets.boxes[..., 2:].prod(-1).float()[:, None].expand_as(assigned).masked_fill(~assigned, torch.inf)
         # The largest area stands for no object, behind the objects of the image.
-        return F.pad(area, (0, 1), value=torch.finfo(area.dtype).max).argmin(-1), padding
+        return F.pad(area, (0, 1), value=torch.finfo(area.dtype).max).argmin(-1)

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -5,31 +6,36 @@ import pytest
 import torch
 from helpers import giou, make_sample, random_sample, targets_from
 
-from mmdet_detr.models import BipartiteMatchLoss, DenseSupervision
+from mmdet_detr.models import BipartiteMatchLoss, DenseSupervision, TransformerOutput
+from mmdet_detr.models.padding import cell_mask, image_cells
 
 
 def reference(samples, input_size, grid_size, radius) -> tuple[list[list[int]], list[list[bool]]]:
     """Object (its number, or the number of annotations for none) and padding of every cell, cell by cell."""
     most = max(len(sample.gt_instances) for sample in samples)
+    strides = [padded / cells for padded, cells in zip(input_size, grid_size, strict=True)]
+    cells = list(itertools.product(range(grid_size[0]), range(grid_size[1])))
     objects, padding = [], []
     for sample in samples:
-        (height, width), boxes = sample.img_shape, sample.gt_instances.bboxes.double().tolist()
-        strides = [padded / cells for padded, cells in zip(input_size, grid_size, strict=True)]
-        centers = [
-            ((r + 0.5) * strides[0], (c + 0.5) * strides[1]) for r in range(grid_size[0]) for c in range(grid_size[1])
+        boxes = sample.gt_instances.bboxes.double().tolist()
+        # A cell shows the image if the pixel does that the official nearest resize reads; the first cell always does.
+        outside = [
+            any(
+                i and int(i * stride) >= length
+                for i, stride, length in zip(cell, strides, sample.img_shape, strict=True)
+            )
+            for cell in cells
         ]
-        outside = [y > height or x > width for y, x in centers]
-        assigned: list[list[int]] = [[] for _ in centers]
+        assigned: list[list[int]] = [[] for _ in cells]
         for number, (x1, y1, x2, y2) in enumerate(boxes):
-            x0, y0 = (x1 + x2) / 2, (y1 + y2) / 2
-            for cell, (y, x) in enumerate(centers):
-                inside = x1 < x < x2 and y1 < y < y2
-                if inside and abs(x - x0) < radius * strides[1] and abs(y - y0) < radius * strides[0]:
-                    assigned[cell].append(number)
-            distance = [
-                math.inf if out else math.dist((y, x), (y0, x0)) for out, (y, x) in zip(outside, centers, strict=True)
-            ]
-            assigned[int(np.argmin(distance))].append(number)
+            x0, y0, distances = (x1 + x2) / 2, (y1 + y2) / 2, []
+            for i, (row, column) in enumerate(cells):
+                y, x = (row + 0.5) * strides[0], (column + 0.5) * strides[1]
+                near = abs(x - x0) < radius * strides[1] and abs(y - y0) < radius * strides[0]
+                if near and x1 < x < x2 and y1 < y < y2:
+                    assigned[i].append(number)
+                distances.append(math.inf if outside[i] else math.dist((y, x), (y0, x0)))
+            assigned[int(np.argmin(distances))].append(number)
         area = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in boxes]
         objects.append(
             [
@@ -41,6 +47,12 @@ def reference(samples, input_size, grid_size, radius) -> tuple[list[list[int]], 
     return objects, padding
 
 
+def padding_of(samples, input_size, grid_size) -> torch.Tensor:
+    """True on cells of the padding, by the rule of the attention's mask."""
+    sizes = torch.tensor([sample.img_shape for sample in samples])
+    return ~cell_mask(image_cells(sizes, input_size, grid_size), grid_size)
+
+
 @pytest.mark.parametrize('radius', [0, 1.5, 100])
 def test_assignment_equals_loops_over_cells(radius):
     torch.manual_seed(0)
@@ -48,25 +60,29 @@ def test_assignment_equals_loops_over_cells(radius):
         random_sample((96, 128), (96, 128), 4, 5),
         random_sample((61, 100), (96, 128), 9, 5),
         random_sample((20, 128), (96, 128), 0, 5),
+        random_sample((3, 9), (96, 128), 1, 5),  # smaller than any cell
     ]
     dense = DenseSupervision(radius)
     sizes = torch.tensor([sample.img_shape for sample in samples])
     for grid in ((12, 16), (3, 4), (5, 7)):
-        objects, padding = dense.assign(targets_from(samples, 5), sizes, (96, 128), grid)
-        expected = reference(samples, (96, 128), grid, radius)
-        assert objects.tolist() == expected[0]
-        assert padding.tolist() == expected[1]
+        padding = padding_of(samples, (96, 128), grid)
+        objects = dense.assign(targets_from(samples, 5), sizes, (96, 128), grid, padding)
+        assert (objects.tolist(), padding.tolist()) == reference(samples, (96, 128), grid, radius)
 
 
 def test_an_object_smaller_than_a_cell_has_the_nearest_one():
     sample = make_sample((64, 64), boxes=torch.tensor([[33.0, 9.0, 35.0, 11.0]]))
-    objects, _ = DenseSupervision().assign(targets_from([sample]), torch.tensor([[64, 64]]), (64, 64), (4, 4))
+    nothing = torch.zeros(1, 16, dtype=torch.bool)
+    sizes = torch.tensor([[64, 64]])
+    objects = DenseSupervision().assign(targets_from([sample]), sizes, (64, 64), (4, 4), nothing)
     assert objects.tolist() == [[1, 1, 0, 1] + [1] * 12]
 
 
 def test_an_annotation_that_cannot_be_learnt_has_no_cell():
     sample = make_sample((64, 64), boxes=torch.tensor([[30.0, 10.0, 20.0, 50.0]]))
-    objects, _ = DenseSupervision().assign(targets_from([sample]), torch.tensor([[64, 64]]), (64, 64), (4, 4))
+    nothing = torch.zeros(1, 16, dtype=torch.bool)
+    sizes = torch.tensor([[64, 64]])
+    objects = DenseSupervision().assign(targets_from([sample]), sizes, (64, 64), (4, 4), nothing)
     assert (objects == 1).all()
 
 
@@ -79,9 +95,10 @@ def test_losses_cell_by_cell(counts):
     targets = targets_from(samples, 5)
     logits, boxes = torch.randn(2, 20, 6), torch.rand(2, 20, 4) * 0.4 + 0.1
     grids = [(4, 4), (2, 2)]
-    got = DenseSupervision(1.5, loss_weight=2.0, cls_weight=0.5).loss(
-        logits, boxes, targets, samples, grids, BipartiteMatchLoss()
-    )
+    mask = ~torch.cat([padding_of(samples, (64, 64), grid) for grid in grids], dim=1)
+    output = TransformerOutput(logits, logits, logits, mask, grids)
+    dense = DenseSupervision(1.5, loss_weight=2.0, cls_weight=0.5)
+    got = dense.loss(logits, boxes, targets, samples, output, BipartiteMatchLoss())
     by_level = [reference(samples, (64, 64), grid, 1.5) for grid in grids]
     total, weight_sum, positives = np.zeros(3), 0.0, 0
     for image in range(2):

@@ -56,7 +56,9 @@ def test_the_network_is_untouched():
     for name, loss in plain(images, copy.deepcopy(samples), mode='loss').items():
         torch.testing.assert_close(losses.pop(name), loss, rtol=1e-5, atol=1e-5)
     assert sorted(losses) == sorted(p + name for p in PREFIXES for name in ('loss_cls', 'loss_bbox', 'loss_iou'))
-    full.bbox_head.training_queries.forward = full.bbox_head.dense_supervision.loss = None  # Nothing of them runs.
+    full.bbox_head.training_sets = full.bbox_head.dense_supervision.loss = None  # Nothing of them runs.
+    for queries in full.bbox_head.training_queries:
+        queries.forward = None
     for model in (plain.eval(), full.eval()):
         model.results = model(images, copy.deepcopy(samples), mode='predict')
         model.outputs = model(images, copy.deepcopy(samples), mode='tensor')
@@ -171,6 +173,50 @@ def test_bfloat16():
         torch.testing.assert_close(results[1][name], results[0][name], rtol=0.05, atol=0.05)
 
 
+def test_two_parts_of_a_kind_are_both_learnt():
+    config = with_parts()
+    config.bbox_head.training_queries = [{'type': 'mmdet_detr.DenoisingQueries', 'box_noise': n} for n in (0.2, 0.8)]
+    torch.manual_seed(1)
+    images, samples = padded_batch()
+    model = built(config)
+    losses = model(images, samples, mode='loss')
+    assert {'dn.loss_cls', 'dn2.loss_cls'} <= losses.keys()
+    model.parse_losses(losses)[0].backward()
+    assert all(parameter.grad is not None for parameter in model.bbox_head.training_queries.parameters())
+
+
+def test_sets_that_were_not_decoded_are_an_error():
+    images, samples = padded_batch()
+    model = built(with_parts())
+    with pytest.raises(ConfigError, match='decoded 0 of the 2 entries'):
+        model.bbox_head.loss(model.forward_transformer(images, samples), samples)
+
+
+def test_a_transformer_without_sets_still_serves_a_plain_head():
+    class Old(TransformerNeck):
+        def forward(self, feats, batch_data_samples=None):
+            return super().forward(feats, batch_data_samples)
+
+    config = Config(dict(copy.deepcopy(FCOS)))
+    config.bbox_head.transformer.type = Old
+    images, samples = padded_batch()
+    with pytest.raises(ConfigError, match='takes training_sets, not Old'):
+        built(config)
+    for name in PARTS:
+        del config.bbox_head[name]
+    assert built(config)(images, samples, mode='loss')['loss_cls'] > 0
+
+
+def test_a_plain_head_leaves_parts_out_on_other_detectors_too():
+    full = built(Config(dict(copy.deepcopy(FCOS))))
+    config = Config(dict(copy.deepcopy(FCOS)))
+    for name in PARTS:
+        del config.bbox_head[name]
+    report = built(config).load_state_dict(full.state_dict(), strict=False)
+    assert not report.unexpected_keys
+    assert not report.missing_keys
+
+
 def test_a_neck_that_takes_no_sets_is_an_error():
     class Old(TransformerNeck):
         def forward(self, feats, batch_data_samples):
@@ -178,5 +224,5 @@ def test_a_neck_that_takes_no_sets_is_an_error():
 
     config = with_parts()
     config.neck.type = Old
-    with pytest.raises(ConfigError, match='training_sets, not Old'):
+    with pytest.raises(ConfigError, match='takes training_sets, not Old'):
         built(config)
