@@ -175,7 +175,8 @@ def markdown(results: dict) -> str:
             ]
         )
     heads = ['detector', 'seeds', 'AP', 'AP50', 'AP75', 'minutes', 'iterations', 'parameters']
-    origin = f'`{results["command"]}`, {results["machine"]}'
+    commands = ', '.join(dict.fromkeys(f'`{run["command"]}`' for run in results['runs']))
+    origin = f'{commands}, {results["machine"]}'
     note = 'mean and range over the seeds; minutes of one processor in training, without validation'
     return f'{table(heads, rows)}\n{origin}. {note}.\n'
 
@@ -229,7 +230,8 @@ def run_all(results: dict, jobs: Iterable[tuple[str, int]], one: Callable[..., d
             for key, (iteration, iterations) in done.items():
                 progress.update(bars[key], completed=iteration, total=iterations)
             for future in finished:
-                results['runs'] = sorted([*results['runs'], future.result()], key=lambda r: (r['seed'], r['detector']))
+                finished_run = {**future.result(), 'command': results['command']}
+                results['runs'] = sorted([*results['runs'], finished_run], key=lambda r: (r['seed'], r['detector']))
                 path.write_text(json.dumps(results, indent=1) + '\n')
 
 

@@ -1,4 +1,4 @@
-"""Time and memory that each part for training only costs on DETR R50, beside the plain recipe.
+"""Time and memory of DETR R50 in training, with each part for training only and without.
 
     python benchmarks/parts.py [--device cuda] [--size 800x1066] [--out benchmarks/results]
 

@@ -1,5 +1,6 @@
 # Parts for training only that make a DETR converge in a fraction of the steps (docs/convergence.md). A config puts
-# fast_head into its bbox_head, and adds num_queries to the groups where it has another number than 100.
+# fast_head into its bbox_head, and adds num_queries to the groups where it has another number than 100. Each cls_weight
+# multiplies the head's own loss_cls.
 fast_head = dict(
     training_queries=[
         dict(type='mmdet_detr.QueryGroups', num_groups=2, loss_weight=2.0),

@@ -1,4 +1,4 @@
-# The network of detr_r18_bccd.py with the recipe of the paper. It trains for an hour on a CPU.
+# The network of detr_r18_bccd.py without the parts for training only. It trains for an hour on a CPU.
 _base_ = './detr_tiny_shapes_plain.py'
 
 model = dict(

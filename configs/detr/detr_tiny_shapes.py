@@ -7,7 +7,7 @@ model = dict(
     bbox_head=dict(
         loss=dict(
             type='mmdet_detr.BipartiteMatchLoss',
-            loss_cls=dict(type='CrossEntropyLoss', loss_weight=3.0),  # from scratch, boxes drown the classes else
+            loss_cls=dict(type='CrossEntropyLoss', loss_weight=3.0),  # from scratch, boxes drown the classes otherwise
         ),
         training_queries=[dict(queries, num_queries=10), denoising],
         dense_supervision=_base_.fast_head.dense_supervision,

@@ -1,4 +1,4 @@
-# The network of the demonstration (detr_tiny_shapes.py) with the recipe of the paper.
+# The network of the demonstration (detr_tiny_shapes.py) without the parts for training only.
 _base_ = ['mmdet::_base_/default_runtime.py', '../_base_/detr_hooks.py']
 custom_imports = dict(imports=['mmdet_detr'], allow_failed_imports=False)
 

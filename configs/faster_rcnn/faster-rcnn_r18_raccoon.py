@@ -1,8 +1,9 @@
 # The Faster R-CNN to compare detr_r18_raccoon.py with: its backbone and images.
 _base_ = ['../detr/detr_r18_bccd_plain.py', '../_base_/faster_rcnn_tiny.py', '../_base_/raccoon.py']
 
-model = dict(_base_.faster_rcnn_tiny, _delete_=True)
-model['roi_head']['bbox_head']['num_classes'] = 1
+tiny = _base_.faster_rcnn_tiny
+roi_head = dict(tiny.roi_head, bbox_head=dict(tiny.roi_head.bbox_head, num_classes=1))
+model = dict(tiny, roi_head=roi_head, _delete_=True)
 
 train_dataloader = _base_.raccoon_train
 val_dataloader = _base_.raccoon_val

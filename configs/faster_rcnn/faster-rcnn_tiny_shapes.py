@@ -1,4 +1,4 @@
-# The Faster R-CNN to compare detr_tiny_shapes.py with: its backbone, data, optimizer and number of iterations.
+# The Faster R-CNN to compare detr_tiny_shapes_plain.py with: its backbone, data, optimizer and number of iterations.
 _base_ = ['../detr/detr_tiny_shapes_plain.py', '../_base_/faster_rcnn_tiny.py', '../_base_/shapes_test_pipeline.py']
 
 model = dict(_base_.faster_rcnn_tiny, _delete_=True)

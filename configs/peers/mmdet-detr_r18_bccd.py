@@ -1,4 +1,4 @@
-# mmdet's own DETR to compare detr_r18_bccd.py with: its widths, data, optimizer and number of iterations.
+# mmdet's own DETR to compare detr_r18_bccd_plain.py with: its widths, data, optimizer and number of iterations.
 _base_ = ['../detr/detr_r18_bccd_plain.py', '../_base_/mmdet_detr_tiny.py']
 
 ours = _base_.model

@@ -1,4 +1,4 @@
-# mmdet's own DETR to compare detr_tiny_shapes.py with: its widths, data, optimizer and number of iterations.
+# mmdet's own DETR to compare detr_tiny_shapes_plain.py with: its widths, data, optimizer and number of iterations.
 _base_ = ['../detr/detr_tiny_shapes_plain.py', '../_base_/mmdet_detr_tiny.py', '../_base_/shapes_test_pipeline.py']
 
 ours = _base_.model

@@ -19,11 +19,9 @@ def reference(samples, input_size, grid_size, radius) -> tuple[list[list[int]], 
     for sample in samples:
         boxes = sample.gt_instances.bboxes.double().tolist()
         # A cell shows the image if the pixel does that the official nearest resize reads; the first cell always does.
+        axes = list(zip(strides, sample.img_shape, strict=True))
         outside = [
-            any(
-                i and int(i * stride) >= length
-                for i, stride, length in zip(cell, strides, sample.img_shape, strict=True)
-            )
+            any(i and int(i * stride) >= length for i, (stride, length) in zip(cell, axes, strict=True))
             for cell in cells
         ]
         assigned: list[list[int]] = [[] for _ in cells]
