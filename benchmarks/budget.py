@@ -30,7 +30,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from rich.progress import Progress
-from training import file_name, quietly, runner_of, spread
+from training import ROOT, file_name, quietly, runner_of, spread
 
 import mmdet_detr  # noqa: F401  (before mmdet.models)
 from mmdet_detr.reports.speed import table
@@ -39,7 +39,6 @@ from mmdet_detr.speed.machine import machine
 mpl.use('Agg')
 from matplotlib import pyplot as plt
 
-ROOT = Path(__file__).parents[1]
 OURS, PLAIN, THEIRS, FASTER = 'mmdet_detr', "the paper's recipe", "mmdet's DETR", 'Faster R-CNN'
 BCCD = {
     OURS: 'detr/detr_r18_bccd.py',

@@ -12,6 +12,8 @@ from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
+ROOT = Path(__file__).parents[1]
+
 
 class ProgressHook(Hook):
     """Calls a function with the number of iterations that are done."""
