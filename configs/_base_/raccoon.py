@@ -4,7 +4,8 @@ raccoon_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='RandomFlip', prob=0.5),
-    dict(type='mmdet_detr.ShortestSideResize', sizes=[144], longest=240),
+    dict(type='mmdet_detr.ShortestSideResize', sizes=[128, 136, 144, 152, 160], longest=240),
+    dict(type='PhotoMetricDistortion'),
     dict(type='PackDetInputs'),
 ]
 raccoon_test_pipeline = [

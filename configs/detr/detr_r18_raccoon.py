@@ -12,6 +12,7 @@ model = dict(
 )
 
 train_dataloader = _base_.raccoon_train
+optim_wrapper = dict(optimizer=dict(lr=5e-4), muon=dict(lr=0.005))  # higher rates forget the shapes
 val_dataloader = _base_.raccoon_val
 test_dataloader = val_dataloader
 val_evaluator = _base_.raccoon_evaluator
