@@ -59,7 +59,7 @@ def test_trained_and_evaluated(folder):
     entries = scalars(folder)
     assert [entry['step'] for entry in entries if 'loss' in entry] == [1, 2]
     losses = [name for name in entries[0] if 'loss_' in name]
-    assert len(losses) == 3 * 3
+    assert len(losses) == 3 * 3 + 3 * 3  # of the layers, and of the parts for training only
     assert 0 <= entries[-1]['coco/bbox_mAP'] <= 1
     assert (folder / 'work' / 'iter_2.pth').is_file()
 
@@ -91,6 +91,7 @@ def test_resumes_tests_and_reports(folder, run_mim):
 def test_leaves_nothing_behind(folder, tmp_path, monkeypatch):
     """No temporary files, and nothing of the environment in configs, logs and checkpoints."""
     monkeypatch.setenv('TMPDIR', str(tmp_path))
+    monkeypatch.setenv('TORCHINDUCTOR_CACHE_DIR', str(folder / 'inductor'))  # PyTorch makes it as it is imported
     monkeypatch.setenv('WANDB_API_KEY', 'a-secret-of-the-environment')
     options = ('train_cfg.max_iters=2', 'train_dataloader.num_workers=2', 'val_dataloader.num_workers=1')
     done = train(folder, 'clean', *options)
@@ -102,14 +103,14 @@ def test_leaves_nothing_behind(folder, tmp_path, monkeypatch):
 
 
 def test_auto_scale_lr(folder):
-    """A quarter of the batch size, a quarter of the learning rate; mmdet's own DETR configs raise here."""
+    """Half the batch size, half the learning rate; mmdet's own DETR configs raise here."""
     done = train(folder, 'scaled', 'train_cfg.max_iters=2', flags=['--auto-scale-lr'])
     assert done.returncode == 0, done.stderr
     scaled, plain = (
         json.loads(sorted(folder.glob(f'{run}/*/vis_data/scalars.json'))[0].read_text().splitlines()[0])['lr']
         for run in ('scaled', 'work')
     )
-    assert scaled == pytest.approx(plain / 4)
+    assert scaled == pytest.approx(plain / 2)
 
 
 def test_wrong_number_of_classes_is_said_before_training(folder):
@@ -124,7 +125,7 @@ def test_wrong_number_of_classes_is_said_before_training(folder):
         ('model.neck.in_channels=63', 'TransformerNeck(in_channels=63): feature map -1 of 1 has 64 channels'),
         (
             'model.bbox_head.embed_dims=32',
-            'DETRHead(embed_dims=32) reads hidden states of a transformer, got some of width 64',
+            'TransformerNeck(embed_dims=64) got training_sets of width 32: give the head the same embed_dims',
         ),
     ],
 )
@@ -228,14 +229,14 @@ def test_trains_from_another_checkpoint(folder, hugging_face, tmp_path):
         'val_cfg, val_dataloader, val_evaluator = None, None, None\n'
         'train_cfg = dict(max_iters=1)\n'
         'model = dict(bbox_head=dict(num_classes=2), neck=dict(num_queries=12))\n'
-        'optim_wrapper = dict(optimizer=dict(lr=0.0))\n'
+        'optim_wrapper = dict(optimizer=dict(lr=0.0), muon=dict(lr=0.0))\n'
     )
     arguments = (tmp_path / 'own.py', '--work-dir', tmp_path, '--cfg-options', f'load_from={hugging_face}')
     done = run_tool('train', *arguments, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert 'classes: 1 of 2 classes by name, and the row of no object' in done.stdout
     assert done.stdout.count(f'Loaded {hugging_face}') == 1
-    assert 'A step sees 8 images' in done.stdout  # and the learning rate is meant for 32
+    assert 'A step sees 8 images' in done.stdout  # and the learning rate is meant for 16
     before = load_from_local(str(folder / 'work' / 'iter_2.pth'))['state_dict']
     after = load_from_local(str(tmp_path / 'iter_1.pth'))['state_dict']
     assert torch.equal(after['neck.input_proj.weight'], before['neck.input_proj.weight'])
@@ -250,7 +251,8 @@ def test_initialised_from_another_checkpoint(hugging_face):
     model = MODELS.build(config)
     model.init_weights()
     expected = init_detector(str(CONFIG), str(hugging_face), device='cpu').state_dict()
-    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+    network = {name: value for name, value in model.state_dict().items() if 'training_queries' not in name}
+    assert all(torch.equal(value, expected[name]) for name, value in network.items())
 
 
 def test_bad_checkpoints_are_one_line(folder, tmp_path):

@@ -139,6 +139,11 @@ class TransformerNeck(BaseModule):
                 'TransformerNeck gets no data samples and cannot know the padding: give it to DETRHead as '
                 'transformer=, or put it at the end of the necks of mmdet_detr.DETR'
             )
+        for width in {queries.pos.shape[-1] for queries in training_sets} - {self.embed_dims}:
+            raise ConfigError(
+                f'TransformerNeck(embed_dims={self.embed_dims}) got training_sets of width {width}: give the head the '
+                'same embed_dims'
+            )
         maps = self._project(feats)
         if not batch_data_samples:
             return self.transform(maps, None, training_sets)
