@@ -1,5 +1,5 @@
 # The demonstration's network on photographs of raccoons (docs/data.md): 131 + 33 images of all sizes, one class, in nine
-# minutes of one core. Start from the demonstration's checkpoint (load_from), or from scratch.
+# minutes of one core. Start from the demonstration's checkpoint (load_from).
 _base_ = ['./detr_r18_bccd.py', '../_base_/raccoon.py']
 
 model = dict(
