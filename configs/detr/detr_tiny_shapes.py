@@ -17,6 +17,6 @@ train_dataloader = dict(batch_size=16)
 optim_wrapper = dict(
     constructor='mmdet_detr.MuonConstructor',
     optimizer=dict(type='mmdet_detr.Muon'),
-    muon=dict(lr=0.02),
+    muon=dict(lr=0.01),
 )
 auto_scale_lr = dict(base_batch_size=16)
