@@ -39,7 +39,7 @@ from mmdet_detr.speed.machine import machine
 mpl.use('Agg')
 from matplotlib import pyplot as plt
 
-OURS, PLAIN, THEIRS, FASTER = 'mmdet_detr', "the paper's recipe", "mmdet's DETR", 'Faster R-CNN'
+OURS, PLAIN, THEIRS, FASTER = 'mmdet_detr', 'plain recipe', "mmdet's DETR", 'Faster R-CNN'
 BCCD = {
     OURS: 'detr/detr_r18_bccd.py',
     PLAIN: 'detr/detr_r18_bccd_plain.py',

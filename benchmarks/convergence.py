@@ -69,6 +69,11 @@ TRIED = {  # name: options of the config
     },
     'class loss x 3 in all parts': {f'{QUERIES}.1.cls_weight': 1.0, f'{DENSE}.cls_weight': 1.0},
     'Muon 0.02': {'optim_wrapper.muon.lr': 0.02},
+    'class weight 1.5': {
+        'model.bbox_head.loss.loss_cls.loss_weight': 1.5,
+        f'{QUERIES}.1.cls_weight': 0.66,
+        f'{DENSE}.cls_weight': 2.66,
+    },
     'batch of 8': {'train_dataloader.batch_size': 8},
     'batch of 32': {'train_dataloader.batch_size': 32},
     'one group': {f'{QUERIES}.0.num_groups': 1, f'{QUERIES}.0.loss_weight': 1.0},

@@ -89,7 +89,7 @@ def main() -> None:
         )
         if done.returncode:
             sys.exit(done.returncode)
-        results = json.loads((Path(folder) / 'benchmark.json').read_text())
+        results = json.loads((Path(folder) / 'benchmark.json').read_text().replace(folder, 'CONFIGS'))
     path = arguments.out / f'parts_{arguments.device.split(":")[0]}.json'
     path.write_text(json.dumps(results, indent=1) + '\n')
     command = f'python benchmarks/parts.py {" ".join(options)} --rounds {arguments.rounds}'
