@@ -121,6 +121,7 @@ if __name__ == '__main__':
     for name in (*ours, 'mmdet.apis', 'matplotlib.pyplot'):
         importlib.import_module(name)
     assert threading.active_count() == 1, 'a fork would leave the threads behind'
+    sys.stdout.flush()  # what importing has printed; every forked process would print it too
     gc.collect()
     gc.freeze()  # a collection in a forked process leaves the shared memory alone
     if request := serve(socket.socket(fileno=os.dup(0))):
