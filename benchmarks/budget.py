@@ -3,15 +3,14 @@
     .venv-ops/bin/python benchmarks/budget.py shapes [--seeds 0 1 2] [--jobs 2] [--out benchmarks/results]
     .venv-ops/bin/python benchmarks/budget.py bccd
 
-All have the same backbone and images. Every run has one thread and reads its data in its own process. It first times a
-few steps, and then trains for as many iterations as fit into the budget. Time is processor time without validation, so
-other processes count little. On photographs each detector starts from its own weights of the shapes, so run the shapes
+All have the same backbone and images. Every run has one thread and reads its data in its own process. Its schedule
+follows the clock and ends with the budget. Time is processor time without validation, so other processes count little.
+On photographs each detector starts from its own weights of the shapes, so run the shapes
 first; bccd-scratch starts from initialised weights. Writes JSON, Markdown and a picture (budget_DATA) after each run,
 and keeps the runs that are already there. Faster R-CNN needs mmcv's compiled operators (make ops).
 """
 
 import argparse
-import copy
 import functools
 import importlib.util
 import itertools
@@ -61,40 +60,48 @@ FROM_SHAPES = ('bccd', 'raccoon')
 MINUTES = {'shapes': 7.8, 'bccd': 9.0, 'bccd-scratch': 9.0, 'raccoon': 9.0}
 COLOURS = {OURS: 'C0', PLAIN: 'C3', THEIRS: 'C1', FASTER: 'C2'}
 POINTS = 10  # validations in a run
-WARM_UP, TIMED = 5, 20  # steps before the budget is turned into iterations
+STEPS = 5000  # of the schedulers in a run
+ENDLESS = 10**9  # iterations: the clock ends a run
 
 
-class ClockHook(Hook):
-    """Measures the processor time of a step."""
+class BudgetHook(Hook):
+    """Trains for so many seconds of processor time, with the schedule by the clock, and records points of the curve.
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, *args: object, **kwargs: object) -> None:
-        if batch_idx + 1 == WARM_UP:
-            self.start = time.process_time()
-        self.seconds = time.process_time() - getattr(self, 'start', 0)
-
-
-class CurveHook(Hook):
-    """Records AP and the processor time spent in training so far."""
+    Instead of the ``ParamSchedulerHook``: schedulers are made for ``STEPS`` steps, and take those that the clock has
+    passed. So a machine that slows down trains less, but neither longer nor with another schedule.
+    """
 
     priority = 'VERY_LOW'
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float, show: Callable[[int, int], None]) -> None:
+        self.seconds = seconds
+        self.show = show
         self.points: list[dict[str, float]] = []
-        self.seconds = 0.0
 
     def before_train(self, runner: Runner) -> None:
+        self.step = 0
+        self.spent_in_validation = 0.0
         self.start = time.process_time()
 
-    def before_val(self, runner: Runner) -> None:
-        self.seconds += time.process_time() - self.start
+    def after_train_iter(self, runner: Runner, *args: object, **kwargs: object) -> None:
+        elapsed = time.process_time() - self.start - self.spent_in_validation
+        step = min(STEPS, int(STEPS * elapsed / self.seconds))
+        for _ in range(step - self.step):
+            for scheduler in runner.param_schedulers:
+                scheduler.step()
+        self.step = step
+        self.show(step, STEPS)
+        if step >= STEPS * (len(self.points) + 1) // POINTS:
+            self.validate(runner, elapsed)
+        runner.train_loop.stop_training = step == STEPS
 
-    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+    def validate(self, runner: Runner, elapsed: float) -> None:
+        before = time.process_time()
+        metrics = runner.val_loop.run()
         names = {'AP': 'coco/bbox_mAP', 'AP50': 'coco/bbox_mAP_50', 'AP75': 'coco/bbox_mAP_75'}
-        measured = {name: (metrics or {})[key] for name, key in names.items()}
-        self.points.append({'iterations': runner.iter, 'seconds': self.seconds, **measured})
-
-    def after_val(self, runner: Runner) -> None:
-        self.start = time.process_time()
+        measured = {name: metrics[key] for name, key in names.items()}
+        self.points.append({'iterations': runner.iter + 1, 'seconds': elapsed, **measured})
+        self.spent_in_validation += time.process_time() - before
 
 
 def weights(data: str, detector: str, seed: int, folder: Path) -> Path:
@@ -112,32 +119,20 @@ def prepared(path: Path, options: dict | None = None) -> Config:
     return config
 
 
-def iterations_for(config: Config, minutes: float, folder: Path) -> int:
-    """How many steps of a config fit into so many minutes of one processor."""
-    config = copy.deepcopy(config)
-    steps = WARM_UP + TIMED
-    config.train_cfg.val_interval = steps + 1
-    clock = ClockHook()
-    runner = runner_of(f'clock {time.time_ns()}', config, 0, steps, folder, lambda iteration: None)
-    runner.register_hook(clock)
-    quietly(runner.train)
-    return round(60 * minutes / (clock.seconds / TIMED))
-
-
 def train(
     title: str, config: Config, seed: int, minutes: float, folder: Path, show: Callable[[int, int], None]
 ) -> dict:
     """Train for a budget; log and weights stay in the folder. Returns the curve and the number of parameters."""
     torch.set_num_threads(1)
-    iterations = iterations_for(config, minutes, folder)
-    config.train_cfg.val_interval = max(1, iterations // POINTS)
-    curve = CurveHook()
-    runner = runner_of(title, config, seed, iterations, folder, lambda iteration: show(iteration, iterations))
-    runner.register_hook(curve)
+    config.default_hooks.param_scheduler = None
+    config.train_cfg.val_interval = ENDLESS
+    budget = BudgetHook(60 * minutes, show)
+    runner = runner_of(title, config, seed, STEPS, folder, lambda iteration: None, max_iters=ENDLESS)
+    runner.register_hook(budget)
     model = quietly(runner.train)
     torch.save({'state_dict': model.state_dict()}, folder / f'{file_name(title)}.pth')
     network = [p for name, p in model.named_parameters() if 'training_queries' not in name]
-    return {'parameters': sum(p.numel() for p in network), 'curve': curve.points}
+    return {'parameters': sum(p.numel() for p in network), 'curve': budget.points}
 
 
 def run(

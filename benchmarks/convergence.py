@@ -3,9 +3,9 @@
     python benchmarks/convergence.py shapes [--seeds 0 1 2] [--minutes 1] [--rows all "all but Muon"]
     python benchmarks/convergence.py bccd
 
-Like benchmarks/budget.py, every run has one thread and trains for as many iterations as fit into the budget. To keep
-the validation images for reports, AP on the photographs is that of every fourth training image, which is left out of
-training. Writes convergence_DATA.json, .md and .png, and keeps the runs that are already there.
+Like in benchmarks/budget.py, every run has one thread, and its schedule ends with the budget. To keep the validation
+images for reports, AP on the photographs is that of every fourth training image, which is left out of training. Writes
+convergence_DATA.json, .md and .png, and keeps the runs that are already there.
 """
 
 import argparse

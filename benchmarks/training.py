@@ -36,12 +36,21 @@ def file_name(title: str) -> str:
 
 
 def runner_of(
-    title: str, config: Config, seed: int, iterations: int, work_dir: Path, show: Callable[[int], None]
+    title: str,
+    config: Config,
+    seed: int,
+    iterations: int,
+    work_dir: Path,
+    show: Callable[[int], None],
+    max_iters: int | None = None,
 ) -> Runner:
-    """A runner whose schedule is shortened to so many iterations, and which logs to a folder of its own."""
+    """A runner whose schedule is shortened to so many iterations, and which logs to a folder of its own.
+
+    It ends with the schedule, or after ``max_iters``.
+    """
     config.work_dir = str(work_dir / file_name(title))
     config.randomness = {'seed': seed}
-    config.train_cfg.max_iters = iterations
+    config.train_cfg.max_iters = max_iters or iterations
     config.param_scheduler[0].end = config.param_scheduler[1].begin = iterations // 10
     config.param_scheduler[1].end = iterations
     config.default_hooks.checkpoint = {

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from helpers import ROOT
@@ -63,6 +64,37 @@ def test_held_out_images_are_those_left_out_of_training(tmp_path):
     assert [image['id'] for image in left['images']] == [box['image_id'] for box in left['annotations']] == [0, 4, 8]
     assert [image['id'] for image in kept['images']] == [1, 2, 3, 5, 6, 7, 9]
     assert config.val_evaluator.ann_file == config.val_dataloader.dataset.ann_file
+
+
+def test_schedule_and_end_follow_the_clock(monkeypatch):
+    """Slow steps: fewer of them, a schedule that still ends with the budget, and validation that costs nothing."""
+    now = 0.0
+    monkeypatch.setattr(budget.time, 'process_time', lambda: now)
+    shown, scheduled = [], []
+
+    def validate() -> dict[str, float]:
+        nonlocal now
+        now += 1000.0
+        return {f'coco/bbox_mAP{which}': 0.5 for which in ('', '_50', '_75')}
+
+    runner = SimpleNamespace(
+        iter=0,
+        param_schedulers=[SimpleNamespace(step=lambda: scheduled.append(None))],
+        val_loop=SimpleNamespace(run=validate),
+        train_loop=SimpleNamespace(stop_training=False),
+    )
+    hook = budget.BudgetHook(100.0, lambda step, steps: shown.append(step / steps))
+    hook.before_train(runner)
+    for seconds in (10.0, 30.0, 10.0, 10.0, 25.0, 20.0):
+        assert not runner.train_loop.stop_training
+        now += seconds
+        hook.after_train_iter(runner)
+        assert len(scheduled) == hook.step
+        runner.iter += 1
+    assert shown == pytest.approx([0.1, 0.4, 0.5, 0.6, 0.85, 1.0])
+    assert runner.train_loop.stop_training
+    assert len(scheduled) == budget.STEPS
+    assert [(point['iterations'], point['seconds']) for point in hook.points][-1] == (6, 105.0)
 
 
 def run_of(name: str, seed: int, ap: float) -> dict:
