@@ -29,6 +29,14 @@ OPTIONS = (
     'randomness.seed=3',
 )
 
+WITH_PARTS = f"""
+_base_ = {str(CONFIG)!r}
+queries = [dict(type='mmdet_detr.QueryGroups', num_queries=8),
+    dict(type='mmdet_detr.DenoisingQueries', box_noise=0.0, label_noise=0.0)]
+dense = dict(type='mmdet_detr.DenseSupervision')
+model = dict(bbox_head=dict(training_queries=queries, dense_supervision=dense))
+"""
+
 
 def write_data(root: Path) -> None:
     """Sixteen images; those that the second of two ranks reads have no boxes in the first batch."""
@@ -54,6 +62,8 @@ class Ranks:
         self.root = root
         self.number = 0
         self.train = functools.cache(self._train)
+        self.config_with_parts = root / 'with_parts.py'
+        self.config_with_parts.write_text(WITH_PARTS)
         write_data(root)
 
     def new_work_dir(self) -> Path:

@@ -27,14 +27,7 @@ def test_two_ranks_take_the_steps_of_one(ranks):
 
 def test_two_ranks_take_the_steps_of_one_with_parts_for_training_only(ranks):
     """Noise differs by rank, so denoising gets none. A rank without boxes takes part in everything."""
-    config = ranks.root / 'with_parts.py'
-    config.write_text(
-        f'_base_ = {str(CONFIG)!r}\n'
-        "queries = [dict(type='mmdet_detr.QueryGroups', num_queries=8),\n"
-        "    dict(type='mmdet_detr.DenoisingQueries', box_noise=0.0, label_noise=0.0)]\n"
-        "dense = dict(type='mmdet_detr.DenseSupervision')\n"
-        'model = dict(bbox_head=dict(training_queries=queries, dense_supervision=dense))\n'
-    )
+    config = ranks.config_with_parts
     two, output, _ = ranks.train(2, *TWO, config=config)
     one, _, _ = ranks.train(1, 'train_dataloader.batch_size=8', 'train_cfg.max_iters=3', config=config)
     before, _, _ = ranks.train(1, 'train_cfg.max_iters=1', 'optim_wrapper.optimizer.lr=0.0', config=config)

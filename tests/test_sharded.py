@@ -26,6 +26,16 @@ def test_takes_the_steps_of_plain_ranks(ranks):
     assert 'grad_norm' in output
 
 
+def test_takes_the_steps_of_plain_ranks_with_parts_for_training_only(ranks):
+    plain, _, _ = ranks.train(2, *PLAIN, config=ranks.config_with_parts)
+    sharded, output, _ = ranks.train(2, *SHARDED, config=ranks.config_with_parts)
+    options = ('train_cfg.max_iters=1', 'optim_wrapper.optimizer.lr=0.0')
+    before, _, _ = ranks.train(1, *options, config=ranks.config_with_parts)
+    assert any('training_queries' in name for name in sharded)
+    assert_close(plain, sharded, before)
+    assert 'dense.loss_cls' in output
+
+
 @pytest.mark.parametrize(('first', 'second'), [(SHARDED, SHARDED), (PLAIN, SHARDED), (SHARDED, PLAIN)])
 def test_resumes_with_the_optimizers_states(ranks, first, second):
     """A run with FSDP and one without, from its own checkpoint and from the other's."""

@@ -1,6 +1,7 @@
 """The parts for training only, in whole detectors."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -157,6 +158,28 @@ def test_recomputing_layers_changes_nothing():
         model.parse_losses(model(images, copy.deepcopy(samples), mode='loss'))[0].backward()
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad]))
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.skipif(not hasattr(torch.compiler, 'is_compiling'), reason='PyTorch 2.1 does not compile it')
+def test_a_compiled_transformer_trains_the_same():
+    torch._dynamo.reset()
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list) -> Callable:
+        graphs.append(graph)
+        return graph.forward
+
+    torch.manual_seed(1)
+    images, samples = padded_batch()
+    plain, compiled = built(with_parts(dropout=0.0)), built(with_parts(dropout=0.0, compile={'backend': backend}))
+    compiled.load_state_dict(plain.state_dict())
+    losses = []
+    for model in (plain, compiled):
+        torch.manual_seed(2)  # of the noise
+        losses.append(model(images, copy.deepcopy(samples), mode='loss'))
+    torch.testing.assert_close(*losses)
+    assert graphs
+    torch._dynamo.reset()
 
 
 def test_bfloat16():
