@@ -5,6 +5,7 @@ from .auxiliary_head_detector import AuxiliaryHeadDetector
 from .batched_heads import BatchedConditionalDETRHead, BatchedDABDETRHead, BatchedDETRHead
 from .detr import DETR
 from .detr_head import DETRHead
+from .masks import MaskHead, MaskLoss
 from .matching import BipartiteMatchLoss, HungarianAssigner
 from .resnet_dc5 import ResNetDC5
 from .training_only import DenoisingQueries, DenseSupervision, QueryGroups
@@ -21,6 +22,8 @@ __all__ = [
     'DenoisingQueries',
     'DenseSupervision',
     'HungarianAssigner',
+    'MaskHead',
+    'MaskLoss',
     'QueryGroups',
     'ResNetDC5',
     'TransformerNeck',

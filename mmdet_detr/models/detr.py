@@ -16,6 +16,7 @@ from ..checkpoints.fit import fit_to_model
 from ..errors import ConfigError
 from ..registry import MODELS
 from .frozen_norm import fold_frozen_norms
+from .masks import MaskHead
 from .memory_format import prefers_channels_last
 from .queries import QuerySets
 from .transformer_neck import TransformerOutput
@@ -30,14 +31,17 @@ class DETR(BaseDetector):
         neck: a :class:`TransformerNeck`, or any module that makes a :class:`TransformerOutput` of feature maps and the
             data samples; or a list that ends with one, after mmdet's necks, such as an FPN.
         bbox_head: a :class:`DETRHead`.
+        mask_head: a :class:`MaskHead`; None detects boxes only.
+        freeze_detector: train the mask head alone, and run the rest without gradients. As in the official code, it
+            still drops out.
         train_cfg: handed to the head.
-        test_cfg: handed to the head.
+        test_cfg: handed to the head, all but ``panoptic``, the ``test_cfg`` of the mask head.
         data_preprocessor: as in mmdet.
         init_cfg: as in mmengine.
 
     Raises:
         ConfigError: the last neck takes no data samples; or the head has ``training_queries``, and the neck takes no
-            ``training_sets``.
+            ``training_sets``; or there is nothing to train.
     """
 
     def __init__(
@@ -45,6 +49,8 @@ class DETR(BaseDetector):
         backbone: ConfigType,
         neck: ConfigType | Sequence[ConfigType],
         bbox_head: ConfigType,
+        mask_head: OptConfigType = None,
+        freeze_detector: bool = False,
         train_cfg: OptConfigType = None,
         test_cfg: OptConfigType = None,
         data_preprocessor: OptConfigType = None,
@@ -66,9 +72,20 @@ class DETR(BaseDetector):
                 'the last neck of DETR must make hidden states of feature maps and data samples, as TransformerNeck '
                 f'does, and {type(self.neck).__name__} does not'
             )
-        given = {'train_cfg': train_cfg, 'test_cfg': test_cfg}
+        of_masks = (test_cfg or {}).get('panoptic')
+        of_boxes = {name: value for name, value in (test_cfg or {}).items() if name != 'panoptic'}
+        given = {'train_cfg': train_cfg, 'test_cfg': of_boxes}
         self.bbox_head = MMDET_MODELS.build({**bbox_head, **{name: cfg for name, cfg in given.items() if cfg}})
         self.bbox_head.check_transformer(self.neck)
+        self.mask_head: MaskHead | None = None
+        if mask_head:
+            self.mask_head = MMDET_MODELS.build({**mask_head, **({'test_cfg': of_masks} if of_masks else {})})
+        elif freeze_detector:
+            raise ConfigError('DETR(freeze_detector=True) without mask_head has nothing to train')
+        self.freeze_detector = freeze_detector
+        if freeze_detector:
+            for part in (self.backbone, self.feature_neck, self.neck, self.bbox_head):
+                part.requires_grad_(False)
 
     def extract_feat(self, batch_inputs: Tensor) -> tuple[Tensor, ...]:
         """Feature maps of backbone and feature necks for images (B, 3, H, W)."""
@@ -78,21 +95,35 @@ class DETR(BaseDetector):
 
     def forward_transformer(
         self, batch_inputs: Tensor, batch_data_samples: OptSampleList, training_sets: Sequence[QuerySets] = ()
-    ) -> TransformerOutput:
-        """Hidden states, memory and what else the transformer knows of images (B, 3, H, W)."""
-        further = [training_sets] if training_sets else []
-        return self.neck(self.extract_feat(batch_inputs), batch_data_samples, *further)
+    ) -> tuple[tuple[Tensor, ...], TransformerOutput]:
+        """Feature maps of images (B, 3, H, W), and what the transformer makes of them."""
+        feats = self.extract_feat(batch_inputs)
+        return feats, self.neck(feats, batch_data_samples, *([training_sets] if training_sets else []))
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
-        """Weighted losses of every decoder layer, see :class:`BipartiteMatchLoss`."""
-        sets = self.bbox_head.training_sets(batch_data_samples)
-        return self.bbox_head.loss(self.forward_transformer(batch_inputs, batch_data_samples, sets), batch_data_samples)
+        """Weighted losses of every decoder layer, see :class:`BipartiteMatchLoss`, and of the masks of the last one."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_detector):
+            sets = self.bbox_head.training_sets(batch_data_samples)
+            feats, output = self.forward_transformer(batch_inputs, batch_data_samples, sets)
+            losses, matches = self.bbox_head.loss_and_matches(output, batch_data_samples)
+        if self.mask_head is not None:
+            losses |= self.mask_head.loss(feats, output, matches, batch_data_samples)
+        return losses
 
     def predict(self, batch_inputs: Tensor, batch_data_samples: SampleList, rescale: bool = True) -> SampleList:
-        """The samples, each with ``pred_instances``, see :meth:`DETRHead.predict`."""
-        output = self.forward_transformer(batch_inputs, batch_data_samples)
-        results = self.bbox_head.predict(output, batch_data_samples, rescale=rescale)
-        return self.add_pred_to_datasample(batch_data_samples, results)
+        """The samples, each with ``pred_instances``, see :meth:`DETRHead.predict` and :meth:`MaskHead.predict`.
+
+        With classes of stuff, also ``pred_panoptic_seg`` with ``sem_seg`` (1, h, w).
+        """
+        feats, output = self.forward_transformer(batch_inputs, batch_data_samples)
+        if self.mask_head is None:
+            results = self.bbox_head.predict(output, batch_data_samples, rescale=rescale)
+            return self.add_pred_to_datasample(batch_data_samples, results)
+        detections = self.bbox_head.detect(output, batch_data_samples, rescale=rescale)
+        things, maps = self.mask_head.predict(feats, output, detections, batch_data_samples, rescale)
+        for sample, panoptic in zip(batch_data_samples, maps or [], strict=False):
+            sample.pred_panoptic_seg = panoptic
+        return self.add_pred_to_datasample(batch_data_samples, things)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Tensor], prefix: str, local_metadata: dict, *args: Any
@@ -101,6 +132,8 @@ class DETR(BaseDetector):
         fit_to_model(self, state_dict, prefix, local_metadata)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
-    def _forward(self, batch_inputs: Tensor, batch_data_samples: OptSampleList = None) -> tuple[Tensor, Tensor]:
-        """Logits (L, B, Q, K+1) and normalised cxcywh boxes (L, B, Q, 4)."""
-        return self.bbox_head(self.forward_transformer(batch_inputs, batch_data_samples))
+    def _forward(self, batch_inputs: Tensor, batch_data_samples: OptSampleList = None) -> tuple[Tensor, ...]:
+        """Logits (L, B, Q, K+1), normalised cxcywh boxes (L, B, Q, 4), and mask logits (B, Q, H, W) of a mask head."""
+        feats, output = self.forward_transformer(batch_inputs, batch_data_samples)
+        masks = () if self.mask_head is None else (self.mask_head.all_queries(feats, output),)
+        return (*self.bbox_head(output), *masks)

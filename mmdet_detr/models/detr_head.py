@@ -2,7 +2,7 @@
 
 from collections.abc import Container, Sequence
 from inspect import signature
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmdet.structures import OptSampleList, SampleList
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..registry import MODELS
+from .matching.assignment import Solution
 from .matching.loss import LOSS_NAMES
 from .matching.targets import Targets, targets_of
 from .mlp import MLP
@@ -25,6 +26,15 @@ from .transformer_neck import TransformerOutput
 LOSS = {'type': 'mmdet_detr.BipartiteMatchLoss'}
 TEST_CFG = ('max_per_img', 'score_thr')
 Features = TransformerOutput | Sequence[Tensor] | Tensor
+
+
+class Detections(NamedTuple):
+    """What the head finds in a batch."""
+
+    results: list[InstanceData]  # of each image, with the index of the query of every detection: ``queries`` (N,)
+    scores: Tensor  # (B, Q) of the most likely class of every query
+    labels: Tensor  # (B, Q), K for no object
+    num_classes: int  # K
 
 
 @MODELS.register_module()
@@ -146,10 +156,14 @@ class DETRHead(BaseModule):
         Those of parts for training only stand beside them, with ``group.``, ``dn.`` or ``dense.`` before their names
         and summed over the layers.
         """
+        return self.loss_and_matches(x, batch_data_samples)[0]
+
+    def loss_and_matches(self, x: Features, batch_data_samples: SampleList) -> tuple[dict[str, Tensor], Solution]:
+        """The losses of :meth:`loss`, and the pairs of queries and objects of every decoder layer."""
         sets = self.training_sets(batch_data_samples) if self.transformer is not None else ()
         output = self._transformed(x, batch_data_samples, sets)
         targets = self._targets(batch_data_samples)
-        losses = self.match_loss(*self._branches(output.hidden), targets)
+        losses, matches = self.match_loss.loss_and_matches(*self._branches(output.hidden), targets)
         if len(output.training_hidden) != len(self.training_queries):
             raise ConfigError(
                 f'the transformer decoded {len(output.training_hidden)} of the {len(self.training_queries)} entries of '
@@ -162,7 +176,7 @@ class DETRHead(BaseModule):
             logits, boxes = self._branches(output.memory)
             further = self.dense_supervision.loss(logits, boxes, targets, batch_data_samples, output, self.match_loss)
             losses |= _named(self.dense_supervision.prefix, further, losses)
-        return losses
+        return losses, matches
 
     def _targets(self, batch_data_samples: SampleList) -> Targets:
         return targets_of(
@@ -184,18 +198,30 @@ class DETRHead(BaseModule):
         Returns:
             For each image ``bboxes`` (N, 4) xyxy in pixels, clipped to the image, ``scores`` (N,), ``labels`` (N,).
         """
+        results = self.detect(x, batch_data_samples, rescale).results
+        for result in results:
+            del result.queries
+        return results
+
+    def detect(self, x: Features, batch_data_samples: SampleList, rescale: bool = True) -> Detections:
+        """The detections of :meth:`predict` with the queries that made them, and the class of every query."""
         logits, boxes = self._branches(self._transformed(x, batch_data_samples).hidden[-1])
-        scores, labels, queries = self._best(at_least_float32(logits))
+        logits = at_least_float32(logits)
+        scores, labels, queries = self._best(logits)
         boxes = bbox_cxcywh_to_xyxy(boxes.gather(1, queries[..., None].expand(-1, -1, 4)))
         metas = [sample.metainfo for sample in batch_data_samples]
         boxes = boxes * boxes.new_tensor([_unit_size(meta, rescale) for meta in metas]).repeat(1, 2)[:, None]
         limits = boxes.new_tensor([meta['ori_shape' if rescale else 'img_shape'][1::-1] for meta in metas])
         boxes = boxes.clamp(min=0).minimum(limits.repeat(1, 2)[:, None])
         results = [
-            InstanceData(bboxes=boxes[i], scores=scores[i], labels=labels[i]) for i in range(len(batch_data_samples))
+            InstanceData(bboxes=boxes[i], scores=scores[i], labels=labels[i], queries=queries[i])
+            for i in range(len(batch_data_samples))
         ]
         score_thr = self.test_cfg.get('score_thr') or 0.0
-        return [result[result.scores > score_thr] for result in results] if score_thr > 0 else results
+        if score_thr > 0:
+            results = [result[result.scores > score_thr] for result in results]
+        probabilities = logits.sigmoid() if self.match_loss.use_sigmoid else logits.softmax(-1)
+        return Detections(results, *probabilities.max(-1), self.num_classes)
 
     def loss_and_predict(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refuse to be the ``rpn_head`` of a two-stage detector, because a DETR makes no proposals."""

@@ -97,6 +97,10 @@ class BipartiteMatchLoss(nn.Module):
             ``d{L-2}.loss_iou`` of the others. Each of them depends on the predictions, even without any object.
             Beside them, without gradient, the statistics of the last layer (:func:`statistics_of`).
         """
+        return self.loss_and_matches(logits, boxes, targets)[0]
+
+    def loss_and_matches(self, logits: Tensor, boxes: Tensor, targets: Targets) -> tuple[dict[str, Tensor], Solution]:
+        """The losses of :meth:`forward`, and the matches of all layers."""
         logits, boxes = at_least_float32(logits), at_least_float32(boxes)
         with torch.autocast(boxes.device.type, enabled=False):
             losses, matches = self.matched(logits, boxes, targets)
@@ -110,7 +114,7 @@ class BipartiteMatchLoss(nn.Module):
             for layer in [last, *range(last)]
             for kind, name in enumerate(LOSS_NAMES)
         }
-        return named | statistics
+        return named | statistics, matches
 
     def matched(self, logits: Tensor, boxes: Tensor, targets: Targets) -> tuple[Tensor, Solution]:
         """Match predictions and objects, and score them; arguments as in :meth:`forward`.

@@ -212,7 +212,7 @@ def test_sets_that_were_not_decoded_are_an_error():
     images, samples = padded_batch()
     model = built(with_parts())
     with pytest.raises(ConfigError, match='decoded 0 of the 2 entries'):
-        model.bbox_head.loss(model.forward_transformer(images, samples), samples)
+        model.bbox_head.loss(model.forward_transformer(images, samples)[1], samples)
 
 
 def test_a_transformer_without_sets_still_serves_a_plain_head():
