@@ -1,6 +1,7 @@
 """Panoptic quality on COCO's panoptic files."""
 
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,17 @@ import numpy as np
 from mmdet.evaluation.metrics.coco_panoptic_metric import parse_pq_results, print_panoptic_table
 from mmdet.structures import INSTANCE_OFFSET
 from mmengine.evaluator import BaseMetric
-from mmengine.fileio import get, get_local_path, join_path
+from mmengine.fileio import get_local_path, join_path
 from mmengine.logging import MMLogger
 
-from ..compat.missing_panopticapi import PQStat, id2rgb, rgb2id
-from ..datasets.annotations import AnnotationError, Document, leads_outside, read_annotations
-from ..datasets.robust_coco_dataset import BrokenDataError
+from ..compat.missing_panopticapi import PQStat, id2rgb
+from ..datasets import AnnotationError, BrokenDataError, BrokenImageError
+from ..datasets.annotations import read_annotations
+from ..datasets.ground_truth import ending_problems
+from ..datasets.panoptic_annotations import check_panoptic, split_classes
+from ..datasets.problems import summary
+from ..datasets.segment_map import read_segment_map
 from ..errors import ConfigError
-from ..log import warn
 from ..registry import METRICS
 from .panoptic_quality import Segment, match_segments
 
@@ -30,9 +34,9 @@ class PanopticMetric(BaseMetric):
     NaN where no class of the kind has a segment. Contrary to mmdet's metric:
 
     - The truth of an image is the PNG that its annotation names, wherever the image is. Areas are counted in the PNG,
-      ``iscrowd`` is 0 where it is missing, and a segment without a pixel does not count.
-    - Classes are matched by name. Things are ``thing_classes`` of the data set, and if it has none, what ``isthing`` of
-      the file says. Segments of categories that the data set does not name are VOID, like pixels of unknown ids.
+      and ``iscrowd`` is 0 where it is missing.
+    - Classes are matched by name. Things are ``thing_classes`` of the data set, or what ``isthing`` of the file says.
+      Segments of categories that the data set does not name are VOID, like pixels of unknown ids.
     - Predictions are not changed, and no file is written unless ``outfile_prefix`` is given.
 
     A prediction is ``pred_panoptic_seg.sem_seg`` (1, H, W) in the original size: label + 1000 * instance. Labels from
@@ -50,10 +54,10 @@ class PanopticMetric(BaseMetric):
         prefix: stands before the names of the results instead of ``coco_panoptic``.
 
     Raises:
-        AnnotationError: ``ann_file`` is no panoptic file, or its PNGs are not there.
-        ConfigError: the file lacks a class of the data set, nothing tells things from stuff, ``format_only`` without
-            ``outfile_prefix``, or the model predicts no panoptic map.
-        BrokenDataError: a PNG cannot be decoded or has another size than the prediction.
+        AnnotationError: ``ann_file`` cannot be evaluated, or its PNGs are not there.
+        ConfigError: the file lacks a class of the data set, or things and stuff are not told apart or not in this
+            order; ``format_only`` without ``outfile_prefix``; or the model predicts no panoptic map.
+        BrokenDataError: a PNG cannot be read or has another size than the prediction.
     """
 
     default_prefix = 'coco_panoptic'
@@ -79,115 +83,88 @@ class PanopticMetric(BaseMetric):
         self.outfile_prefix = outfile_prefix
         self.backend_args = backend_args
         with get_local_path(ann_file, backend_args=backend_args) as path:
-            document = read_annotations(path, labelled=not format_only)
+            document, problems = check_panoptic(read_annotations(path, not format_only), labelled=not format_only)
+        fatal = [problem for problem in ending_problems(problems) if problem.fatal]
+        if fatal:
+            raise AnnotationError(f'{ann_file} cannot be evaluated: {summary(fatal)}; the first: {fatal[0]}')
         self._categories: list[dict] = document['categories']
-        self._annotations = self._read(document)
-        self._labels: dict[Any, int] = {}  # by category id of the file
-        self._label_infos: dict[int, dict] = {}
-
-    def _read(self, document: Document) -> dict[Any, dict]:
-        """The annotation of each image by its id; without segments where the file has no annotation of an image."""
-        annotations = {entry['image_id']: entry for entry in self._entries(document, 'annotations', 'segments_info')}
-        for entry in annotations.values():
-            for segment in entry['segments_info']:
-                if not isinstance(segment, dict) or not {'id', 'category_id'} <= segment.keys():
-                    raise AnnotationError(
-                        f'{self.ann_file}: a segment of {entry["file_name"]} has no id or category_id'
-                    )
-        unknown = []
-        for image in self._entries(document, 'images'):
-            if image['id'] not in annotations:
-                unknown.append(image['file_name'])
-                name = Path(image['file_name']).with_suffix('.png').as_posix()
-                annotations[image['id']] = {'image_id': image['id'], 'file_name': name, 'segments_info': None}
-        if unknown and not self.format_only:
-            warn(f'{self.ann_file}: {len(unknown)} images have no annotation and are not evaluated: {unknown[0]}')
-        if self.backend_args is None and not self.format_only:
-            paths = [self._path(entry) for entry in annotations.values() if entry['segments_info'] is not None]
-            missing = [path for path in paths if not Path(path).is_file()]
+        self._images: dict[int | str, dict] = {image['id']: image for image in document['images']}
+        self._segments: defaultdict[int | str, list[dict]] = defaultdict(list)  # by image
+        for segment in document['annotations']:
+            self._segments[segment['image_id']].append(segment)
+        self._labels: dict[int | str, int] = {}  # by category id of the file
+        self._infos: dict[int, dict[str, Any]] = {}  # id, name and isthing by label
+        if not format_only and backend_args is None:
+            missing = [path for path in map(self._path, self._images.values()) if not Path(path).is_file()]
             if missing:
-                raise AnnotationError(f'{self.ann_file}: {len(missing)} of {len(paths)} PNGs are missing: {missing[0]}')
-        return annotations
+                raise AnnotationError(f'{ann_file}: {len(missing)} of its PNGs are not there: {missing[0]}')
 
-    def _entries(self, document: Document, kind: str, *needed: str) -> list[dict]:
-        """A list of the file, after a look at the keys and at the name of each entry."""
-        for number, entry in enumerate(document[kind]):
-            keys = ('id' if kind == 'images' else 'image_id', 'file_name', *needed)
-            for key in keys:
-                if not isinstance(entry, dict) or key not in entry:
-                    raise AnnotationError(f'{self.ann_file}: {kind}[{number}] has no {key}: it is no panoptic file')
-            if leads_outside(entry['file_name']):
-                raise AnnotationError(
-                    f'{self.ann_file}: {kind}[{number}] lies outside its folder: {entry["file_name"]}'
-                )
-        return document[kind]
-
-    def _path(self, annotation: dict) -> str:
-        return join_path(self.seg_prefix, annotation['file_name'], backend_args=self.backend_args)
+    def _path(self, image: dict) -> str:
+        return join_path(self.seg_prefix, image['segment_map'], backend_args=self.backend_args)
 
     @BaseMetric.dataset_meta.setter
     def dataset_meta(self, meta: dict[str, Any]) -> None:
         """Take over the classes of the data set."""
         self._dataset_meta = meta
+        classes = meta['classes']
         ids = {category['name']: category['id'] for category in self._categories}
-        missing = [name for name in meta['classes'] if name not in ids]
+        missing = [name for name in classes if name not in ids]
         if missing:
             raise ConfigError(f'{self.ann_file} has no category {", ".join(missing)}')
-        things = meta.get('thing_classes')
-        if things is None:
-            if any('isthing' not in category for category in self._categories):
-                raise ConfigError(f'{self.ann_file} has no isthing: the metainfo of the data set needs thing_classes')
-            things = [category['name'] for category in self._categories if category['isthing']]
-        self._labels = {ids[name]: label for label, name in enumerate(meta['classes'])}
-        self._label_infos = {
-            label: {'id': ids[name], 'name': name, 'isthing': int(name in things)}
-            for label, name in enumerate(meta['classes'])
+        kinds = (meta.get('thing_classes'), meta.get('stuff_classes'))
+        things, _, problems = split_classes(self._categories, classes, *kinds)
+        for problem in problems:
+            raise ConfigError(f'{self.ann_file}: {problem}')
+        self._labels = {ids[name]: label for label, name in enumerate(classes)}
+        self._infos = {
+            label: {'id': ids[name], 'name': name, 'isthing': int(name in things)} for label, name in enumerate(classes)
         }
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Match the predictions of a batch with the truth."""
         for sample in data_samples:
             if 'pred_panoptic_seg' not in sample:
-                raise ConfigError('PanopticMetric needs a model that predicts a panoptic map, with classes of stuff')
-            annotation = self._annotations.get(sample['img_id'])
-            if annotation is None:
+                raise ConfigError('PanopticMetric needs a model that predicts a panoptic map')
+            image = self._images.get(sample['img_id'])
+            if image is None:
                 raise BrokenDataError(f'{self.ann_file} has no image with the id {sample["img_id"]}')
             prediction = sample['pred_panoptic_seg']['sem_seg'][0].cpu().numpy()
-            values = [v for v in np.unique(prediction).tolist() if v % INSTANCE_OFFSET < len(self._label_infos)]
+            values = [value for value in np.unique(prediction).tolist() if value % INSTANCE_OFFSET < len(self._infos)]
             segments = {value: Segment(value % INSTANCE_OFFSET) for value in values}
-            stat = PQStat() if self.format_only else self._compare(annotation, prediction, segments)
-            written = None if self.outfile_prefix is None else self._write(annotation, prediction, segments)
+            stat = PQStat() if self.format_only else self._compare(image, prediction, segments)
+            written = None if self.outfile_prefix is None else self._write(image, prediction, segments)
             self.results.append((stat, written))
 
-    def _compare(self, annotation: dict, prediction: np.ndarray, segments: dict[int, Segment]) -> PQStat:
-        if annotation['segments_info'] is None:
-            return PQStat()
+    def _compare(self, image: dict, prediction: np.ndarray, segments: dict[int, Segment]) -> PQStat:
         true = {
-            segment['id']: Segment(self._labels[segment['category_id']], bool(segment.get('iscrowd')))
-            for segment in annotation['segments_info']
+            segment['segment_id']: Segment(self._labels[segment['category_id']], bool(segment['iscrowd']))
+            for segment in self._segments[image['id']]
             if segment['category_id'] in self._labels
         }
-        path = self._path(annotation)
-        colours = mmcv.imfrombytes(get(path, backend_args=self.backend_args))
-        if colours is None:
-            raise BrokenDataError(f'{path} cannot be decoded')
+        path = self._path(image)
         try:
-            return match_segments(rgb2id(colours[..., ::-1]), true, prediction, segments)
+            truth = read_segment_map(path, (image['width'], image['height']), self.backend_args)
+        except BrokenImageError as error:
+            raise BrokenDataError(str(error)) from error
+        try:
+            return match_segments(truth, true, prediction, segments)
         except ValueError as error:
             raise BrokenDataError(f'{path}: {error}') from error
 
-    def _write(self, annotation: dict, prediction: np.ndarray, segments: dict[int, Segment]) -> dict[str, Any]:
+    def _write(self, image: dict, prediction: np.ndarray, segments: dict[int, Segment]) -> dict[str, Any]:
         """Write a PNG in which segments are numbered from 1, and return its entry in the JSON."""
-        colours = np.zeros_like(prediction)
-        infos = []
+        numbers = np.zeros_like(prediction)
+        entries = []
         for number, (value, segment) in enumerate(segments.items(), 1):
             mask = prediction == value
-            colours[mask] = number
-            info = self._label_infos[segment.label]
-            infos.append({'id': number, 'category_id': info['id'], 'isthing': info['isthing'], 'area': int(mask.sum())})
-        path = Path(f'{self.outfile_prefix}.panoptic', annotation['file_name'])
-        mmcv.imwrite(id2rgb(colours)[..., ::-1], str(path))
-        return {'image_id': annotation['image_id'], 'file_name': annotation['file_name'], 'segments_info': infos}
+            numbers[mask] = number
+            info = self._infos[segment.label]
+            entries.append(
+                {'id': number, 'category_id': info['id'], 'isthing': info['isthing'], 'area': int(mask.sum())}
+            )
+        name = image.get('segment_map', Path(image['file_name']).with_suffix('.png').as_posix())
+        mmcv.imwrite(id2rgb(numbers)[..., ::-1], str(Path(f'{self.outfile_prefix}.panoptic', name)))
+        return {'image_id': image['id'], 'file_name': name, 'segments_info': entries}
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Sum up the counts of all images; by name."""
@@ -203,8 +180,8 @@ class PanopticMetric(BaseMetric):
         for stat, _ in results:
             total += stat
         kinds = {'All': None, 'Things': True, 'Stuff': False}
-        averages = {name: total.pq_average(self._label_infos, isthing)[0] for name, isthing in kinds.items()}
-        each = total.pq_average(self._label_infos, None)[1]
-        by_name = {self._label_infos[label]['name']: quality for label, quality in each.items()}
+        averages = {name: total.pq_average(self._infos, isthing)[0] for name, isthing in kinds.items()}
+        each = total.pq_average(self._infos, None)[1]
+        by_name = {self._infos[label]['name']: quality for label, quality in each.items()}
         print_panoptic_table(averages, by_name if self.classwise else None, logger=logger)
         return parse_pq_results(averages)

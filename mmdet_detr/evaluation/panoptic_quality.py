@@ -26,7 +26,7 @@ def match_segments(
 
     Args:
         truth: ids (H, W). A pixel whose id is not in ``true`` is VOID.
-        true: the segments by id; one without a pixel is not counted.
+        true: the segments by id; one without a pixel counts as missed, as in panopticapi.
         prediction: ids (H, W). A pixel whose id is not in ``predicted`` belongs to no segment.
         predicted: the segments by id.
 
@@ -59,7 +59,8 @@ def match_segments(
     for row, column in zip(*matched.nonzero(), strict=True):
         stat[labels[column].item()].tp += 1
         stat[labels[column].item()].iou += iou[row, column].item()
-    for label in true_labels[missed].tolist():
+    without_pixels = [true[i].label for i in true.keys() - set(np.unique(truth).tolist()) if not true[i].is_crowd]
+    for label in true_labels[missed].tolist() + without_pixels:
         stat[label].fn += 1
     for label in labels[wrong].tolist():
         stat[label].fp += 1

@@ -49,7 +49,8 @@ A, B, CROWD_A = Segment(0), Segment(1), Segment(0, is_crowd=True)
         # nothing found, nothing there, segments without a pixel
         ('1122', {1: A, 2: B}, '0000', {}, (0, 0, 0, 1), (0, 0, 0, 1)),
         ('0000', {}, '1122', {1: A, 2: B}, (0, 0, 0, 0), (0, 0, 0, 0)),
-        ('1111', {1: A, 5: B}, '1111', {1: A, 6: B}, (1.0, 1, 0, 0), (0, 0, 0, 0)),
+        ('1111', {1: A, 5: B}, '1111', {1: A, 6: B}, (1.0, 1, 0, 0), (0, 0, 0, 1)),
+        ('1111', {1: B, 5: CROWD_A}, '1111', {1: B, 6: A}, (0, 0, 0, 0), (1.0, 1, 0, 0)),
     ],
 )
 def test_by_hand(truth, true, prediction, predicted, of_a, of_b):
