@@ -4,6 +4,8 @@ compat.requirements: pip cannot ask for "OneDL's mmdet or OpenMMLab's", and mmen
     Until one of the two stacks is no longer supported, and mmengine shows the ImportError.
 compat.missing_ops: mmdet imports mmcv.ops for every model, and fails if mmcv has no compiled operators.
     Until mmdet guards each of these imports (OneDL: all but roi_extractors/base_roi_extractor.py).
+compat.missing_panopticapi: mmdet reads and evaluates panoptic data with panopticapi, which is not on PyPI.
+    Until panopticapi is on PyPI, or mmdet has its own PQStat.
 compat.late_imports: transformers, imgaug and imagecorruptions are imported at every start: 2 of 5 CPU seconds.
     Until mmengine and mmdet import these packages where they use them.
 compat.cpu_ranks: mmengine's launchers call torch.cuda and hand device numbers to the model, without a GPU too.

@@ -23,8 +23,10 @@ def require_mmdet() -> None:
     try:
         import_late()
         from .missing_ops import stand_in_for_missing_ops
+        from .missing_panopticapi import stand_in_for_panopticapi
 
         stand_in_for_missing_ops()
+        stand_in_for_panopticapi()
         importlib.import_module('mmcv.ops')  # operators compiled for another torch fail here, not inside mmengine
         mmdet = importlib.import_module('mmdet')
         major, minor = (int(part) for part in mmdet.__version__.split('.')[:2])

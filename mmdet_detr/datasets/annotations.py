@@ -13,6 +13,7 @@ from .problems import Kind, Problem, short
 Document = dict[str, Any]
 LISTS = ('images', 'annotations', 'categories')
 FLAGS = ('iscrowd', 'ignore')
+FARTHEST_CORNER = 1e6  # pixels; pycocotools draws every pixel of an edge, also outside the image
 
 
 class AnnotationError(ConfigError):
@@ -61,34 +62,38 @@ def check_annotations(document: Document, allow_outside: bool = False) -> tuple[
         an ``iscrowd``, and the problems in the order of the file.
     """
     problems: list[Problem] = []
-
-    def sound(name: str, check: Callable[[dict], Iterator[Problem]]) -> list[dict]:
-        kept = []
-        for i, entry in enumerate(document[name]):
-            if isinstance(entry, dict):
-                found = list(check(entry))
-            else:
-                found = [Problem(Kind.NO_OBJECT, f'a {type(entry).__name__}')]
-            problems.extend(replace(problem, place=name, index=i) for problem in found)
-            if not any(problem.fatal for problem in found):
-                kept.append(entry)
-        return kept
-
-    categories = sound('categories', _Categories(document))
-    images = sound('images', _Images(allow_outside))
+    categories = sound_entries(document['categories'], 'categories', CategoryCheck(document), problems)
+    images = sound_entries(document['images'], 'images', ImageCheck(allow_outside), problems)
     sizes = {image['id']: (image['width'], image['height']) for image in images}
-    annotations = sound('annotations', _Annotations(sizes, categories))
+    annotations = sound_entries(document['annotations'], 'annotations', _Annotations(sizes, categories), problems)
     problems += check_corners(annotations, sizes)
     completed = [_completed(entry, i, sizes[entry['image_id']]) for i, entry in enumerate(annotations, 1)]
     return {**document, 'images': images, 'categories': categories, 'annotations': completed}, problems
 
 
-def check_classes(document: Document, classes: Sequence[str]) -> list[Problem]:
+def sound_entries(
+    entries: list, place: str, check: Callable[[dict], Iterator[Problem]], problems: list[Problem]
+) -> list[dict]:
+    """The entries of a list in which a check finds nothing fatal; all that it finds is appended to ``problems``."""
+    kept = []
+    for i, entry in enumerate(entries):
+        if isinstance(entry, dict):
+            found = list(check(entry))
+        else:
+            found = [Problem(Kind.NO_OBJECT, f'a {type(entry).__name__}')]
+        problems.extend(replace(problem, place=place, index=i) for problem in found)
+        if not any(problem.fatal for problem in found):
+            kept.append(entry)
+    return kept
+
+
+def check_classes(document: Document, classes: Sequence[str], in_order: bool = True) -> list[Problem]:
     """Find classes that would get the labels of others, since mmdet numbers them in the order of the file.
 
     Args:
         document: a document of :func:`check_annotations`.
         classes: names of the classes in the order of their labels.
+        in_order: whether the file has to list them in this order.
 
     Returns:
         One problem at most; it is fatal.
@@ -99,7 +104,7 @@ def check_classes(document: Document, classes: Sequence[str]) -> list[Problem]:
     if missing:
         kind = Kind.NO_CLASS if len(missing) == len(classes) else Kind.MISSING_CLASS
         return [Problem(kind, f'{_first(missing)}; the file has {_first(names)}', 'categories')]
-    if ordered != list(classes):
+    if in_order and ordered != list(classes):
         reason = f'the file has {_first(ordered)}, the config {_first(classes)}: labels get other names'
         return [Problem(Kind.CLASS_ORDER, reason, 'categories')]
     return []
@@ -114,7 +119,7 @@ def is_id(value: object) -> bool:
     return isinstance(value, int | str) and not isinstance(value, bool)
 
 
-def _is_text(value: object) -> bool:
+def is_text(value: object) -> bool:
     """Whether this is a string that can be written; JSON can hold others."""
     return isinstance(value, str) and value == value.encode(errors='replace').decode()
 
@@ -124,7 +129,9 @@ def missing_keys(entry: dict, *names: str) -> Iterator[Problem]:
     return (Problem(Kind.MISSING_KEY, name) for name in names if name not in entry)
 
 
-class _Categories:
+class CategoryCheck:
+    """Checks the categories of a file one by one; annotations tell which of two equal ones is used."""
+
     def __init__(self, document: Document) -> None:
         used = [e.get('category_id') for e in document['annotations'] if isinstance(e, dict)]
         self.used = set(filter(is_id, used))
@@ -136,7 +143,7 @@ class _Categories:
     def __call__(self, entry: dict) -> Iterator[Problem]:
         yield from missing_keys(entry, 'id', 'name')
         number, name = entry.get('id', 0), entry.get('name', '')
-        if not is_id(number) or not _is_text(name):
+        if not is_id(number) or not is_text(name):
             yield Problem(Kind.WRONG_TYPE, f'id {short(number)}, name {short(name)}')
             return
         # Some tools write a root category without boxes that has the name of a class.
@@ -148,7 +155,9 @@ class _Categories:
             self.names.add(name)
 
 
-class _Images:
+class ImageCheck:
+    """Checks the images of a file one by one."""
+
     def __init__(self, allow_outside: bool) -> None:
         self.allow_outside = allow_outside
         self.ids: set[int | str] = set()
@@ -167,7 +176,7 @@ class _Images:
             length = entry.get(side, 1)
             if not is_finite(length) or length < 1 or length != int(length):
                 yield Problem(Kind.WRONG_TYPE, f'{side} {short(length)} is no number of pixels')
-        if not _is_text(name) or not name or '\0' in name:
+        if not is_text(name) or not name or '\0' in name:
             yield Problem(Kind.WRONG_TYPE, f'file_name {short(name)}')
             return
         if not self.allow_outside and leads_outside(name):
@@ -175,6 +184,15 @@ class _Images:
         if 'file_name' in entry and name in self.files:
             yield Problem(Kind.FILE_LISTED_TWICE, short(name))
         self.files.add(name)
+
+
+def check_flags(entry: dict, *names: str) -> Iterator[Problem]:
+    """A problem for each name whose value is no flag; a missing one counts as 0."""
+    for name in names:
+        if (value := entry.get(name)) in ('0', '1'):
+            yield Problem(Kind.TEXT_FLAG, f'{name} {short(value)}')
+        elif value not in (None, 0, 1):
+            yield Problem(Kind.WRONG_TYPE, f'{name} {short(value)} is not 0 or 1')
 
 
 def leads_outside(name: str) -> bool:
@@ -216,11 +234,7 @@ class _Annotations:
         category = entry['category_id']
         if not is_id(category) or category not in self.categories:
             yield Problem(Kind.UNKNOWN_CATEGORY, f'category_id {short(category)}')
-        for key in FLAGS:
-            if (value := entry.get(key)) in ('0', '1'):
-                yield Problem(Kind.TEXT_FLAG, f'{key} {short(value)}')
-            elif value not in (None, 0, 1):
-                yield Problem(Kind.WRONG_TYPE, f'{key} {short(value)} is not 0 or 1')
+        yield from check_flags(entry, *FLAGS)
         if 'area' in entry and not is_finite(entry['area']):
             yield Problem(Kind.WRONG_TYPE, f'area {short(entry["area"])}')
         elif entry.get('area', 1) <= 0:
@@ -233,17 +247,42 @@ class _Annotations:
 
 
 def _is_polygon(value: object) -> bool:
-    return isinstance(value, list) and len(value) >= 6 and len(value) % 2 == 0 and all(map(is_finite, value))
+    if not isinstance(value, list) or len(value) < 6 or len(value) % 2:
+        return False
+    return all(is_finite(number) and abs(number) < FARTHEST_CORNER for number in value)
 
 
 def _are_run_lengths(value: object, size: tuple[int, int]) -> bool:
-    """Whether these are run lengths of an image of (width, height); they are not decoded."""
+    """Whether these are run lengths of an image of (width, height)."""
     if not isinstance(value, dict) or value.get('size') != [size[1], size[0]]:
         return False
     counts = value.get('counts')
-    if isinstance(counts, list):
-        return all(isinstance(count, int) and count >= 0 for count in counts) and sum(counts) == size[0] * size[1]
-    return isinstance(counts, str)
+    if isinstance(counts, str):
+        counts = _run_lengths(counts)
+    if not isinstance(counts, list):
+        return False
+    return all(isinstance(count, int) and count >= 0 for count in counts) and sum(counts) == size[0] * size[1]
+
+
+def _run_lengths(text: str) -> list[int]:
+    """The lengths in COCO's compressed text, as ``rleFrString`` of pycocotools reads them, which trusts any text.
+
+    A character less 48 holds five bits of a number, the lowest first; its sixth bit says that the number goes on. From
+    the fourth on, numbers are differences to the length before the last one.
+    """
+    lengths: list[int] = []
+    number = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        number |= (bits & 0x1F) << shift
+        shift += 5
+        if bits & 0x20:
+            continue
+        if bits & 0x10:
+            number -= 1 << shift  # the sign
+        lengths.append(number + lengths[-2] if len(lengths) > 2 else number)
+        number = shift = 0
+    return lengths if shift == 0 else []
 
 
 def _sound_segmentation(value: object, size: tuple[int, int]) -> Any:

@@ -35,11 +35,13 @@ def evaluation_problems(document: Document, problems: list[Problem], classes: Se
         types = {type(entry.get('id')).__name__ for entry in document[name] if isinstance(entry, dict)}
         if len(types) > 1:
             found.append(Problem(Kind.WRONG_TYPE, f'ids of several types: {", ".join(sorted(types))}', name))
-    return found + [
-        replace(problem, evaluated=True)
-        for problem in problems
-        if problem.kind.ends_evaluation and not (problem.place == 'annotations' and problem.index in ignored)
-    ]
+    rest = [problem for problem in problems if not (problem.place == 'annotations' and problem.index in ignored)]
+    return found + ending_problems(rest)
+
+
+def ending_problems(problems: list[Problem]) -> list[Problem]:
+    """Those among the problems of training that end an evaluation, and are fatal there."""
+    return [replace(problem, evaluated=True) for problem in problems if problem.kind.ends_evaluation]
 
 
 def _of_annotation(entry: dict) -> Iterator[Problem]:

@@ -12,7 +12,8 @@ LEFT_OUT, USED, COUNTED, ENDS = 'left out', 'used', 'counted as it is', 'ends at
 class Kind(Enum):
     """One kind of problem: its name in reports, its level, what training does and what evaluation does.
 
-    Training is that of :class:`~mmdet_detr.datasets.RobustCocoDataset`, evaluation that of mmdet's ``CocoMetric``.
+    Training is that of :class:`~mmdet_detr.datasets.RobustCocoDataset`, evaluation that of mmdet's ``CocoMetric``. For
+    panoptic files, both are those of :class:`~mmdet_detr.datasets.PanopticDataset`.
     """
 
     NO_ANNOTATIONS = 'no annotations', ERROR, ENDS, ENDS
@@ -35,6 +36,13 @@ class Kind(Enum):
     NO_AREA = 'no area', WARNING, 'used with the area of its box', COUNTED
     TEXT_FLAG = 'text instead of 0 or 1', WARNING, 'used as the number', 'ends at its start for iscrowd'
     NO_SEGMENTATION = 'no segmentation', WARNING, 'box used; ignored where masks are trained', 'box counted'
+    NO_SEGMENTS = 'image without segments in the file', ERROR, LEFT_OUT, ENDS
+    SECOND_ANNOTATION = 'second annotation of an image', ERROR, LEFT_OUT, ENDS
+    DUPLICATE_SEGMENT = 'duplicate segment id', ERROR, LEFT_OUT, ENDS
+    SEGMENT_BOX = 'box of a segment', WARNING, 'box of its mask', COUNTED
+    SEGMENT_WITHOUT_PIXELS = 'segment without a pixel', ERROR, LEFT_OUT, 'counted as not found'
+    UNLISTED_PIXELS = 'pixels of no segment', WARNING, 'belong to no object', COUNTED
+    THING_OR_STUFF = 'thing or stuff', ERROR, ENDS, ENDS
     NO_CLASS = 'no class of the config', ERROR, ENDS, ENDS
     MISSING_CLASS = 'class not in the file', ERROR, ENDS, ENDS
     CLASS_ORDER = 'order of the classes', ERROR, ENDS, ENDS

@@ -76,26 +76,33 @@ class RobustCocoDataset(CocoDataset):
     # CocoDataset calls this name with a path.
     def COCOAPI(self, path: str) -> COCO:
         """Index the sound entries of a file."""
-        given = read_annotations(path, labelled=not self.test_mode)
-        document, self.problems = check_annotations(given, self.allow_outside)
-        self._report(document)
-        if not self.test_mode or self.evaluated:
-            for problem in check_classes(document, self.metainfo['classes']):
-                raise BrokenDataError(f'{self.ann_file}: {problem}')
-        if self.test_mode and self.evaluated:
-            self._require_ground_truth(given)
         coco = COCO()
-        coco.dataset = document
+        coco.dataset = self._read(path)
         coco.createIndex()
         coco.img_ann_map, coco.cat_img_map = coco.imgToAnns, coco.catToImgs
         return coco
 
-    def _require_ground_truth(self, given: Document) -> None:
-        found = evaluation_problems(given, self.problems, self.metainfo['classes'])
+    def _read(self, path: str) -> Document:
+        """The sound entries of a file, after a report of the others."""
+        given = read_annotations(path, labelled=not self.test_mode)
+        document, self.problems = check_annotations(given, self.allow_outside)
+        self._report(document)
+        classes = self.metainfo['classes']
+        if not self.test_mode or self.evaluated:
+            self._require_none(check_classes(document, classes))
+        if self.test_mode and self.evaluated:
+            self._require_ground_truth(given, evaluation_problems(given, self.problems, classes))
+        return document
+
+    def _require_none(self, problems: list[Problem]) -> None:
+        for problem in problems:
+            raise BrokenDataError(f'{self.ann_file}: {problem}')
+
+    def _require_ground_truth(self, given: Document, found: list[Problem]) -> None:
         fatal = [problem for problem in found if problem.fatal]
         if fatal:
             raise BrokenDataError(
-                f'{self.ann_file} cannot be evaluated by pycocotools: {summary(fatal)}; the first: '
+                f'{self.ann_file} cannot be evaluated: {summary(fatal)}; the first: '
                 f'{fatal[0]}. {CLEAN}evaluated=False is for evaluators that do not read it'
             )
         for problem in found:
@@ -110,7 +117,7 @@ class RobustCocoDataset(CocoDataset):
         for problem in self.problems[:SHOWN]:
             warn(f'{self.ann_file}: {problem}')
         for name in ('images', 'annotations'):
-            lost = len({problem.index for problem in self.problems if problem.fatal and problem.place == name})
+            lost = len({(p.place, p.index) for p in self.problems if p.fatal and p.place.startswith(name)})
             share = lost / max(1, lost + len(document[name]))
             if share > self.max_broken:
                 raise BrokenDataError(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from mmcv.transforms import BaseTransform
 from mmdet.datasets.transforms import Resize
+from mmdet.structures.mask import BitmapMasks
 
 from ..registry import TRANSFORMS
 
@@ -24,11 +25,26 @@ def official_size(width: int, height: int, shortest: int, longest: int | None) -
     return int(shortest * width / height), shortest
 
 
+def resize_nearest(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize masks or label maps (..., H, W) to a size (height, width), as the official code resizes masks.
+
+    That is PyTorch's ``interpolate(mode='nearest')``: pixel i is the pixel floor(i * input / output) of the input, in
+    float32. OpenCV and PIL take others.
+    """
+    for axis, length in ((-1, size[1]), (-2, size[0])):  # rows last, since whole rows are copied fast
+        given = pixels.shape[axis]
+        scale = np.float32(given) / np.float32(length)
+        indices = (np.arange(length, dtype=np.float32) * scale).astype(np.int64)
+        pixels = pixels.take(np.minimum(indices, given - 1), axis)
+    return pixels
+
+
 @TRANSFORMS.register_module()
 class ShortestSideResize(BaseTransform):
     """Resize an image so that its shorter side gets a length drawn from a list, with PIL's anti-aliased bilinear.
 
-    Boxes, masks and segmentation maps follow as in mmdet's ``Resize``.
+    Bitmap masks and segmentation maps follow by the official rule (:func:`resize_nearest`), boxes and polygons as in
+    mmdet's ``Resize``.
 
     Args:
         sizes: lengths of the shorter side in pixels to draw from; one length for testing.
@@ -51,7 +67,15 @@ class ShortestSideResize(BaseTransform):
         height, width = results['img'].shape[:2]
         shortest = self.sizes[np.random.randint(len(self.sizes))]
         self.resize.scale = official_size(width, height, shortest, self.longest)
-        return self.resize(results)
+        bitmaps = {'gt_seg_map': results.pop('gt_seg_map', None)}
+        if isinstance(results.get('gt_masks'), BitmapMasks):
+            bitmaps['gt_masks'] = results.pop('gt_masks').masks
+        results = self.resize(results)
+        size = results['img_shape']
+        resized = {key: resize_nearest(pixels, size) for key, pixels in bitmaps.items() if pixels is not None}
+        if 'gt_masks' in resized:
+            resized['gt_masks'] = BitmapMasks(resized['gt_masks'], *size)
+        return {**results, **resized}
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(sizes={self.sizes}, longest={self.longest})'

@@ -1,0 +1,53 @@
+"""CocoMetric that maps labels to categories by name."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from mmdet.evaluation import CocoMetric as MMDetCocoMetric
+
+from ..errors import ConfigError
+from ..registry import METRICS
+
+
+@METRICS.register_module()
+class CocoMetric(MMDetCocoMetric):
+    """mmdet's ``CocoMetric``, for which the i-th label is the i-th class whatever the order of the file's categories.
+
+    mmdet takes the file's categories that have the name of a class, in the order of the file. The result is wrong where
+    the order of the classes is another one, and where the file has stuff before things.
+
+    Of a data set with ``thing_classes``, only things are evaluated: ``pred_instances`` of a panoptic model holds no
+    stuff, and COCO's instance files have none.
+
+    Args:
+        args, kwargs: arguments of mmdet's ``CocoMetric``.
+
+    Raises:
+        ConfigError: the file has no category of the name of a class, or a class of things comes after stuff.
+    """
+
+    @MMDetCocoMetric.dataset_meta.setter
+    def dataset_meta(self, meta: dict[str, Any]) -> None:
+        self._dataset_meta = meta
+        if self._coco_api is None:  # mmdet writes a file in the order of the labels
+            return
+        classes = [name for name in meta['classes'] if name in meta.get('thing_classes', meta['classes'])]
+        if classes != list(meta['classes'][: len(classes)]):
+            raise ConfigError(f'classes has stuff before the last of thing_classes: {", ".join(meta["classes"])}')
+        used = self._coco_api.catToImgs  # some tools write a root category without boxes that has the name of a class
+        categories = sorted(self._coco_api.dataset['categories'], key=lambda category: category['id'] in used)
+        ids = {category['name']: category['id'] for category in categories}
+        missing = [name for name in classes if name not in ids]
+        if missing:
+            raise ConfigError(f'the annotation file of CocoMetric has no category {", ".join(missing)}')
+        self.cat_ids = sorted(ids[name] for name in classes)  # pycocotools sorts them, and mmdet's tables need the same
+        self._positions = np.array([self.cat_ids.index(ids[name]) for name in classes], dtype=np.int64)
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Take over the predictions of a batch, with labels as positions in ``cat_ids``."""
+        super().process(data_batch, data_samples)
+        if self._coco_api is None:
+            return
+        for _, result in self.results[-len(data_samples) :]:
+            result['labels'] = self._positions[result['labels']]
