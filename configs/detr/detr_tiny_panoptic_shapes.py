@@ -24,7 +24,7 @@ metainfo = dict(
 )
 train_pipeline = [
     _base_.train_pipeline[0],
-    dict(type='mmdet_detr.LoadPanopticSegments'),
+    dict(type='mmdet_detr.LoadPanopticSegments', box_from='json'),
     *_base_.train_pipeline[2:],
 ]
 test_pipeline = [_base_.test_pipeline[0], _base_.test_pipeline[-1]]  # images alone
