@@ -1,0 +1,113 @@
+"""Train a small DETR with masks on two photographs of COCO until it knows them by heart: does everything fit together?
+
+    python benchmarks/overfit_masks.py FOLDER [--iterations 1500] [--side 640] [--threads 2] [--out benchmarks/results]
+
+FOLDER is `sample_data` of the COCO panoptic API: panoptic_examples.json, PNGs in panoptic_examples, photographs in
+input_images. Data set, training, prediction (a padded batch of both), metric and pictures are those of the configs.
+Writes overfit_masks.json (PQ after each part of the training) and a picture of truth and prediction.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from PIL import Image
+from training import ROOT, quietly, runner_of
+
+from mmdet_detr.speed.machine import machine
+
+BASE = ROOT / 'configs' / 'detr' / 'detr_tiny_panoptic_shapes.py'
+VALIDATIONS = 10
+QUERIES = 100
+
+
+def config_for(folder: Path, side: int, work_dir: Path) -> Config:
+    """The demonstration's network with COCO's classes, on the photographs with a longer side of so many pixels."""
+    config = Config.fromfile(BASE)
+    model = config.model
+    model.neck.num_queries = model.test_cfg.max_per_img = QUERIES
+    model.bbox_head.num_classes, model.mask_head.num_things_classes = 133, 80
+    model.bbox_head.training_queries = model.bbox_head.training_queries[1:]  # denoising alone
+    resize = {'type': 'mmdet_detr.ShortestSideResize', 'sizes': [side], 'longest': side}
+    for loader, batch in ((config.train_dataloader, 2), (config.val_dataloader, 2)):
+        loader.batch_size = batch
+        dataset = loader.dataset
+        dataset.pop('metainfo')  # COCO's
+        dataset.data_root, dataset.ann_file = f'{folder}/', 'panoptic_examples.json'
+        dataset.data_prefix = {'img': 'input_images/', 'seg': 'panoptic_examples/'}
+    load, *_, pack = config.train_pipeline
+    segments = {'type': 'mmdet_detr.LoadPanopticSegments', 'box_from': 'json'}
+    config.train_dataloader.dataset.pipeline = [load, segments, resize, pack]
+    config.val_dataloader.dataset.pipeline = [config.test_pipeline[0], resize, config.test_pipeline[-1]]
+    config.val_evaluator = {'type': 'mmdet_detr.PanopticMetric', 'ann_file': f'{folder}/panoptic_examples.json'}
+    config.test_dataloader, config.test_evaluator = config.val_dataloader, config.val_evaluator
+    config.default_hooks.visualization = {
+        'type': 'DetVisualizationHook',
+        'draw': True,
+        'interval': 1,
+        'test_out_dir': 'pictures',
+    }
+    return config
+
+
+def picture(folder: Path, path: Path) -> None:
+    """Pictures of a run, one below the other."""
+    images = [Image.open(file) for file in sorted(folder.rglob('pictures/*'))]
+    width = max(image.width for image in images)
+    page = Image.new('RGB', (width, sum(image.height for image in images)), 'white')
+    top = 0
+    for image in images:
+        page.paste(image, (0, top))
+        top += image.height
+    page.thumbnail((1600, 1600))
+    page.save(path, quality=85)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('folder', type=Path, help="the COCO panoptic API's sample_data")
+    parser.add_argument('--iterations', type=int, default=1500, help='of both photographs (default: 1500)')
+    parser.add_argument('--side', type=int, default=640, help='longer side of the images in pixels (default: 640)')
+    parser.add_argument('--threads', type=int, default=2, help='(default: 2)')
+    parser.add_argument('--out', type=Path, default=ROOT / 'benchmarks' / 'results', help='folder of the results')
+    parser.add_argument('--work-dir', type=Path, default=ROOT / 'work_dirs' / 'overfit_masks', help='log and pictures')
+    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='options of the config')
+    arguments = parser.parse_args()
+    if not (arguments.folder / 'panoptic_examples.json').exists():
+        sys.exit(f'overfit_masks.py: {arguments.folder} has no panoptic_examples.json')
+    torch.set_num_threads(arguments.threads)
+    config = config_for(arguments.folder.resolve(), arguments.side, arguments.work_dir)
+    for option in arguments.cfg_options:
+        key, value = option.split('=', 1)
+        config.merge_from_dict({key: json.loads(value)})
+    config.train_cfg.val_interval = max(1, arguments.iterations // VALIDATIONS)
+    start = time.monotonic()
+
+    def show(iteration: int) -> None:
+        if iteration % 10 == 0:
+            print(f'{iteration} of {arguments.iterations}, {time.monotonic() - start:.0f} s', end='\r', file=sys.stderr)
+
+    runner = runner_of('masks', config, 0, arguments.iterations, arguments.work_dir, show)
+    quietly(runner.train)
+    minutes = (time.monotonic() - start) / 60
+    metrics = quietly(runner.test)
+    values = {name: float(np.round(value, 2)) for name, value in metrics.items()}
+    results = {
+        'command': f'python benchmarks/overfit_masks.py sample_data {" ".join(sys.argv[2:])}'.strip(),
+        'machine': machine('cpu'),
+        'minutes': round(minutes, 1),
+        **values,
+    }
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / 'overfit_masks.json').write_text(json.dumps(results, indent=1) + '\n')
+    picture(Path(config.work_dir), arguments.out / 'overfit_masks.jpg')
+    print(json.dumps(results, indent=1))
+
+
+if __name__ == '__main__':
+    main()
