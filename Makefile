@@ -6,6 +6,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 MIM := PATH="$(BIN):$$PATH" $(BIN)/mim
 DEMO := work_dirs/demo
 DEMO_CONFIG := configs/detr/detr_tiny_shapes.py
+PANOPTIC_CONFIG := configs/detr/detr_tiny_panoptic_shapes.py
 OPS := $(CURDIR)/.venv-ops/bin
 OPENMMLAB := $(CURDIR)/.venv-openmmlab/bin
 # One worker a core of a small machine, each with one thread. An idle worker takes tests over from the other.
@@ -13,7 +14,7 @@ PARALLEL := -n 2 --dist worksteal
 # mmcv with its compiled operators, by the versions that it was compiled for; the folder may go at any time.
 WHEELS := $(HOME)/.cache/mmdet_detr/wheels
 
-.PHONY: help setup demo test test-all coverage lint format ops test-ops test-openmmlab clean
+.PHONY: help setup demo demo-panoptic test test-all coverage lint format ops test-ops test-openmmlab clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -37,6 +38,13 @@ demo: setup data/shapes/annotations/panoptic_val.json  ## train, test and draw o
 	$(MIM) train mmdet_detr $(DEMO_CONFIG) --gpus 0 --work-dir $(DEMO)
 	$(MIM) test mmdet_detr $(DEMO_CONFIG) --gpus 0 --checkpoint $$(cat $(DEMO)/last_checkpoint) --work-dir $(DEMO)
 	$(MIM) run mmdet_detr report $(DEMO)
+
+demo-panoptic: setup data/shapes/annotations/panoptic_val.json  ## the same with masks, about 9 minutes
+	rm -rf $(DEMO)-panoptic
+	$(MIM) train mmdet_detr $(PANOPTIC_CONFIG) --gpus 0 --work-dir $(DEMO)-panoptic
+	$(MIM) test mmdet_detr $(PANOPTIC_CONFIG) --gpus 0 --checkpoint $$(cat $(DEMO)-panoptic/last_checkpoint) \
+		--work-dir $(DEMO)-panoptic
+	$(MIM) run mmdet_detr report $(DEMO)-panoptic
 
 test: setup  ## the tests but the slow ones and those that need operators
 	$(BIN)/pytest $(PARALLEL)

@@ -197,18 +197,16 @@ class MaskHead(BaseModule):
             batch_data_samples: with ``gt_instances.masks`` (``BitmapMasks``) in the size of each image.
         """
         matched = matched_masks(output.hidden, matches, batch_data_samples)
-        if not len(matched.hidden):  # Zeros that stay in the graph, so that every parameter gets a gradient.
-            zero = torch.stack([parameter.sum() for parameter in self.parameters()]).sum() * 0
-            return {'loss_mask': zero, 'loss_dice': zero}
         return self.mask_loss(self(self.share(feats, output), matched.hidden, matched.images), matched)
 
     def queries(self, shared: Shared, hidden: Tensor, image: int, queries: Tensor) -> Tensor:
         """Mask logits (N, H, W) of some queries (N,) of an image, a few at a time."""
-        parts = [
-            self(shared, hidden[image, part], part.new_full(part.shape, image))
-            for part in queries.split(QUERIES_AT_ONCE)
-        ]
-        return torch.cat(parts) if parts else shared.adapted[-1].new_zeros(0, *shared.adapted[-1].shape[2:])
+        return torch.cat(
+            [
+                self(shared, hidden[image, part], part.new_full(part.shape, image))
+                for part in queries.split(QUERIES_AT_ONCE)
+            ]
+        )
 
     def predict(
         self,

@@ -80,7 +80,7 @@ class MaskLoss(nn.Module):
         self.loss_dice = MMDET_MODELS.build(loss_dice)
 
     def forward(self, logits: Tensor, matched: Matched) -> dict[str, Tensor]:
-        """Weighted scalars ``loss_mask`` and ``loss_dice``.
+        """Weighted scalars ``loss_mask`` and ``loss_dice``; zeros that stay in the graph where there is no object.
 
         Args:
             logits: (N, H, W) of the matched queries.

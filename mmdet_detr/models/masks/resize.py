@@ -34,7 +34,7 @@ def instance_masks(logits: Tensor, input_size: Size, image_size: Size, size: Siz
     parts = [enlarged(part, input_size, image_size) > 0 for part in logits.split(MASKS_AT_ONCE)]
     if size != image_size:
         parts = [F.interpolate(part[:, None].to(torch.uint8), size)[:, 0].bool() for part in parts]
-    return torch.cat(parts) if parts else torch.zeros(0, *size, dtype=torch.bool, device=logits.device)
+    return torch.cat(parts)
 
 
 def nearest_by_centre(length: int, size: int) -> np.ndarray:
