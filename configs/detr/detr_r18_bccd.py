@@ -29,7 +29,7 @@ train_cfg = dict(max_iters=max_iters, val_interval=500)
 optim_wrapper = dict(
     constructor='mmdet_detr.MuonConstructor',
     optimizer=dict(type='mmdet_detr.Muon', lr=1e-3),
-    muon=dict(lr=0.014),
+    muon=dict(lr=0.01),
 )
 warmup = max_iters // 10
 param_scheduler = [
