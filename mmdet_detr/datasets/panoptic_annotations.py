@@ -194,7 +194,7 @@ class _Segments:
             return
         number, category = entry['id'], entry['category_id']
         if not isinstance(number, int) or isinstance(number, bool) or not 0 < number < COLOURS:
-            yield Problem(Kind.WRONG_TYPE, f'id {short(number)} is no colour but VOID')
+            yield Problem(Kind.WRONG_TYPE, f'id {short(number)} is no number of 1 to {COLOURS - 1}')
             return
         if number in self.ids:
             yield Problem(Kind.DUPLICATE_SEGMENT, str(number))
