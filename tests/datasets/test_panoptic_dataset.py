@@ -5,12 +5,15 @@ import logging
 
 import numpy as np
 import pytest
+from helpers import ROOT
 from mmdet.registry import DATASETS
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from panoptic_files import CAR, CLASSES, PERSON, ROAD, SEGMENTS, SKY, colours, document, write, write_json
 from PIL import Image
 
 from mmdet_detr.datasets import BrokenDataError
+from mmdet_detr.datasets.load_panoptic_segments import mask_boxes
 from mmdet_detr.errors import ConfigError
 
 PIPELINE = [{'type': 'LoadImageFromFile'}, {'type': 'mmdet_detr.LoadPanopticSegments'}, {'type': 'PackDetInputs'}]
@@ -116,7 +119,7 @@ def test_keys_that_may_be_missing(folder, log):
     for category in given['categories']:
         del category['isthing']
     write_json(folder, given)
-    with pytest.raises(BrokenDataError, match='thing or stuff: person has no isthing of 0 or 1; put it into thing_'):
+    with pytest.raises(BrokenDataError, match=r'thing or stuff: no isthing of 0 or 1, .*: person, car, sky, road'):
         dataset(folder)
     data = dataset(folder, metainfo={'classes': CLASSES, 'thing_classes': ('person', 'car')})
     assert data[1]['data_samples'].gt_instances.bboxes.tensor.tolist()[0] == [2, 1, 3, 3]
@@ -131,8 +134,14 @@ def test_keys_that_may_be_missing(folder, log):
     [
         ({'classes': ('person', 'bus')}, 'class not in the file: bus; the file has road, car, person, sky'),
         ({'classes': ('bus',)}, 'no class of the config: bus; the file has road, car, person, sky'),
-        ({'classes': ('sky', 'person')}, 'sky is stuff and comes before the thing person; put things first'),
-        ({'classes': CLASSES, 'thing_classes': ('sky',)}, 'person: isthing 1 in the file, stuff in metainfo'),
+        (
+            {'classes': ('sky', 'person')},
+            'things come first in classes of metainfo, and sky is stuff before the thing person',
+        ),
+        (
+            {'classes': CLASSES, 'thing_classes': ('sky',)},
+            'isthing is the opposite of what metainfo says: person, car, sky',
+        ),
     ],
 )
 @pytest.mark.parametrize('test_mode', [False, True])
@@ -220,23 +229,76 @@ def test_filters_look_at_all_segments(folder):
     assert [data.get_data_info(i)['img_id'] for i in range(len(data))] == [11]
 
 
-def test_augmentation_carries_masks_along(folder):
-    """In a flipped, cropped and resized sample, every mask fills its box, and the pixels follow."""
-    augmented = [
-        *PIPELINE[:2],
-        {'type': 'RandomFlip', 'prob': 0.5},
-        {'type': 'RandomCrop', 'crop_type': 'absolute_range', 'crop_size': (3, 5), 'allow_negative_crop': True},
-        {'type': 'mmdet_detr.ShortestSideResize', 'sizes': [30], 'longest': None},
-        PIPELINE[2],
-    ]
-    data = dataset(folder, pipeline=augmented)
+CROP = {'type': 'RandomCrop', 'crop_type': 'absolute_range', 'crop_size': (3, 5), 'allow_negative_crop': True}
+
+
+def crop_at(data, size: tuple[int, int], place: tuple[int, int]):
+    """Let the RandomCrop of a data set take this size and place (y, x); gives the first sample."""
+    (crop,) = (step for step in data.pipeline.transforms if type(step).__name__ == 'RandomCrop')
+    crop._get_crop_size = lambda _: size
+    crop._rand_offset = lambda _: place
+    return data[0]
+
+
+def augmented(*steps) -> list[dict]:
+    return [*PIPELINE[:2], *steps, PIPELINE[2]]
+
+
+def test_a_crop_takes_away_what_has_no_box(folder):
+    """As in the official code, the box decides: one pixel of the person is left, and its box ends at it."""
+    objects = crop_at(dataset(folder, pipeline=augmented(CROP)), (3, 5), (0, 3))['data_samples'].gt_instances
+    assert objects.labels.tolist() == [1, 2]  # a car and the sky: the road is below
+    assert objects.bboxes.tensor.tolist() == [[2, 2, 3, 3], [0, 0, 4, 3]]
+    for mask, segment in zip(objects.masks, (CAR, SKY), strict=True):
+        np.testing.assert_array_equal(mask, SEGMENTS[:3, 3:] == segment)
+    json_boxes = [PIPELINE[0], {**PIPELINE[1], 'box_from': 'json'}, CROP, PIPELINE[2]]
+    objects = crop_at(dataset(folder, pipeline=json_boxes), (3, 5), (0, 3))['data_samples'].gt_instances
+    assert objects.labels.tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(objects.masks.masks[0], SEGMENTS[:3, 3:] == PERSON)
+
+
+def test_a_crop_without_objects(folder):
+    given = document()
+    given['annotations'][1]['segments_info'] = given['annotations'][1]['segments_info'][:1]
+    write_json(folder, given)
+    resize = {'type': 'mmdet_detr.ShortestSideResize', 'sizes': [4]}
+    sample = crop_at(dataset(folder, pipeline=augmented(CROP, resize)), (2, 3), (4, 5))
+    assert sample['inputs'].shape == (3, 4, 6)
+    assert sample['data_samples'].gt_instances.masks.masks.shape == (0, 4, 6)
+
+
+def test_flipped_and_resized_masks(folder):
+    steps = ({'type': 'RandomFlip', 'prob': 1.0}, {'type': 'mmdet_detr.ShortestSideResize', 'sizes': [12]})
+    objects = dataset(folder, pipeline=augmented(*steps))[0]['data_samples'].gt_instances
+    larger = np.kron(SEGMENTS[:, ::-1], np.ones((2, 2), dtype=int))
+    for mask, segment in zip(objects.masks, (PERSON, CAR, SKY, ROAD), strict=True):
+        np.testing.assert_array_equal(mask, larger == segment)
+    assert objects.bboxes.tensor.tolist() == [[10, 2, 12, 6], [4, 4, 6, 6], [2, 0, 16, 6], [2, 8, 16, 10]]
+
+
+def test_the_whole_augmentation(tmp_path):
+    """Boxes and masks stay together through the official augmentation of an image of ordinary size."""
+    segments = np.kron(SEGMENTS, np.ones((60, 60), dtype=int))
+    given = document(('a.jpg',))
+    given['images'][0].update(width=480, height=360)
+    for segment in given['annotations'][0]['segments_info']:
+        segment['bbox'] = [60 * side for side in segment['bbox']]
+    write(tmp_path, given)
+    colours(segments).save(tmp_path / 'maps' / 'map 10.png')
+    Image.new('RGB', (480, 360)).save(tmp_path / 'images' / 'a.jpg')
+    recipe = Config.fromfile(ROOT / 'configs' / '_base_' / 'detr_augmentation.py').detr_augmentation
+    data = dataset(tmp_path, pipeline=[*PIPELINE[:2], *recipe])
     np.random.seed(0)
-    counts = set()
-    for _ in range(40):
+    numbers = set()
+    for _ in range(8):
         sample = data[0]
         objects = sample['data_samples'].gt_instances
         masks = objects.masks.masks
         assert masks.shape == (len(objects.bboxes), *sample['inputs'].shape[1:])
+        assert masks.dtype == np.uint8
         assert masks.sum(0).max() <= 1
-        counts.add(len(masks))
-    assert len(counts) > 1  # crops take objects away
+        boxes, seen = mask_boxes(masks.astype(bool))
+        outside = (objects.bboxes.tensor.numpy() - boxes) * (1, 1, -1, -1)  # a crop leaves corners without pixels
+        assert outside[seen].max() <= 2 * max(sample['data_samples'].scale_factor)
+        numbers.add(len(masks))
+    assert len(numbers) > 1  # crops take objects away
