@@ -19,6 +19,7 @@ from mmdet_detr.models.matching.targets import Targets, targets_of
 
 ROOT = Path(__file__).parents[1]
 BCCD = ROOT.parent / 'shared' / 'data' / 'bccd'  # photographs, not part of the project
+PANOPTIC_SAMPLE = ROOT.parent / 'shared' / 'data' / 'coco_panoptic_sample' / 'sample_data'  # two photographs, likewise
 DETR_CONFIGS = sorted((ROOT / 'configs' / 'detr').glob('*.py'))
 
 

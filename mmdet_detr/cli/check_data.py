@@ -35,7 +35,7 @@ def main(args: argparse.Namespace) -> None:
         config = load_config(args.config, _overrides(args.cfg_options))
         model = config.get('model') or {}
         num_queries = num_queries_of(model)
-        reports = _check(config, _num_classes_of(model), num_queries, args.decode)
+        reports = _check(config, model, num_queries, args.decode)
         overlap = check_overlap(reports)
         _write_report(args.out, reports, overlap, num_queries)
         if args.clean:
@@ -67,8 +67,15 @@ def _num_classes_of(model: dict) -> int | None:
     return head.get('num_classes') if isinstance(head, dict) else None
 
 
-def _check(config: Config, num_classes: int | None, num_queries: int | None, decode: bool) -> list[SplitReport]:
+def _num_things_of(model: dict) -> int | None:
+    """The number of classes of things of a mask head, if the config has one that says it."""
+    head = model.get('mask_head')
+    return head.get('num_things_classes') if isinstance(head, dict) else None
+
+
+def _check(config: Config, model: dict, num_queries: int | None, decode: bool) -> list[SplitReport]:
     """Check every data set of a config, with a bar of progress for each."""
+    num_classes, num_things = _num_classes_of(model), _num_things_of(model)
     init_default_scope('mmdet')
     columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     reports = []
@@ -80,7 +87,7 @@ def _check(config: Config, num_classes: int | None, num_queries: int | None, dec
             def advance(done: int, total: int, task: TaskID = task) -> None:
                 progress.update(task, completed=done, total=total)
 
-            reports.append(check_split(source, num_classes, num_queries, decode, pool, advance))
+            reports.append(check_split(source, num_classes, num_queries, decode, pool, advance, num_things))
     return reports
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +14,11 @@ from ..datasets.annotations import (
     check_classes,
     read_annotations,
 )
-from ..datasets.ground_truth import evaluation_problems
+from ..datasets.ground_truth import ending_problems, evaluation_problems
 from ..datasets.images import BrokenImageError, decode, inspect_image
+from ..datasets.panoptic_annotations import check_panoptic, restore_panoptic, split_classes
 from ..datasets.problems import Kind, Problem
+from .segments import SegmentMaps
 from .sources import Source
 
 CHUNK = 64  # images that a worker takes at once
@@ -28,7 +30,8 @@ class SplitReport:
 
     Attributes:
         source: the data set.
-        clean: its annotation file without the entries that cannot be used.
+        clean: its annotation file without the entries that cannot be used; of a panoptic file, the list of segments
+            that :func:`~mmdet_detr.datasets.panoptic_annotations.check_panoptic` returns.
         problems: all that was found, in the order of the files.
         hashes: SHA-256 of the images that could be read, by file name.
     """
@@ -40,7 +43,7 @@ class SplitReport:
 
     @property
     def objects(self) -> Counter:
-        """Boxes of each image, by its id; without crowds and boxes to ignore, since no detector learns them."""
+        """Boxes of each image, by its id; without crowds and boxes to ignore, unless the file is panoptic."""
         counts = Counter({image['id']: 0 for image in self.clean['images']})
         counts.update(entry['image_id'] for entry, _ in self._trained())
         return counts
@@ -59,7 +62,7 @@ class SplitReport:
         """
         images = [image for image in self.clean['images'] if image['file_name'] in self.hashes]
         ids, classes = _of_one_type(images), _of_one_type(self.clean['categories'])
-        return {
+        clean = {
             **self.clean,
             'images': [{**image, 'id': ids[image['id']]} for image in images],
             'categories': [{**category, 'id': classes[category['id']]} for category in self.clean['categories']],
@@ -69,12 +72,14 @@ class SplitReport:
                 if entry['image_id'] in ids
             ],
         }
+        return clean if self.source.segment_maps is None else restore_panoptic(clean)
 
     def _trained(self) -> Iterator[tuple[dict, str]]:
         """Annotations that a detector learns, with the names of their classes."""
         known = {c['id']: c['name'] for c in self.clean['categories'] if c['name'] in self.source.classes}
+        panoptic = self.source.segment_maps is not None
         for entry in self.clean['annotations']:
-            if entry['category_id'] in known and not entry['iscrowd'] and not entry.get('ignore'):
+            if entry['category_id'] in known and (panoptic or not (entry['iscrowd'] or entry.get('ignore'))):
                 yield entry, known[entry['category_id']]
 
 
@@ -91,6 +96,7 @@ def check_split(
     decoding: bool,
     pool: Executor,
     advance: Callable[[int, int], None],
+    num_things: int | None = None,
 ) -> SplitReport:
     """Check one data set.
 
@@ -101,6 +107,7 @@ def check_split(
         decoding: whether to decode the images.
         pool: reads the images.
         advance: called with the number of images done, and of all.
+        num_things: thing classes of a panoptic model; None if its config does not say.
 
     Returns:
         The findings. An annotation file that cannot be read is one of the problems and raises no error.
@@ -110,13 +117,19 @@ def check_split(
     except AnnotationError as error:
         nothing: Document = {'images': [], 'annotations': [], 'categories': []}
         return SplitReport(source, nothing, [Problem(Kind.NO_ANNOTATIONS, str(error), source.ann_file)])
-    clean, problems = check_annotations(document, source.allow_outside)
-    if set(source.splits) != {'train'} and source.evaluated:
-        worse = evaluation_problems(document, problems, source.classes)
+    evaluated = set(source.splits) != {'train'} and source.evaluated
+    panoptic = source.segment_maps is not None
+    if panoptic:
+        labelled = 'train' in source.splits or (evaluated and bool(document['annotations']))
+        clean, problems = check_panoptic(document, source.allow_outside, labelled)
+    else:
+        clean, problems = check_annotations(document, source.allow_outside)
+    if evaluated:
+        worse = ending_problems(problems) if panoptic else evaluation_problems(document, problems, source.classes)
         known = set(worse)
         problems = worse + [problem for problem in problems if problem not in known]
     report = SplitReport(source, clean, problems)
-    problems += _check_classes(report, num_classes)
+    problems += _check_classes(report, num_classes, num_things)
     problems += _check_images(report, decoding, pool, advance)
     counts = report.objects
     empty = sum(count == 0 for count in counts.values())
@@ -133,9 +146,17 @@ def check_split(
     return report
 
 
-def _check_classes(report: SplitReport, num_classes: int | None) -> Iterator[Problem]:
+def _check_classes(report: SplitReport, num_classes: int | None, num_things: int | None) -> Iterator[Problem]:
     classes, where = report.source.classes, report.source.ann_file
-    yield from check_classes(report.clean, classes)
+    panoptic = report.source.segment_maps is not None
+    yield from check_classes(report.clean, classes, in_order=not panoptic)
+    if panoptic:
+        kinds = (report.source.thing_classes, report.source.stuff_classes)
+        things, _, found = split_classes(report.clean['categories'], classes, *kinds)
+        yield from found
+        if not found and num_things not in (None, len(things)):
+            reason = f'the model has {num_things}, the data set {len(things)} classes of things'
+            yield Problem(Kind.NUM_CLASSES, reason, where)
     if num_classes is not None and num_classes != len(classes):
         yield Problem(Kind.NUM_CLASSES, f'the model has {num_classes}, the data set {len(classes)} classes', where)
     boxes = report.boxes
@@ -152,37 +173,39 @@ def _check_images(
     report: SplitReport, decoding: bool, pool: Executor, advance: Callable[[int, int], None]
 ) -> Iterator[Problem]:
     source, images = report.source, report.clean['images']
-    jobs = [(image['file_name'], image['width'], image['height']) for image in images]
-    chunks = [jobs[start : start + CHUNK] for start in range(0, len(jobs), CHUNK)]
+    chunks = [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
     done = 0
     by_hash: dict[str, list[str]] = defaultdict(list)
-    for results in pool.map(_read, chunks, [source] * len(chunks), [decoding] * len(chunks)):
-        for name, digest, reason in results:
-            if reason:
-                yield Problem(Kind.BROKEN_IMAGE, reason, str(Path(source.images) / name))
-            else:
+    maps = SegmentMaps(source.segment_maps, report.clean)
+
+    def read(chunk: list[dict]) -> list[tuple[str, str, list[Problem]]]:
+        return [(image['file_name'], *_read_one(image, source, decoding, maps)) for image in chunk]
+
+    for results in pool.map(read, chunks):
+        for name, digest, found in results:
+            yield from found
+            if not any(problem.kind is Kind.BROKEN_IMAGE for problem in found):
                 report.hashes[name] = digest
                 by_hash[digest].append(name)
         done += len(results)
-        advance(done, len(jobs))
+        advance(done, len(images))
+    maps.leave_out_empty(report.clean)
     for names in by_hash.values():
         if len(set(names)) > 1:
             yield Problem(Kind.SAME_IMAGE, ', '.join(names[:4]), source.ann_file)
 
 
-def _read(jobs: Iterable[tuple[str, int, int]], source: Source, decoding: bool) -> list[tuple[str, str, str]]:
-    """File name, SHA-256 and what is wrong, for each image of a chunk."""
-    return [(name, *_read_one(Path(source.images) / name, (w, h), source, decoding)) for name, w, h in jobs]
-
-
-def _read_one(path: Path, size: tuple[int, int], source: Source, decoding: bool) -> tuple[str, str]:
+def _read_one(image: dict, source: Source, decoding: bool, maps: SegmentMaps) -> tuple[str, list[Problem]]:
+    """SHA-256 of an image, and what is wrong with it and with its PNG of segments."""
+    path, digest, found = Path(source.images) / image['file_name'], '', []
     try:
-        inspect_image(path, source.max_pixels, size, source.ignore_orientation)
+        inspect_image(path, source.max_pixels, (image['width'], image['height']), source.ignore_orientation)
         if decoding:
             decode(path)
-        return hashlib.sha256(path.read_bytes()).hexdigest(), ''
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except (BrokenImageError, OSError) as error:
-        return '', str(error)
+        found.append(Problem(Kind.BROKEN_IMAGE, str(error), str(path)))
+    return digest, found + maps.problems(image, decoding)
 
 
 def check_overlap(reports: list[SplitReport]) -> list[Problem]:

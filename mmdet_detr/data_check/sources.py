@@ -11,6 +11,7 @@ from mmengine.config import Config
 
 from ..configs import dicts_in
 from ..datasets.images import MAX_PIXELS, is_local
+from ..datasets.panoptic_dataset import SPLIT, PanopticDataset
 from ..datasets.robust_coco_dataset import RobustCocoDataset
 from ..errors import ConfigError
 
@@ -28,6 +29,9 @@ class Source:
         max_pixels: more pixels than that count as broken.
         allow_outside: whether file names may lead out of the folder.
         evaluated: whether an evaluator reads the file in validation.
+        segment_maps: folder of the PNGs of a panoptic file; None for other files.
+        thing_classes: names of things in a panoptic config; None if it does not say.
+        stuff_classes: names of stuff, likewise.
     """
 
     splits: tuple[str, ...]
@@ -38,6 +42,9 @@ class Source:
     max_pixels: int = MAX_PIXELS
     allow_outside: bool = False
     evaluated: bool = True
+    segment_maps: str | None = None
+    thing_classes: tuple[str, ...] | None = None
+    stuff_classes: tuple[str, ...] | None = None
 
     @property
     def name(self) -> str:
@@ -83,14 +90,16 @@ def _key(dataset: dict[str, Any]) -> tuple:
     kind: Any = DATASETS.get(name) if isinstance(name, str) else name
     if kind is None or not issubclass(kind, CocoDataset) or not _reads_coco(kind):
         raise ConfigError(f'check_data reads COCO files, not those of a {name}')
-    root = dataset.get('data_root') or ''
-    paths = [dataset.get('ann_file') or '', (dataset.get('data_prefix') or {}).get('img') or '']
-    ann_file, images = (path if osp.isabs(path) or '://' in path else osp.join(root, path) for path in paths)
-    classes = kind._load_metainfo(dict(dataset.get('metainfo') or {})).get('classes', ())
-    loading: dict[str, Any] = next(
-        (step for step in dataset.get('pipeline', []) if 'LoadImage' in str(step.get('type'))), {}
-    )
-    for path, owner in ((ann_file, dataset), (images, loading)):
+    root, prefix = dataset.get('data_root') or '', dataset.get('data_prefix') or {}
+    panoptic = issubclass(kind, PanopticDataset)
+    if panoptic and prefix.get('seg') is None:
+        raise ConfigError("PanopticDataset needs data_prefix=dict(img=..., seg='folder of the PNGs')")
+    paths = [dataset.get('ann_file') or '', prefix.get('img') or '', prefix.get('seg') or '']
+    ann_file, images, maps = (path if osp.isabs(path) or '://' in path else osp.join(root, path) for path in paths)
+    metainfo = kind._load_metainfo(dict(dataset.get('metainfo') or {}))
+    classes = metainfo.get('classes', ())
+    loading, loading_maps = (_step(dataset, name) for name in ('LoadImage', 'LoadPanopticSegments'))
+    for path, owner in ((ann_file, dataset), (images, loading), (maps, loading_maps)):
         if not is_local(path, owner.get('backend_args')):
             raise ConfigError(f'check_data reads local files, and {path} is on another storage')
     return (
@@ -101,11 +110,21 @@ def _key(dataset: dict[str, Any]) -> tuple:
         dataset.get('max_pixels', MAX_PIXELS),
         dataset.get('allow_outside', False),
         dataset.get('evaluated', True),
+        *((maps, *(_names(metainfo.get(key)) for key in SPLIT)) if panoptic else ()),
     )
 
 
+def _step(dataset: dict[str, Any], name: str) -> dict[str, Any]:
+    """The first step of a pipeline with this in its name."""
+    return next((step for step in dataset.get('pipeline', []) if name in str(step.get('type'))), {})
+
+
+def _names(names: Any) -> tuple[str, ...] | None:
+    return None if names is None else tuple(names)
+
+
 def _reads_coco(kind: type[CocoDataset]) -> bool:
-    """Whether a data set reads plain COCO files; those of LVIS, Objects365 and panoptic labels do not."""
+    """Whether a data set reads COCO files as ours do; those of LVIS, Objects365 and CocoPanopticDataset do not."""
     as_it_is = kind.COCOAPI is CocoDataset.COCOAPI and kind.load_data_list is CocoDataset.load_data_list
     return as_it_is or issubclass(kind, RobustCocoDataset)
 

@@ -103,14 +103,15 @@ def check_classes(document: Document, classes: Sequence[str], in_order: bool = T
     ordered = [name for name in names if name in classes]
     if missing:
         kind = Kind.NO_CLASS if len(missing) == len(classes) else Kind.MISSING_CLASS
-        return [Problem(kind, f'{_first(missing)}; the file has {_first(names)}', 'categories')]
+        return [Problem(kind, f'{first_names(missing)}; the file has {first_names(names)}', 'categories')]
     if in_order and ordered != list(classes):
-        reason = f'the file has {_first(ordered)}, the config {_first(classes)}: labels get other names'
+        reason = f'the file has {first_names(ordered)}, the config {first_names(classes)}: labels get other names'
         return [Problem(Kind.CLASS_ORDER, reason, 'categories')]
     return []
 
 
-def _first(names: Sequence[str]) -> str:
+def first_names(names: Sequence[str]) -> str:
+    """At most eight of some names, for a message."""
     return ', '.join([*names[:8], *(['...'] if len(names) > 8 else [])])
 
 

@@ -10,6 +10,7 @@ from .annotations import (
     Document,
     ImageCheck,
     check_flags,
+    first_names,
     is_id,
     is_text,
     leads_outside,
@@ -91,27 +92,34 @@ def split_classes(
         stuff_classes: names of stuff, likewise. If only one of the two is given, all other classes are the other.
 
     Returns:
-        Names of things, names of stuff, and problems, which are all fatal: a class is neither, the file and the config
+        Names of things, names of stuff, and problems, which are all fatal: classes are neither, the file and the config
         differ, or stuff comes before a thing, although the first labels belong to things.
     """
     flags = {category['name']: category.get('isthing') for category in categories}
     kinds: dict[str, bool] = {}
-    problems = []
+    unknown, differ = [], []
     for name in classes:
         in_file = bool(flags.get(name)) if flags.get(name) in (0, 1) else None
         in_config = _thing_in_config(name, thing_classes, stuff_classes)
         if in_file is None and in_config is None:
-            problems.append(f'{name} has no isthing of 0 or 1; put it into thing_classes or stuff_classes of metainfo')
-        elif in_config is not None and in_file not in (None, in_config):
-            problems.append(f'{name}: isthing {in_file:d} in the file, {"thing" if in_config else "stuff"} in metainfo')
+            unknown.append(name)
+            continue
+        if in_config is not None and in_file not in (None, in_config):
+            differ.append(name)
         kinds[name] = bool(in_file if in_config is None else in_config)
     order = list(kinds)
+    silent = [name for name in unknown if name in flags]  # check_classes names those that are not in the file
+    problems = []
+    if silent:
+        problems.append(
+            f'no isthing of 0 or 1, nor in thing_classes or stuff_classes of metainfo: {first_names(silent)}'
+        )
+    if differ:
+        problems.append(f'isthing is the opposite of what metainfo says: {first_names(differ)}')
     if not problems and sorted(order, key=lambda name: not kinds[name]) != order:
         stuff = next(name for name in order if not kinds[name])
         thing = next(name for name in order[order.index(stuff) :] if kinds[name])
-        problems.append(
-            f'{stuff} is stuff and comes before the thing {thing}; put things first into classes of metainfo'
-        )
+        problems.append(f'things come first in classes of metainfo, and {stuff} is stuff before the thing {thing}')
     things, stuffs = (tuple(name for name in order if kinds[name] is flag) for flag in (True, False))
     return things, stuffs, [Problem(Kind.THING_OR_STUFF, reason, 'categories') for reason in problems]
 
@@ -194,7 +202,7 @@ class _Segments:
             return
         number, category = entry['id'], entry['category_id']
         if not isinstance(number, int) or isinstance(number, bool) or not 0 < number < COLOURS:
-            yield Problem(Kind.WRONG_TYPE, f'id {short(number)} is no colour but VOID')
+            yield Problem(Kind.WRONG_TYPE, f'id {short(number)} is no number of 1 to {COLOURS - 1}')
             return
         if number in self.ids:
             yield Problem(Kind.DUPLICATE_SEGMENT, str(number))

@@ -9,7 +9,7 @@ from mmdet.datasets import CocoPanopticDataset
 from ..errors import ConfigError
 from ..log import warn
 from ..registry import DATASETS
-from .annotations import Document, check_classes, read_annotations
+from .annotations import Document, check_classes, first_names, read_annotations
 from .ground_truth import ending_problems
 from .images import BrokenImageError, inspect_image, is_local
 from .load_panoptic_segments import LoadPanopticSegments
@@ -75,7 +75,7 @@ class PanopticDataset(RobustCocoDataset):
         if others:
             warn(
                 f'{self.ann_file}: {others.total()} segments are left out, since the config has no class for '
-                f'{", ".join(name for name, _ in others.most_common(8))}{", ..." if len(others) > 8 else ""}'
+                f'{first_names([name for name, _ in others.most_common()])}'
             )
         if document['annotations'] and 'seg' not in self.data_prefix:
             raise ConfigError("PanopticDataset needs data_prefix=dict(img=..., seg='folder of the PNGs')")

@@ -1,9 +1,11 @@
 import copy
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 
 from mmdet_detr.datasets.annotations import (
@@ -104,6 +106,29 @@ def test_used_all_the_same(path, value, kind):
     assert len(coco.getAnnIds(imgIds=[1])) == 2
     assert [a['segmentation'] for a in clean['annotations']] == [[], []]
     assert all(a['area'] > 0 for a in clean['annotations'])  # mmdet leaves others out and says nothing
+
+
+def test_compressed_run_lengths_have_to_fill_the_image():
+    """pycocotools decodes shorter ones into memory that nobody has written to."""
+    random = np.random.default_rng(0)
+    shapes = [random.random((40, 60)) < share for share in (0, 0.01, 0.5, 1)]
+    shapes += [np.kron(random.random((4, 6)) < 0.5, np.ones((10, 10)))]
+    for shape in shapes:
+        runs = mask_api.encode(np.asfortranarray(shape.astype(np.uint8)))
+        text = runs['counts'].decode()
+        for counts, sound in ((text, True), (text[:-1], False), (text + '1', False), ('', False), ('\0 #', False)):
+            given = {'size': [40, 60], 'counts': counts}
+            clean, problems = check_annotations(changed(('annotations', 0, 'segmentation'), given))
+            assert [p.kind for p in problems] == ([] if sound else [Kind.NO_SEGMENTATION])
+            assert clean['annotations'][0]['segmentation'] == (given if sound else [])
+
+
+def test_polygons_far_away_are_not_drawn():
+    """pycocotools would draw all pixels of their edges."""
+    near, far = [1, 1, 9, 1, 9, 9], [1, 1, 1e9, 1, 9, 9]
+    clean, problems = check_annotations(changed(('annotations', 0, 'segmentation'), [near, far]))
+    assert [problem.kind for problem in problems] == [Kind.NO_SEGMENTATION]
+    assert clean['annotations'][0]['segmentation'] == [near]
 
 
 @pytest.mark.parametrize('key', ['iscrowd', 'ignore'])

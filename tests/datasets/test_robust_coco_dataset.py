@@ -15,6 +15,7 @@ from mmengine.fileio import BaseStorageBackend, register_backend
 from mmengine.logging import MMLogger
 from mmengine.registry import DATA_SAMPLERS
 from PIL import Image
+from pycocotools import mask as mask_api
 from torch.utils.data import DataLoader
 
 from mmdet_detr.datasets import BrokenDataError
@@ -330,6 +331,37 @@ def test_broken_masks_are_ignored_with_their_boxes(tmp_path):
     sample = dataset(tmp_path, pipeline=[*loading, {'type': 'PackDetInputs', 'meta_keys': ()}])[0]['data_samples']
     assert [len(sample.ignored_instances), len(sample.gt_instances)] == [7, 3]
     assert sample.gt_instances.masks.areas.min() > 20
+
+
+def test_polygons_and_run_lengths_become_masks(tmp_path):
+    """One line in the config gives the masks of instances; crowds are ignored, as in the official code."""
+    picture().save(tmp_path / '0.jpg')
+    document = annotate(tmp_path, {'0.jpg': SIZE})
+    drawn = np.zeros(SIZE[::-1], np.uint8)
+    drawn[4:9, 10:30] = 1
+    rectangle = [10, 4, 30, 4, 30, 9, 10, 9]
+    corner = [0, 0, 3, 0, 3, 2, 0, 2]
+    text = mask_api.encode(np.asfortranarray(drawn))['counts'].decode()
+    column = np.flatnonzero(np.diff(drawn.ravel('F'), prepend=0, append=0))
+    lengths = np.diff(column, prepend=0, append=drawn.size).tolist()
+    given = [
+        {'segmentation': [rectangle]},
+        {'segmentation': [rectangle, corner]},  # two parts
+        {'segmentation': {'size': [48, 64], 'counts': lengths}},
+        {'segmentation': {'size': [48, 64], 'counts': text}},
+        {'segmentation': {'size': [48, 64], 'counts': lengths}, 'iscrowd': 1},
+    ]
+    document['annotations'] = [{**document['annotations'][0], 'id': i, **entry} for i, entry in enumerate(given)]
+    (tmp_path / 'annotations.json').write_text(json.dumps(document))
+    loading = [{'type': 'LoadImageFromFile'}, {'type': 'LoadAnnotations', 'with_bbox': True, 'with_mask': True}]
+    rest = [{'type': 'mmdet_detr.ShortestSideResize', 'sizes': [96]}, {'type': 'PackDetInputs', 'meta_keys': ()}]
+    sample = dataset(tmp_path, pipeline=[*loading, *rest])[0]['data_samples']
+    larger = np.kron(drawn, np.ones((2, 2), np.uint8))
+    two = larger.copy()
+    two[:4, :6] = 1
+    for mask, expected in zip(sample.gt_instances.masks, (larger, two, larger, larger), strict=True):
+        np.testing.assert_array_equal(mask, expected)
+    assert len(sample.ignored_instances) == 1
 
 
 def test_a_share_has_to_be_one(folder):

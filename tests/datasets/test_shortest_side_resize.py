@@ -4,11 +4,12 @@ import torch
 from helpers import BCCD, ROOT
 from mmdet.registry import MODELS, TRANSFORMS
 from mmdet.structures.bbox import HorizontalBoxes
+from mmdet.structures.mask import BitmapMasks, PolygonMasks
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from PIL import Image
 
-from mmdet_detr.datasets.shortest_side_resize import ShortestSideResize, official_size
+from mmdet_detr.datasets.shortest_side_resize import ShortestSideResize, official_size, resize_nearest
 
 # (width, height) -> size that the official code gives for shortest side 800, longest 1333; by hand
 OFFICIAL_SIZES = [
@@ -51,6 +52,43 @@ def test_pixels_and_boxes():
     assert results['img_shape'] == (20, 30)
     assert results['scale_factor'] == pytest.approx((1 / 3, 1 / 3))
     assert results['gt_bboxes'].tensor[0].tolist() == pytest.approx([3, 2, 15, 10])
+
+
+@pytest.mark.parametrize('size', [(60, 90), (61, 97), (7, 400), (400, 7), (1, 1)])
+@pytest.mark.parametrize('shortest', [1, 20, 33, 60, 120])
+def test_masks_have_the_pixels_of_the_official_code(size, shortest):
+    """PyTorch's nearest; label maps follow the same rule, of any type of integers."""
+    random = np.random.default_rng(0)
+    masks = random.integers(0, 2, (3, *size), dtype=np.uint8)
+    labels = random.integers(0, 2**24, size, dtype=np.int32)
+    image = np.zeros((*size, 3), np.uint8)
+    results = {'img': image, 'img_shape': size, 'gt_masks': BitmapMasks(masks, *size), 'gt_seg_map': labels}
+    resized = ShortestSideResize(sizes=[shortest], longest=None)(results)
+    shape = resized['img'].shape[:2]
+    expected = torch.nn.functional.interpolate(torch.from_numpy(masks)[:, None].float(), shape, mode='nearest')
+    np.testing.assert_array_equal(resized['gt_masks'].masks, expected[:, 0].numpy())
+    assert resized['gt_masks'].masks.dtype == np.uint8
+    assert (resized['gt_masks'].height, resized['gt_masks'].width) == shape
+    expected = torch.nn.functional.interpolate(torch.from_numpy(labels)[None, None].double(), shape, mode='nearest')
+    np.testing.assert_array_equal(resized['gt_seg_map'], expected[0, 0].numpy())
+    assert resized['gt_seg_map'].dtype == np.int32
+
+
+def test_the_rule_for_masks_is_not_that_of_opencv():
+    mask = np.random.default_rng(0).integers(0, 2, (1, 427, 640), dtype=np.uint8)
+    theirs = [BitmapMasks(mask, 427, 640).resize((side, side)).masks for side in range(300, 800, 25)]
+    assert any((a != resize_nearest(mask, a.shape[1:])).any() for a in theirs)
+
+
+def test_no_masks_and_polygons():
+    image = np.zeros((60, 90, 3), np.uint8)
+    transform = ShortestSideResize(sizes=[20])
+    results = transform({'img': image, 'img_shape': (60, 90), 'gt_masks': BitmapMasks([], 60, 90)})
+    assert results['gt_masks'].masks.shape == (0, 20, 30)
+    polygons = PolygonMasks([[np.array([9.0, 6, 45, 6, 45, 30])]], 60, 90)
+    results = transform({'img': image, 'img_shape': (60, 90), 'gt_masks': polygons})
+    assert results['gt_masks'].masks[0][0] == pytest.approx(np.array([3, 2, 15, 2, 15, 10]))
+    assert 'gt_masks' not in transform({'img': image, 'img_shape': (60, 90)})
 
 
 def test_float_images_are_refused():
