@@ -12,6 +12,7 @@ from mmengine.registry import init_default_scope
 
 from mmdet_detr.datasets import SeededSampler
 from mmdet_detr.engine import AtomicCheckpointHook, ReproducibleHook, SkipNonFiniteHook, atomic_checkpoint_hook
+from mmdet_detr.evaluation import PanopticMetric
 from mmdet_detr.models import BipartiteMatchLoss
 
 COUNTS = (5, 0)  # boxes of the one image of each rank
@@ -82,4 +83,15 @@ def seed_on_rank(rank: int, folder: str) -> None:
     runner = SimpleNamespace(train_loop=SimpleNamespace(dataloader=loader), seed=5 + rank)
     ReproducibleHook().before_train(runner)
     torch.save({'order': [int(index) for index in sampler], 'seed': sampler.seed}, f'{folder}/{rank}.pth')
+    dist.destroy_process_group()
+
+
+def evaluate_on_rank(rank: int, folder: str, ann_file: str, meta: dict, values: list) -> None:
+    """Evaluate three maps (H, W) of images 1 to 3 on two ranks, the last of which a sampler has filled up."""
+    dist.init_process_group('gloo', init_method=f'file://{folder}/rendezvous', rank=rank, world_size=2)
+    metric = PanopticMetric(ann_file)
+    metric.dataset_meta = meta
+    for index in ((0, 2), (1, 0))[rank]:
+        metric.process({}, [{'img_id': index + 1, 'pred_panoptic_seg': {'sem_seg': values[index][None]}}])
+    torch.save(metric.evaluate(3), f'{folder}/{rank}.pth')
     dist.destroy_process_group()

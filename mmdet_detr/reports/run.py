@@ -5,30 +5,45 @@ import math
 import re
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mmcv
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from mmcv.transforms import BaseTransform
+from mmcv.transforms import LoadAnnotations as MMCVLoadAnnotations
 from mmdet.apis import inference_detector, init_detector
+from mmdet.datasets.transforms import LoadAnnotations
 from mmdet.registry import DATASETS, VISUALIZERS
+from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from mmengine.structures import InstanceData
+from mmengine.structures import InstanceData, PixelData
 from rich.progress import track
+from torch import Tensor
 
+from ..datasets import LoadPanopticSegments
+
+# Results of evaluations in the curves and in the line of results: name in the log, name here, value of a perfect model.
+RESULTS = (
+    ('coco/bbox_mAP', 'AP', 1),
+    ('coco/bbox_mAP_50', 'AP50', 1),
+    ('coco/segm_mAP', 'mask AP', 1),
+    ('coco_panoptic/PQ', 'PQ', 100),
+    ('coco_panoptic/PQ_th', 'PQ things', 100),
+    ('coco_panoptic/PQ_st', 'PQ stuff', 100),
+)
 SHOWN_SIZE = 256  # pixels: narrower images are enlarged by the largest whole number that does not exceed this width
 
 
 class Scalars(NamedTuple):
-    """Training losses of a run, and COCO box AP and AP50 of its evaluations."""
+    """Training losses of a run, and results of its evaluations."""
 
     steps: list[int]  # iterations of the losses
     losses: list[float]
     val_steps: list[int]  # iterations of the evaluations
-    ap: list[float]
-    ap50: list[float]
+    results: dict[str, list[float]]  # by the short names of RESULTS, of those that were evaluated; 1 is perfect
 
 
 def read_scalars(work_dir: Path) -> Scalars:
@@ -41,7 +56,7 @@ def read_scalars(work_dir: Path) -> Scalars:
         FileNotFoundError: the folder has no log of a training run.
     """
     train: dict[int, float] = {}
-    val: dict[int, tuple[float, float]] = {}
+    val: dict[int, dict[str, float]] = {}
     latest = 0
     for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
         first = True
@@ -54,26 +69,31 @@ def read_scalars(work_dir: Path) -> Scalars:
                     val.clear()
                 first = False
                 train[latest] = entry['loss']
-            elif 'coco/bbox_mAP' in entry and train:
-                val[latest] = (entry['coco/bbox_mAP'], entry['coco/bbox_mAP_50'])
+            elif train and (results := {name: entry[key] / best for key, name, best in RESULTS if key in entry}):
+                val[latest] = results
     if not train:
         missing = f'no scalars.json of a training run below {work_dir}'
         raise FileNotFoundError(f'{missing}: train with this folder as --work-dir first')
     steps, val_steps = sorted(train), sorted(val)
-    ap, ap50 = ([val[step][i] for step in val_steps] for i in (0, 1))
-    return Scalars(steps, [train[step] for step in steps], val_steps, ap, ap50)
+    results = {
+        name: [val[step].get(name, math.nan) for step in val_steps]
+        for _, name, _ in RESULTS
+        if any(name in values for values in val.values())
+    }
+    return Scalars(steps, [train[step] for step in steps], val_steps, results)
 
 
 def draw_curve(scalars: Scalars, path: Path) -> None:
-    """Draw the loss and the AP of a run as a PNG file."""
+    """Draw the loss and the results of a run as a PNG file; PQ is drawn as a share of 1, like AP."""
     figure = Figure(figsize=(10, 3.6), layout='constrained')
     left, right = figure.subplots(1, 2)
     left.plot(scalars.steps, scalars.losses, color='tab:blue')
     left.set(xlabel='iteration', ylabel='training loss', yscale='log')
-    for values, name in ((scalars.ap, 'AP (0.50:0.95)'), (scalars.ap50, 'AP50')):
+    for name, values in scalars.results.items():
         right.plot(scalars.val_steps, values, marker='o', label=name)
-    right.set(xlabel='iteration', ylabel='COCO box AP on held-out images', ylim=(0, 1))
-    right.legend(loc='lower right')
+    right.set(xlabel='iteration', ylabel='on held-out images', ylim=(0, 1))
+    if scalars.results:
+        right.legend(loc='lower right')
     for axis in (left, right):
         axis.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
@@ -82,32 +102,63 @@ def draw_curve(scalars: Scalars, path: Path) -> None:
 def draw_predictions(
     config: Config, checkpoint: Path, path: Path, num_images: int, columns: int, score_thr: float
 ) -> None:
-    """Draw a sheet of test images as a PNG file, each with the truth on the left and the detections on the right.
+    """Draw a sheet of test images as a PNG file, each with the truth on the left and the prediction on the right.
 
-    The images are spread evenly over the test set. Detections with a lower score than ``score_thr`` are not drawn.
+    A model that predicts panoptic maps is shown with these, another one with its boxes and masks. The images are
+    spread evenly over the test set. Boxes and masks with a lower score than ``score_thr`` are not drawn.
     """
     init_default_scope(config.get('default_scope', 'mmdet'))
     model = init_detector(config, str(checkpoint), device='cpu')
     dataset = DATASETS.build(config.test_dataloader.dataset)
-    visualizer = VISUALIZERS.build({'type': 'DetLocalVisualizer', 'name': 'report'})
+    visualizer = VISUALIZERS.build({'type': 'mmdet_detr.PanopticVisualizer', 'name': 'report'})
     visualizer.dataset_meta = dataset.metainfo
     indices = np.linspace(0, len(dataset) - 1, min(num_images, len(dataset))).round().astype(int)
+    transforms = dataset.pipeline.transforms if hasattr(dataset, 'pipeline') else []
     pairs = []
     for index in track(indices, description='drawing'):
         info = dataset.get_data_info(int(index))
-        sample = inference_detector(model, info['img_path'])
-        truth = [instance for instance in info['instances'] if not instance['ignore_flag']]
-        boxes = torch.tensor([instance['bbox'] for instance in truth], dtype=torch.float32).view(-1, 4)
-        labels = torch.tensor([instance['bbox_label'] for instance in truth], dtype=torch.long)
-        sample.gt_instances = InstanceData(bboxes=boxes, labels=labels)
+        sample = inference_detector(model, info['img_path']).cpu()
+        sample.gt_instances = _truth(info, transforms)
         image = mmcv.imread(info['img_path'], channel_order='rgb')
         factor = max(1, SHOWN_SIZE // image.shape[1])
         image = mmcv.imrescale(image, factor, interpolation='bicubic')
-        for instances in (sample.gt_instances, sample.pred_instances):
-            instances.bboxes = instances.bboxes * factor
-        visualizer.add_datasample('report', image, sample.cpu(), pred_score_thr=score_thr)
+        _enlarge(sample, factor)
+        visualizer.add_datasample('report', image, sample, pred_score_thr=score_thr)
         pairs.append(visualizer.get_image())
     mmcv.imwrite(_sheet(pairs, columns)[..., ::-1], str(path))
+
+
+def _truth(info: dict[str, Any], transforms: list[BaseTransform]) -> InstanceData:
+    """The objects of an image in its original size, as those among the transforms that read annotations give them.
+
+    Without one, all segments of a panoptic data set, and boxes of another.
+    """
+    loaders = [t for t in transforms if isinstance(t, MMCVLoadAnnotations | LoadPanopticSegments)]
+    if not loaders:
+        loaders = [LoadPanopticSegments() if info.get('seg_map_path') else LoadAnnotations()]
+    size = (info['height'], info['width'])
+    loaded = {**info, 'img_shape': size, 'ori_shape': size}
+    for loader in loaders:
+        loaded = loader(loaded)
+    truth = InstanceData(bboxes=loaded['gt_bboxes'].tensor, labels=torch.from_numpy(loaded['gt_bboxes_labels']))
+    if 'gt_masks' in loaded:
+        truth.masks = torch.from_numpy(loaded['gt_masks'].to_ndarray())
+    return truth[torch.from_numpy(~loaded['gt_ignore_flags'])]
+
+
+def _enlarge(sample: DetDataSample, factor: int) -> None:
+    """Enlarge boxes, masks and the map of a sample in place."""
+
+    def enlarged(pixels: Tensor) -> Tensor:
+        return pixels.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+
+    for instances in (sample.gt_instances, sample.pred_instances):
+        masks = instances.pop('masks', None)
+        instances.bboxes = instances.bboxes * factor
+        if masks is not None:
+            instances.masks = enlarged(masks)
+    if 'pred_panoptic_seg' in sample:
+        sample.pred_panoptic_seg = PixelData(sem_seg=enlarged(sample.pred_panoptic_seg.sem_seg))
 
 
 def _sheet(pictures: list[np.ndarray], columns: int, gap: int = 12) -> np.ndarray:
@@ -122,16 +173,20 @@ def _sheet(pictures: list[np.ndarray], columns: int, gap: int = 12) -> np.ndarra
 
 
 def summarise(work_dir: Path) -> str:
-    """AP and AP50 of the latest test, the time of all runs in the folder, and the folder, in one line."""
-    tests = [path for path in sorted(work_dir.glob('*/*.json')) if 'coco/bbox_mAP' in json.loads(path.read_text())]
+    """Results of the latest test, the time of all runs in the folder, and the folder, in one line."""
+    tests = [found for path in sorted(work_dir.glob('*/*.json')) if (found := _results(json.loads(path.read_text())))]
     if not tests:
         return f'not tested yet; curve.png and predictions.png are in {work_dir}'
-    metrics = json.loads(tests[-1].read_text())
     duration = sum((_duration(log.read_text()) for log in work_dir.glob('*/*.log')), start=timedelta())
     return (
-        f'AP {metrics["coco/bbox_mAP"]:.3f}, AP50 {metrics["coco/bbox_mAP_50"]:.3f}, {duration} of training '
+        f'{", ".join(tests[-1])}, {duration} of training '
         f'and testing; log, checkpoint, curve.png and predictions.png are in {work_dir}'
     )
+
+
+def _results(metrics: dict[str, float]) -> list[str]:
+    """Results as texts, AP between 0 and 1, PQ in per cent."""
+    return [f'{name} {metrics[key]:.{3 if best == 1 else 1}f}' for key, name, best in RESULTS if key in metrics]
 
 
 def _duration(log: str) -> timedelta:

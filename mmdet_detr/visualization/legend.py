@@ -27,7 +27,7 @@ def draw_legend(entries: Sequence[Entry], height: int) -> np.ndarray:
     size = round(min(max(height * TEXT_SHARE, MIN_TEXT), MAX_TEXT))
     font = _font(size)
     line, gap = round(size * 1.4), size // 2
-    rows = max(1, (height - gap) // line)
+    rows = max(1, (height - gap // 2) // line)
     columns = [entries[start : start + rows] for start in range(0, len(entries), rows)]
     widths = [max(gap + size + gap + round(font.getlength(text)) for _, text in column) for column in columns]
     panel = Image.new('RGB', (sum(widths) + gap, height), 'white')

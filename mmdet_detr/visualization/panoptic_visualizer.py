@@ -50,7 +50,7 @@ class PanopticVisualizer(DetLocalVisualizer):
         image: np.ndarray,
         instances: InstanceData,
         classes: Sequence[str] | None,
-        palette: Sequence[Colour] | None,
+        palette: Sequence[Colour] | str | None,
     ) -> np.ndarray:
         if 'masks' in instances:
             labels = np.asarray(instances.labels).tolist()
@@ -65,7 +65,7 @@ class PanopticVisualizer(DetLocalVisualizer):
         return super()._draw_instances(image, instances, classes, palette)
 
     def _draw_panoptic_seg(
-        self, image: np.ndarray, panoptic_seg: PixelData, classes: Sequence[str], palette: Sequence[Colour] | None
+        self, image: np.ndarray, panoptic_seg: PixelData, classes: Sequence[str], palette: Sequence[Colour] | str | None
     ) -> np.ndarray:
         values = np.asarray(panoptic_seg.sem_seg)[0]
         colours = self._class_colours(palette, len(classes))
@@ -82,10 +82,9 @@ class PanopticVisualizer(DetLocalVisualizer):
             for label, count in sorted(counts.items())
         ]
         legend = draw_legend(entries or [(None, 'nothing found')], len(image))
-        self.set_image(np.concatenate((image, legend), axis=1))
-        return self.get_image()
+        return np.concatenate((image, legend), axis=1)
 
-    def _class_colours(self, palette: Sequence[Colour] | None, count: int) -> Sequence[Colour]:
+    def _class_colours(self, palette: Sequence[Colour] | str | None, count: int) -> Sequence[Colour]:
         chosen = palette if self.mask_color is None else self.mask_color
         return get_palette(chosen, count)
 

@@ -7,6 +7,8 @@ import mmcv
 import numpy as np
 import pytest
 import torch
+import torch.multiprocessing as mp
+from distributed_worker import evaluate_on_rank
 from helpers import ROOT
 from mmdet.evaluation import CocoPanopticMetric
 from mmdet.registry import METRICS
@@ -222,6 +224,27 @@ def test_results_are_in_order_of_the_data_and_one_an_image(case):
     assert len(metric.results) == 3
     assert metric.evaluate(2)['coco_panoptic/PQ'] == 100.0
     assert metric.results == []
+
+
+def test_without_a_result_all_is_nan(case):
+    metric = PanopticMetric(case.write())
+    metric.dataset_meta = case.meta
+    assert all(math.isnan(value) for value in metric.evaluate(0).values())
+
+
+def test_two_ranks_count_each_image_once(shapes, tmp_path):
+    """The first image is predicted with errors, and the second rank gets it a second time."""
+    ann_file = shapes / 'annotations' / 'panoptic_val.json'
+    samples = truth_as_prediction(ann_file, shapes / 'annotations' / 'panoptic_val', SHAPES_META)[:3]
+    values = [sample.pred_panoptic_seg.sem_seg[0] for sample in samples]
+    values[0][:40] = 7  # VOID
+    alone = evaluate(PanopticMetric(str(ann_file)), SHAPES_META, samples)
+    arguments = (str(tmp_path), str(ann_file), SHAPES_META, values)
+    mp.start_processes(evaluate_on_rank, args=arguments, nprocs=2, start_method='fork')  # importing takes seconds
+    for rank in range(2):
+        results = torch.load(tmp_path / f'{rank}.pth')
+        assert {name.partition('/')[2]: value for name, value in results.items()} == pytest.approx(alone)
+    assert 20 < alone['PQ'] < 95
 
 
 def test_results_are_written_in_cocos_format(case, tmp_path):
