@@ -61,7 +61,8 @@ class Sizes:
 
 TINY = Sizes()
 R50 = Sizes(50, 64, 256, 8, 2048, 6, 6, 100, 91)
-PANOPTIC = replace(TINY, heads=8, num_classes=250)  # The mask head of transformers takes no 36 channels.
+# For the mask head of transformers, width and heads together are a multiple of 8.
+PANOPTIC = replace(TINY, width=64, heads=8, num_classes=250)
 
 
 @dataclass
