@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -61,6 +61,8 @@ class Sizes:
 
 TINY = Sizes()
 R50 = Sizes(50, 64, 256, 8, 2048, 6, 6, 100, 91)
+# For the mask head of transformers, width and heads together are a multiple of 8.
+PANOPTIC = replace(TINY, width=64, heads=8, num_classes=250)
 
 
 @dataclass
@@ -182,11 +184,28 @@ def official(sizes: Sizes = TINY) -> Foreign:
     return Foreign(state_dict, lambda images, samples: model(images, pixel_mask(images, samples)), model)
 
 
+class MaskParameters(nn.Module):
+    """The parameters of a mask head under our names, without its computation."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        width, inputs = sizes.width, sizes.width + sizes.heads
+        self.bbox_attention = nn.ModuleDict({name: nn.Linear(width, width) for name in ('q_linear', 'k_linear')})
+        widths = [inputs, inputs, width // 2, width // 4, width // 8, width // 16]
+        for i, channels in enumerate(widths[1:]):
+            self.add_module(f'lay{i + 1}', nn.Conv2d(widths[i], channels, 3, padding=1))
+            self.add_module(f'gn{i + 1}', nn.GroupNorm(1, channels))
+        for i, channels in enumerate(sizes.channels[2::-1]):
+            self.add_module(f'adapter{i + 1}', nn.Conv2d(channels, widths[i + 2], 1))
+        self.out_lay = nn.Conv2d(widths[-1], 1, 3, padding=1)
+
+
 def official_panoptic(sizes: Sizes = TINY) -> Foreign:
-    """Under ``detr.``, beside a mask head."""
+    """Under ``detr.``, beside a mask head and its attention."""
     detector = official(sizes)
     weights = {f'detr.{name}': value for name, value in detector.state_dict.items()}
-    weights |= {'mask_head.lay1.weight': torch.randn(4, 4, 3, 3), 'bbox_attention.q_linear.weight': torch.randn(4, 4)}
+    for name, value in randomise(MaskParameters(sizes)).state_dict().items():
+        weights[name if name.startswith('bbox_attention.') else f'mask_head.{name}'] = value
     return Foreign(weights, detector.forward, detector.model)
 
 
@@ -269,6 +288,21 @@ def hf(sizes: Sizes = TINY) -> Foreign:
     return Foreign(dict(model.state_dict()), forward, model)
 
 
+def hf_panoptic(sizes: Sizes = PANOPTIC) -> Foreign:
+    """In the names of the model in memory."""
+    config = hf_config(sizes)
+    config.backbone_config.out_features = ['stage1', 'stage2', 'stage3', 'stage4']
+    from transformers import DetrForSegmentation
+
+    model = randomise(DetrForSegmentation(config))
+
+    def forward(images: Tensor, samples: list[DetDataSample]) -> tuple[Tensor, Tensor]:
+        out = model(pixel_values=images, pixel_mask=pixel_mask(images, samples).long())
+        return out.logits, out.pred_boxes
+
+    return Foreign(dict(model.state_dict()), forward, model)
+
+
 # from transformers 5 to what it saves, and what transformers 4 has
 HUB = {
     r'^model\.backbone\.model\.': 'model.backbone.conv_encoder.model.',
@@ -305,6 +339,13 @@ def ours(sizes: Sizes = TINY) -> Foreign:
         return logits[-1], boxes[-1]
 
     return Foreign(dict(model.state_dict()), forward, model)
+
+
+def ours_panoptic(sizes: Sizes = TINY) -> Foreign:
+    """With a mask head beside the others."""
+    foreign = ours(sizes)
+    foreign.model.mask_head = randomise(MaskParameters(sizes))
+    return Foreign(dict(foreign.model.state_dict()), foreign.forward, foreign.model)
 
 
 IMPLEMENTATIONS: dict[str, Callable[..., Foreign]] = {

@@ -15,7 +15,7 @@ if __name__ == '__main__':
     parser.add_argument('dst', type=Path, help='file to write; a folder for --to hf')
     parser.add_argument('--to', choices=LAYOUTS, required=True, help='layout to write')
     parser.add_argument('--config', type=Path, help="for --to hf: the model's config, if SRC does not hold it")
-    parser.add_argument('--coco80', action='store_true', help='of 91 + 1 outputs keep those of the 80 COCO classes')
+    parser.add_argument('--coco80', action='store_true', help="of 91 or 250 outputs keep those of COCO's 80 classes")
     parser.add_argument('--force', action='store_true', help='overwrite DST')
     args = parser.parse_args()
     from mmdet_detr.cli.convert_checkpoint import main  # takes seconds, --help does not wait for it

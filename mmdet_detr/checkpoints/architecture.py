@@ -13,12 +13,15 @@ DEPTHS: dict[tuple[tuple[int, ...], bool], int] = {  # (blocks of each stage, bo
     ((3, 8, 36, 3), True): 152,
 }
 PAPER_SIZES = (256, 6, 6, 2048)  # the last four fields of an Architecture
-CONFIGS = {
-    (18, False): 'configs/detr/detr_r18_8x2_500e_coco.py',
-    (50, False): 'configs/detr/detr_r50_8x2_500e_coco.py',
-    (50, True): 'configs/detr/detr_r50-dc5_8x1_500e_coco.py',
-    (101, False): 'configs/detr/detr_r101_8x2_500e_coco.py',
-    (101, True): 'configs/detr/detr_r101-dc5_8x1_500e_coco.py',
+CONFIGS = {  # by depth, dilation of the last stage, and whether there is a mask head
+    (18, False, False): 'configs/detr/detr_r18_8x2_500e_coco.py',
+    (50, False, False): 'configs/detr/detr_r50_8x2_500e_coco.py',
+    (50, True, False): 'configs/detr/detr_r50-dc5_8x1_500e_coco.py',
+    (101, False, False): 'configs/detr/detr_r101_8x2_500e_coco.py',
+    (101, True, False): 'configs/detr/detr_r101-dc5_8x1_500e_coco.py',
+    (50, False, True): 'configs/detr/detr_r50_panoptic_8x2_25e_coco.py',
+    (50, True, True): 'configs/detr/detr_r50-dc5_panoptic_8x1_25e_coco.py',
+    (101, False, True): 'configs/detr/detr_r101_panoptic_8x2_25e_coco.py',
 }
 
 
@@ -61,11 +64,14 @@ def architecture_of(weights: dict[str, Tensor]) -> Architecture:
     )
 
 
-def config_for(architecture: Architecture, dilated: bool | None) -> str | None:
-    """The config of a published architecture; both configs if it is not known whether the last stage is dilated."""
+def config_for(architecture: Architecture, dilated: bool | None, masks: bool) -> str | None:
+    """The config of a published architecture, with or without a mask head.
+
+    These are two configs if it is not known whether the last stage is dilated.
+    """
     if architecture[2:] != PAPER_SIZES:
         return None
-    known = [CONFIGS.get((architecture.depth or 0, dc5)) for dc5 in (False, True) if dilated in (None, dc5)]
+    known = [CONFIGS.get((architecture.depth or 0, dc5, masks)) for dc5 in (False, True) if dilated in (None, dc5)]
     return ' or, for DC5, '.join(filter(None, known)) or None
 
 

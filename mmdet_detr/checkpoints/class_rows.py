@@ -2,16 +2,32 @@
 
 from typing import NamedTuple
 
-from mmdet.datasets import CocoDataset
+from mmdet.datasets import CocoDataset, CocoPanopticDataset
 from torch import Tensor
 
 NO_NAME = 'N/A'  # Hugging Face's name of COCO's unused category ids
 COCO_NAMES: tuple[str, ...] = tuple(CocoDataset.METAINFO['classes'])
 UNUSED_COCO_IDS = {0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 COCO_IDS = tuple(i for i in range(91) if i not in UNUSED_COCO_IDS)
-# The official and Hugging Face models have an output for every category id.
-NAMES_BY_COCO_ID = tuple(COCO_NAMES[COCO_IDS.index(i)] if i in COCO_IDS else NO_NAME for i in range(91))
-NUM_PANOPTIC_IDS = 250  # outputs of the official panoptic models: category ids of things, then of stuff
+PANOPTIC_NAMES: tuple[str, ...] = tuple(CocoPanopticDataset.METAINFO['classes'])  # COCO's 80 classes, then 53 of stuff
+STUFF_IDS = (
+    92, 93, 95, 100, 107, 109, 112, 118, 119, 122, 125, 128, 130, 133, 138, 141, 144, 145, 147, 148, 149, 151, 154, 155,
+    156, 159, 161, 166, 168, 171, 175, 176, 177, 178, 180, 181, *range(184, 201),
+)  # fmt: skip
+PANOPTIC_IDS = (*COCO_IDS, *STUFF_IDS)
+
+
+def _names_by_id(number: int) -> tuple[str, ...]:
+    names = dict(zip(PANOPTIC_IDS, PANOPTIC_NAMES, strict=True))
+    return tuple(names.get(i, NO_NAME) for i in range(number))
+
+
+# The official and Hugging Face models have an output for every category id; the panoptic ones have 250 for 200 ids.
+NAMES_BY_COCO_ID = _names_by_id(91)
+NAMES_BY_PANOPTIC_ID = _names_by_id(250)
+PUBLISHED = {
+    len(names): names for names in (COCO_NAMES, NAMES_BY_COCO_ID, PANOPTIC_NAMES, NAMES_BY_PANOPTIC_ID)
+}  # names of the classes of published models, by their number
 
 
 class ClassRows(NamedTuple):
@@ -42,8 +58,8 @@ def match_rows(
         num_classes: classes of the model.
     """
     source_classes = _source_names(num_source, source_classes, target_classes)
-    if target_classes is None and (_by_coco_id(source_classes) or source_classes == COCO_NAMES):
-        target_classes = {len(COCO_NAMES): COCO_NAMES, len(NAMES_BY_COCO_ID): NAMES_BY_COCO_ID}.get(num_classes)
+    if target_classes is None and (_by_coco_id(source_classes) or source_classes in PUBLISHED.values()):
+        target_classes = PUBLISHED.get(num_classes)
     same_kind = source_classes is None or num_source - len(source_classes) == num_target - num_classes
     same_names = source_classes == target_classes or not (source_classes and target_classes)
     if num_source == num_target and same_kind and same_names:
@@ -78,11 +94,11 @@ def _source_names(
     if classes and num_rows - len(classes) in (0, 1):
         ids = len(NAMES_BY_COCO_ID)
         if len(classes) >= ids and all(classes[i] == name for i, name in zip(COCO_IDS, COCO_NAMES, strict=True)):
-            return NAMES_BY_COCO_ID + classes[ids:]  # published models name unused ids, too: "street sign"
+            # Published models name unused ids, too: "street sign".
+            by_id = NAMES_BY_PANOPTIC_ID if len(classes) == len(NAMES_BY_PANOPTIC_ID) else NAMES_BY_COCO_ID
+            return by_id + classes[len(by_id) :]
         return classes
-    unnamed = (NO_NAME,) * (NUM_PANOPTIC_IDS - len(NAMES_BY_COCO_ID))
-    published = {len(names) + 1: names for names in (COCO_NAMES, NAMES_BY_COCO_ID, NAMES_BY_COCO_ID + unnamed)}
-    names = published.get(num_rows)
+    names = PUBLISHED.get(num_rows - 1)
     return names if names and (target_classes is None or set(names) & set(target_classes)) else None
 
 

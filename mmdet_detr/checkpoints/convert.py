@@ -15,12 +15,12 @@ from torch import Tensor
 from ..configs import load_config
 from ..errors import CheckpointError
 from .architecture import architecture_of
-from .class_rows import COCO_IDS, COCO_NAMES, NAMES_BY_COCO_ID, NUM_PANOPTIC_IDS
+from .class_rows import COCO_IDS, COCO_NAMES, NAMES_BY_COCO_ID, NAMES_BY_PANOPTIC_ID
 from .config_text import parse_config
 from .files import load_from_local
 from .fit import CLASS_ROWS
 from .hugging_face import Settings, class_names, model_config, processor_config, settings_from_config
-from .layouts import HF, HF_TIMM, MMDET3, OFFICIAL, OURS, RESNET, TRAINING_ONLY
+from .layouts import HF, HF_TIMM, MASK_HEAD, MMDET3, OFFICIAL, OURS, RESNET, TRAINING_ONLY, with_mask_head
 from .renaming import from_our_names, to_our_names
 from .source import Source, source_of
 
@@ -31,6 +31,8 @@ def convert_checkpoint(
     src: Path, dst: Path, to: str, config: Path | None = None, coco80: bool = False, force: bool = False
 ) -> str:
     """Convert a checkpoint. The new file holds its weights and class names only.
+
+    A mask head is left out for a layout that has none. Then the line that is returned says so.
 
     Args:
         src: file or Hugging Face folder of any layout.
@@ -66,7 +68,8 @@ def convert_checkpoint(
         raise CheckpointError(f'{src} is no checkpoint of a DETR')
     if source.unfit:
         raise CheckpointError(f'{src} is no checkpoint of this DETR: {source.unfit}')
-    weights = {name: value for name, value in named.weights.items() if not name.startswith(TRAINING_ONLY)}
+    without = (TRAINING_ONLY,) if TARGETS[to].has_masks else (TRAINING_ONLY, MASK_HEAD)
+    weights = {name: value for name, value in named.weights.items() if not name.startswith(without)}
     num_dropped = len(named.dropped) + len(named.weights) - len(weights)
     num_rows = len(weights[CLASS_ROWS[0]])
     classes = source.classes if num_rows - len(source.classes or ()) in (0, 1) else None
@@ -78,6 +81,8 @@ def convert_checkpoint(
     else:
         _write_file(dst, to, weights, classes, cfg)
     origin = f'from {named.layout.title}, {num_dropped} dropped'
+    if with_mask_head(named.weights) and not with_mask_head(weights):
+        origin += f', the mask head too: {TARGETS[to].title} has none'
     return f'{dst}: {TARGETS[to].title}, {len(weights)} entries ({origin})'
 
 
@@ -96,7 +101,7 @@ def _settings(config: Path | None, cfg: str, source: Source, weights: dict[str, 
 
 def _coco80_rows(weights: dict[str, Tensor], source: Source) -> dict[str, Tensor]:
     num_rows = len(weights[CLASS_ROWS[0]])
-    if num_rows - 1 not in (len(NAMES_BY_COCO_ID), NUM_PANOPTIC_IDS):
+    if num_rows - 1 not in (len(NAMES_BY_COCO_ID), len(NAMES_BY_PANOPTIC_ID)):
         raise CheckpointError(f"{source.path} has {num_rows} outputs, not one for each of COCO's ids: drop --coco80")
     rows = torch.tensor([*COCO_IDS, num_rows - 1])
     return {name: value[rows] if name in CLASS_ROWS else value for name, value in weights.items()}
@@ -121,7 +126,7 @@ def _write_hugging_face(
     dst: Path, weights: dict[str, Tensor], classes: tuple[str, ...] | None, settings: Settings
 ) -> None:
     names = class_names(classes, len(weights[CLASS_ROWS[0]]))
-    config, processor = model_config(weights, names, settings), processor_config(settings)
+    config, processor = model_config(weights, names, settings), processor_config(settings, with_mask_head(weights))
     tensors = from_our_names(weights, HF_TIMM if settings.dilated else HF)
     tensors = {name: value.contiguous() for name, value in tensors.items()}
     with _replacing(dst) as path:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError
 from .architecture import architecture_of, config_for, is_dilated
 from .class_rows import carry_rows, match_rows
-from .layouts import OURS, RESNET, TRAINING_ONLY
+from .layouts import OURS, RESNET, TRAINING_ONLY, with_mask_head
 from .renaming import to_our_names
 from .source import Source, source_of
 
@@ -59,8 +59,8 @@ def fit_to_model(model: nn.Module, state_dict: dict[str, Tensor], prefix: str, m
         state_dict: entries of any layout; changed in place. PyTorch alone handles entries of our own names that come
             from no file, so that parts can be loaded by hand.
         prefix: beginning of the entries that belong to the model.
-        metadata: of the state dict, with its :class:`Source` if it comes from a file. Its ``dataset_meta`` gets the
-            names of the model's classes.
+        metadata: of the state dict, with its :class:`Source` if it comes from a file. Its ``meta`` gets the names of
+            the model's classes, if the file names none of its own for mmdet's inference.
 
     Raises:
         CheckpointError: the entries are of no known layout or of another architecture. Nothing is changed then.
@@ -80,12 +80,12 @@ def fit_to_model(model: nn.Module, state_dict: dict[str, Tensor], prefix: str, m
         _check_facts(source, model, report)
         _check(weights, expected, ('backbone',) if named.layout is RESNET else PARTS, report)
     except CheckpointError as error:
-        advice = _advice(weights, expected, source)
+        advice = _advice(named.weights, expected, source)
         raise CheckpointError(f'{source.path} does not fit the model: {error}{advice}') from None
     used = len(weights)
     classes = _fit_classes(weights, expected, model, source, report)
-    if classes and 'dataset_meta' in metadata:
-        metadata['dataset_meta']['classes'] = classes
+    if classes and 'meta' in metadata:
+        metadata['meta']['dataset_meta'] = {'classes': classes}
     _fit_queries(weights, expected, report)
     weights |= {name: expected[name] for name in report.missing}
     for name in entries:
@@ -165,7 +165,7 @@ def _advice(weights: dict[str, Tensor], expected: dict[str, Tensor], source: Sou
     dilated = source.dilated if source.dilated is not None else ('dc5' in Path(source.path).name.lower() or None)
     if theirs == ours and (dilated is None or source.unfit):
         return ''
-    config = config_for(theirs, dilated)
+    config = config_for(theirs, dilated, masks=with_mask_head([*weights, *expected]))
     use = f'use {config}' if config else 'set depth, widths and layers in the config to match'
     return f'. The checkpoint has {theirs}, the model {ours}: {use}'
 

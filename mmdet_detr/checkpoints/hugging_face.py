@@ -7,9 +7,12 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from .architecture import architecture_of
-from .class_rows import COCO_NAMES, NAMES_BY_COCO_ID
+from .class_rows import PUBLISHED
+from .layouts import MASK_HEAD, with_mask_head
+from .source import placeholders
 
 BOTTLENECK_EXPANSION = 4
+MASK_GROUPS = 8  # of every GroupNorm in the mask head
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ def settings_from_config(config: dict[str, Any]) -> Settings:
     dilated = backbone.get('type') == 'mmdet_detr.ResNetDC5'
     if not dilated and max(backbone.get('dilations') or (1,)) > 1:
         raise CheckpointError("the backbone is dilated otherwise than mmdet_detr.ResNetDC5 and timm's ResNet")
+    if (model.get('mask_head') or {}).get('groups', MASK_GROUPS) != MASK_GROUPS:
+        raise CheckpointError(f'the mask head has GroupNorm of other than the {MASK_GROUPS} groups in transformers')
     if not prepare.get('bgr_to_rgb'):
         raise CheckpointError('the model reads BGR images, Hugging Face models read RGB')
     loader = config.get('test_dataloader') or {}
@@ -58,29 +63,36 @@ def class_names(classes: tuple[str, ...] | None, num_rows: int) -> tuple[str, ..
         raise CheckpointError('the classifier is sigmoid and has no output for no object, as Hugging Face models have')
     if classes:
         return classes
-    known = {len(names) + 1: names for names in (COCO_NAMES, NAMES_BY_COCO_ID)}
-    return known.get(num_rows, tuple(f'LABEL_{i}' for i in range(num_rows - 1)))
+    return PUBLISHED.get(num_rows - 1, placeholders(num_rows - 1))
 
 
 def model_config(weights: dict[str, Tensor], classes: tuple[str, ...], settings: Settings) -> dict[str, Any]:
-    """Content of ``config.json`` for weights under our names; a CheckpointError if transformers lacks the backbone."""
+    """Content of ``config.json`` for weights under our names.
+
+    Raises:
+        CheckpointError: transformers has no such backbone or mask head.
+    """
     sizes = architecture_of(weights)
     if not sizes.blocks or (settings.dilated and sizes.depth is None):
         raise CheckpointError('the backbone is no ResNet that transformers has')
-    widths = [len(weights[f'backbone.layer{stage + 1}.0.conv1.weight']) for stage in range(len(sizes.blocks))]
     expansion = BOTTLENECK_EXPANSION if sizes.bottlenecks else 1
+    stages = [f'backbone.layer{stage + 1}.0.conv1.weight' for stage in range(len(sizes.blocks))]
+    widths = [len(weights[name]) * expansion for name in stages]
+    masks, last = with_mask_head(weights), len(sizes.blocks) - 1
     resnet = {
         'model_type': 'resnet',
         'embedding_size': len(weights['backbone.conv1.weight']),
-        'hidden_sizes': [width * expansion for width in widths],
+        'hidden_sizes': widths,
         'depths': list(sizes.blocks),
         'layer_type': 'bottleneck' if sizes.bottlenecks else 'basic',
-        'out_features': [f'stage{len(sizes.blocks)}'],
+        'out_features': [f'stage{stage + 1}' for stage in range(len(sizes.blocks)) if masks or stage == last],
     }
+    if masks:
+        _check_mask_head(weights, widths, sizes.embed_dims + settings.num_heads)
     own = {'use_timm_backbone': False, 'backbone': None, 'backbone_config': resnet}
     timm = {'use_timm_backbone': True, 'backbone': f'resnet{sizes.depth}'}  # transformers' own ResNet cannot dilate
     return {
-        'architectures': ['DetrForObjectDetection'],
+        'architectures': ['DetrForSegmentation' if masks else 'DetrForObjectDetection'],
         'model_type': 'detr',
         'd_model': sizes.embed_dims,
         'encoder_layers': sizes.num_encoder_layers,
@@ -99,11 +111,24 @@ def model_config(weights: dict[str, Tensor], classes: tuple[str, ...], settings:
     }
 
 
-def processor_config(settings: Settings) -> dict[str, Any]:
-    """Content of ``preprocessor_config.json``."""
+def _check_mask_head(weights: dict[str, Tensor], widths: list[int], num_inputs: int) -> None:
+    """Compare the inputs of the mask head with those in transformers, for a backbone with stages of these widths."""
+    adapters = [weights.get(f'{MASK_HEAD}adapter{level + 1}.weight') for level in range(len(widths))]
+    levels = [adapter.shape[1] for adapter in adapters if adapter is not None]
+    if len(widths) != 4 or levels != widths[2::-1]:
+        raise CheckpointError(
+            f'the mask head reads maps of {levels} channels, that of transformers the first three of four stages'
+        )
+    inputs = weights[f'{MASK_HEAD}lay1.weight'].shape[1]
+    if inputs != num_inputs:
+        raise CheckpointError(f'the mask head has {inputs} inputs, that of transformers would have {num_inputs}')
+
+
+def processor_config(settings: Settings, masks: bool) -> dict[str, Any]:
+    """Content of ``preprocessor_config.json``, for a model with or without masks."""
     return {
         'image_processor_type': 'DetrImageProcessor',
-        'format': 'coco_detection',
+        'format': 'coco_panoptic' if masks else 'coco_detection',
         'do_resize': settings.shortest is not None,
         'size': {'shortest_edge': settings.shortest or 800, 'longest_edge': settings.longest or 2**31 - 1},
         'resample': 2,  # PIL's bilinear

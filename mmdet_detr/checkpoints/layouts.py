@@ -23,6 +23,7 @@ class Layout:
     variants: tuple[tuple[str, str], ...] = ()  # (pattern, replacement): turn other spellings into this one
     dropped: dict[str, str] = field(default_factory=dict)  # start of entries that are no part of a DETR: the reason
     splits_attention: bool = False  # query, key and value have matrices of their own
+    detector: str = ''  # start of all entries but the mask head's, in a model that has one
 
     def to_ours(self, name: str) -> str | None:
         """Our name of an entry; None if the layout does not know it."""
@@ -31,6 +32,16 @@ class Layout:
     def from_ours(self, name: str) -> str | None:
         """Their name of an entry of ours; None if they have no such entry."""
         return _translated(name, self.rules)
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the implementation has a place for a mask head."""
+        return self.from_ours(MASK_HEAD + 'out_lay.weight') is not None
+
+
+def with_mask_head(names: Iterable[str]) -> bool:
+    """Whether entries under our names have a mask head among them."""
+    return any(name.startswith(MASK_HEAD) for name in names)
 
 
 def _translated(name: str, rules: Iterable[tuple[str, str]]) -> str | None:
@@ -46,7 +57,12 @@ def _pattern(template: str) -> str:
 
 
 TRAINING_ONLY = 'bbox_head.training_queries.'  # our entries that only training needs
-PANOPTIC = {'bbox_attention.': 'panoptic head', 'mask_head.': 'panoptic head'}
+MASK_HEAD = 'mask_head.'  # our entries of the mask head
+PANOPTIC_DETECTOR = 'detr.'  # the official panoptic model and that of transformers hold the detector under this name
+MASK_RULES = (  # the attention of the mask head stands beside the head
+    ('mask_head.bbox_attention.{rest}', 'bbox_attention.{rest}'),
+    ('mask_head.{rest}', 'mask_head.{rest}'),
+)
 
 OURS = Layout('mmdet_detr', 'mmdet_detr', marks=('bbox_head.class_embed.weight',), rules=(('{rest}', '{rest}'),))
 
@@ -61,8 +77,9 @@ OFFICIAL = Layout(
         ('neck.query_embed.weight', 'query_embed.weight'),
         ('bbox_head.class_embed.{p}', 'class_embed.{p}'),
         ('bbox_head.bbox_embed.{rest}', 'bbox_embed.{rest}'),
+        *MASK_RULES,
     ),
-    dropped=PANOPTIC,
+    detector=PANOPTIC_DETECTOR,
 )
 
 
@@ -120,9 +137,27 @@ HF_RULES = (
     ('neck.decoder.layers.{n}.multihead_attn.{rest}', 'model.decoder.layers.{n}.encoder_attn.{rest}'),
     ('bbox_head.class_embed.{p}', 'class_labels_classifier.{p}'),
     ('bbox_head.bbox_embed.{rest}', 'bbox_predictor.{rest}'),
+    *MASK_RULES,
 )
-# transformers 5 has these three names in memory, and the older ones in its files
-HF_VARIANTS = ((r'^model\.backbone\.model\.', HF_BACKBONE), (r'\.o_proj\.', '.out_proj.'), (r'\.mlp\.fc', '.fc'))
+# transformers 5 has these names in memory, and the older ones in its files
+HF_VARIANTS = (
+    (r'^model\.backbone\.model\.', HF_BACKBONE),
+    (r'\.o_proj\.', '.out_proj.'),
+    (r'\.mlp\.fc', '.fc'),
+    (r'^bbox_attention\.([qk])_proj\.', r'bbox_attention.\1_linear.'),
+    (r'^mask_head\.conv([12])\.conv\.', r'mask_head.lay\1.'),
+    (r'^mask_head\.conv([12])\.norm\.', r'mask_head.gn\1.'),
+    *(
+        (rf'^mask_head\.fpn_stages\.{stage}\.{theirs}\.', f'mask_head.{ours}.')
+        for stage in range(3)
+        for ours, theirs in (
+            (f'adapter{stage + 1}', 'fpn_adapter'),
+            (f'lay{stage + 3}', r'refine\.conv'),
+            (f'gn{stage + 3}', r'refine\.norm'),
+        )
+    ),
+    (r'^mask_head\.output_conv\.', 'mask_head.out_lay.'),
+)
 RESNET_RULES = (
     ('backbone.conv1.weight', f'{HF_BACKBONE}embedder.embedder.convolution.weight'),
     ('backbone.bn1.{rest}', f'{HF_BACKBONE}embedder.embedder.normalization.{{rest}}'),
@@ -144,8 +179,8 @@ HF = Layout(
     marks=(*HF_MARKS, f'{HF_BACKBONE}embedder.embedder.convolution.weight'),
     rules=(*RESNET_RULES, *HF_RULES),
     variants=HF_VARIANTS,
-    dropped=PANOPTIC,
     splits_attention=True,
+    detector=PANOPTIC_DETECTOR,
 )
 
 HF_TIMM = replace(

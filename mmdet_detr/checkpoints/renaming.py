@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from .layouts import LAYOUTS, RESNET, Layout
+from .layouts import LAYOUTS, MASK_HEAD, PANOPTIC_DETECTOR, RESNET, Layout, with_mask_head
 
 WRAPPERS = ('module.', '_orig_mod.', 'model.', 'ema.')  # DataParallel, torch.compile, training frameworks
 SURPLUS = {  # patterns of entries that training leaves beside the network
@@ -83,8 +83,8 @@ def _network(state_dict: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, s
         else:
             weights[str(name)] = value
     weights = _without_wrappers(weights)
-    if any(name.startswith('detr.') for name in weights):  # panoptic models hold a detector of this name
-        weights = {name.removeprefix('detr.'): value for name, value in weights.items()}
+    if any(name.startswith(PANOPTIC_DETECTOR) for name in weights):
+        weights = {name.removeprefix(PANOPTIC_DETECTOR): value for name, value in weights.items()}
     while any(name.startswith('detector.') for name in weights):  # an AuxiliaryHeadDetector may be in another
         dropped |= {name: 'auxiliary head' for name in weights if not name.startswith('detector.')}
         weights = {name.removeprefix('detector.'): value for name, value in weights.items() if name not in dropped}
@@ -98,6 +98,7 @@ def from_our_names(weights: dict[str, Tensor], layout: Layout) -> dict[str, Tens
         CheckpointError: an entry has no place in the layout.
     """
     counts = layout.name.startswith('mmdet')
+    detector = layout.detector if with_mask_head(weights) else ''
     renamed = {}
     for name, value in weights.items():
         if name.endswith('num_batches_tracked') and not counts:
@@ -105,7 +106,7 @@ def from_our_names(weights: dict[str, Tensor], layout: Layout) -> dict[str, Tens
         theirs = layout.from_ours(name)
         if theirs is None:
             raise CheckpointError(f'{name} has no place in the layout of {layout.title}')
-        renamed[theirs] = value
+        renamed[theirs if name.startswith(MASK_HEAD) else detector + theirs] = value
     return _split_attention(renamed) if layout.splits_attention else renamed
 
 

@@ -50,11 +50,10 @@ def with_source(checkpoint: dict, source: Source) -> dict:
     else:
         return _marked(checkpoint, source)
     weights = _marked(weights, source)
-    if source.classes and isinstance(meta, dict) and not {'dataset_meta', 'CLASSES'} & meta.keys():
+    if isinstance(meta, dict) and not {'dataset_meta', 'CLASSES'} & meta.keys():
         # One object in two places: a model writes its own class names into it, and mmdet's inference reads them.
-        named = {'classes': source.classes}
-        meta = {**meta, 'dataset_meta': named}
-        weights._metadata['']['dataset_meta'] = named  # type: ignore[attr-defined]
+        meta = {**meta, 'dataset_meta': {'classes': source.classes}} if source.classes else {**meta}
+        weights._metadata['']['meta'] = meta  # type: ignore[attr-defined]
     return {**checkpoint, 'state_dict': weights, 'meta': meta}
 
 
@@ -65,6 +64,8 @@ def facts_of(config: dict) -> dict[str, Any]:
     if isinstance(labels, dict):
         with contextlib.suppress(ValueError):
             classes = tuple(str(labels[key]) for key in sorted(labels, key=int))
+    if classes == placeholders(len(classes or ())):
+        classes = None
     backbone = config.get('backbone_config') or {}
     strides = [backbone.get('output_stride'), (config.get('backbone_kwargs') or {}).get('output_stride')]
     return {
@@ -73,6 +74,11 @@ def facts_of(config: dict) -> dict[str, Any]:
         'dilated': 16 in strides or config.get('dilation') in (True, 'true') if 'dilation' in config else None,
         'unfit': next((f'its {name} is {value}' for name, value in _unknown_settings(config, backbone)), None),
     }
+
+
+def placeholders(number: int) -> tuple[str, ...]:
+    """The labels that a Hugging Face model has if nobody has named its classes."""
+    return tuple(f'LABEL_{i}' for i in range(number))
 
 
 def _unknown_settings(config: dict, backbone: dict) -> list[tuple[str, Any]]:

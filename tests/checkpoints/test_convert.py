@@ -3,16 +3,29 @@ import json
 import os
 import runpy
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from foreign import IMPLEMENTATIONS, Foreign, official, ours
+from foreign import (
+    IMPLEMENTATIONS,
+    PANOPTIC,
+    R50,
+    Foreign,
+    MaskParameters,
+    hf_panoptic,
+    official,
+    official_panoptic,
+    ours,
+    ours_panoptic,
+    pixel_mask,
+)
 from helpers import ROOT, padded_batch, tiny_detr_config
 from mmdet.registry import MODELS
 from mmengine.runner import load_checkpoint
 
-from mmdet_detr.checkpoints.class_rows import COCO_IDS, COCO_NAMES
+from mmdet_detr.checkpoints.class_rows import COCO_IDS, COCO_NAMES, NAMES_BY_PANOPTIC_ID
 from mmdet_detr.checkpoints.convert import TARGETS, convert_checkpoint
 from mmdet_detr.checkpoints.files import load_from_local
 from mmdet_detr.checkpoints.hugging_face import Settings, settings_from_config
@@ -102,6 +115,113 @@ def test_hugging_face_opens_it_and_detects_the_same(tmp_path, config):
     height, width = samples[0].ori_shape
     clipped = detected['boxes'][order].clamp(min=0).minimum(torch.tensor([width, height, width, height]))
     torch.testing.assert_close(predicted.bboxes, clipped, rtol=0, atol=1e-2)
+
+
+PANOPTIC_SOURCES = {'detr': official_panoptic, 'hf': hf_panoptic, 'mmdet_detr': ours_panoptic}
+PANOPTIC_CONFIG = CONFIG.replace('num_heads=4', 'num_heads=8')
+
+
+@pytest.mark.parametrize('to', PANOPTIC_SOURCES)
+@pytest.mark.parametrize('layout', PANOPTIC_SOURCES)
+def test_masks_there_and_back_are_bit_identical(layout, to, tmp_path):
+    (tmp_path / 'config.py').write_text(PANOPTIC_CONFIG)
+    source = save(PANOPTIC_SOURCES[layout](PANOPTIC), tmp_path / 'source.pth')
+    there = tmp_path / ('folder' if to == 'hf' else 'there.pth')
+    convert_checkpoint(source, there, to, config=tmp_path / 'config.py')
+    convert_checkpoint(there, tmp_path / 'back.pth', 'mmdet_detr')
+    convert_checkpoint(source, tmp_path / 'direct.pth', 'mmdet_detr')
+    back, direct = (load_from_local(str(tmp_path / name))['state_dict'] for name in ('back.pth', 'direct.pth'))
+    assert back.keys() == direct.keys()
+    assert len([name for name in direct if name.startswith('mask_head.')]) == 32
+    for name, value in direct.items():
+        assert torch.equal(back[name], value), name
+
+
+@pytest.mark.parametrize('to', ['detr', 'mmdet_detr'])
+def test_file_with_masks_is_what_the_other_implementation_loads(to, tmp_path):
+    """In the official layout the detector is under ``detr.``, beside the mask head and its attention."""
+    expected = PANOPTIC_SOURCES[to]()
+    convert_checkpoint(save(expected, tmp_path / 'source.pth'), tmp_path / 'ours.pth', 'mmdet_detr')
+    convert_checkpoint(tmp_path / 'ours.pth', tmp_path / 'written.pth', to)
+    written = torch.load(tmp_path / 'written.pth', weights_only=True)['model' if to == 'detr' else 'state_dict']
+    assert written.keys() == expected.state_dict.keys()
+    for name, value in expected.state_dict.items():
+        assert torch.equal(written[name], value), name
+
+
+@torch.no_grad()
+def test_transformers_opens_masks_and_computes_the_same(tmp_path):
+    """Saved by transformers, read, written and opened again."""
+    theirs = hf_panoptic()
+    from transformers import DetrForSegmentation, DetrImageProcessor
+
+    theirs.model.save_pretrained(tmp_path / 'saved')
+    convert_checkpoint(tmp_path / 'saved', tmp_path / 'ours.pth', 'mmdet_detr')
+    (tmp_path / 'config.py').write_text(PANOPTIC_CONFIG)
+    convert_checkpoint(tmp_path / 'ours.pth', tmp_path / 'folder', 'hf', config=tmp_path / 'config.py')
+    opened, info = DetrForSegmentation.from_pretrained(tmp_path / 'folder', output_loading_info=True)
+    assert not any(info.values())
+    assert opened.config.architectures == ['DetrForSegmentation']
+    weights = opened.state_dict()
+    assert weights.keys() == theirs.state_dict.keys()
+    assert all(torch.equal(value, weights[name]) for name, value in theirs.state_dict.items())
+
+    images, samples = padded_batch()
+    inputs = {'pixel_values': images, 'pixel_mask': pixel_mask(images, samples).long()}
+    expected, given = theirs.model(**inputs), opened.eval()(**inputs)
+    assert expected.pred_masks.std() > 0.1
+    for name in ('logits', 'pred_boxes', 'pred_masks'):
+        assert torch.equal(given[name], expected[name]), name
+    assert DetrImageProcessor.from_pretrained(tmp_path / 'folder').format == 'coco_panoptic'
+
+
+def test_masks_of_the_published_size(tmp_path):
+    """An R50 with the panoptic outputs, there with the published number of entries and settings."""
+    shapes = json.loads((ROOT / 'tests/models/detr_r50_state_dict.json').read_text())
+    weights = {name: torch.zeros(shape) for name, shape in shapes.items() if 'num_batches' not in name}
+    weights['bbox_head.class_embed.weight'], weights['bbox_head.class_embed.bias'] = (
+        torch.ones(251, 256),
+        torch.ones(251),
+    )
+    masks = MaskParameters(R50).state_dict()
+    assert sum(value.numel() for value in masks.values()) == 1_333_657
+    torch.save({**weights, **{f'mask_head.{name}': value for name, value in masks.items()}}, tmp_path / 'r50.pth')
+    line = convert_checkpoint(tmp_path / 'r50.pth', tmp_path / 'detr.pth', 'detr')
+    assert line == f'{tmp_path}/detr.pth: facebookresearch/detr, 490 entries (from mmdet_detr, 0 dropped)'
+    convert_checkpoint(tmp_path / 'detr.pth', tmp_path / 'folder', 'hf')
+    config = json.loads((tmp_path / 'folder' / 'config.json').read_text())
+    assert config['architectures'] == ['DetrForSegmentation']
+    assert config['backbone_config']['out_features'] == ['stage1', 'stage2', 'stage3', 'stage4']
+    assert config['encoder_attention_heads'] == 8
+    assert [config['id2label'][str(i)] for i in range(250)] == list(NAMES_BY_PANOPTIC_ID)
+    processor = json.loads((tmp_path / 'folder' / 'preprocessor_config.json').read_text())
+    assert processor['format'] == 'coco_panoptic'
+
+    line = convert_checkpoint(tmp_path / 'folder', tmp_path / 'mmdet.pth', 'mmdet3', coco80=True)
+    assert line.endswith("(from Hugging Face, transformers' ResNet, 32 dropped, the mask head too: mmdet 3.x has none)")
+    written = torch.load(tmp_path / 'mmdet.pth', weights_only=True)
+    assert not [name for name in written['state_dict'] if 'mask' in name]
+    assert written['meta']['dataset_meta']['classes'] == COCO_NAMES
+
+
+def test_masks_keep_the_names_of_own_classes(tmp_path):
+    classes = ('ant', 'bee', 'cat', 'soil', 'sky')
+    source = save(ours_panoptic(replace(PANOPTIC, num_classes=5)), tmp_path / 'ours.pth',
+                  meta={'cfg': PANOPTIC_CONFIG, 'dataset_meta': {'classes': classes}})  # fmt: skip
+    convert_checkpoint(source, tmp_path / 'folder', 'hf')
+    labels = json.loads((tmp_path / 'folder' / 'config.json').read_text())['id2label']
+    assert tuple(labels[str(i)] for i in range(5)) == classes
+
+
+def test_masks_with_a_dilated_backbone_get_the_names_of_timm(tmp_path):
+    config = tmp_path / 'dc5.py'
+    config.write_text(PANOPTIC_CONFIG.replace("'ResNet'", "'mmdet_detr.ResNetDC5'"))
+    source = save(ours_panoptic(PANOPTIC), tmp_path / 'ours.pth')
+    convert_checkpoint(source, tmp_path / 'folder', 'hf', config=config)
+    written = json.loads((tmp_path / 'folder' / 'config.json').read_text())
+    assert (written['architectures'], written['dilation']) == (['DetrForSegmentation'], True)
+    names = set(load_from_local(str(tmp_path / 'folder'))['state_dict'])
+    assert {'detr.model.backbone.conv_encoder.model.layer4.1.conv2.weight', 'mask_head.lay1.weight'} <= names
 
 
 def test_hugging_face_names_of_the_published_size(tmp_path):
@@ -194,6 +314,13 @@ def bad_input(tmp_path):
     save(own, tmp_path / 'sigmoid.pth', meta={'dataset_meta': {'classes': list('abcdef')}, 'cfg': CONFIG})
     own.state_dict['backbone.layer1.0.conv7.weight'] = torch.zeros(1)
     save(own, tmp_path / 'odd.pth', meta={'cfg': CONFIG})
+    save(ours_panoptic(), tmp_path / 'masks.pth')
+    fewer = ours_panoptic()
+    del fewer.state_dict['mask_head.adapter3.weight']
+    save(fewer, tmp_path / 'levels.pth')
+    (tmp_path / 'groups.py').write_text(CONFIG.replace('neck=', 'mask_head=dict(groups=4), neck='))
+    (tmp_path / 'heads.py').write_text(PANOPTIC_CONFIG)
+    (tmp_path / 'tiny.py').write_text(CONFIG)
     (tmp_path / 'folder').mkdir()
     (tmp_path / 'gelu').mkdir()
     torch.save(own.state_dict, tmp_path / 'gelu' / 'pytorch_model.bin')
@@ -225,6 +352,10 @@ def bad_input(tmp_path):
         (('ours.pth', 'out', '--to', 'hf', '--config', 'syntax.py'), 'syntax.py cannot be read: SyntaxError: '),
         (('ours.pth', 'out', '--to', 'hf', '--config', 'caffe.py'), 'the backbone strides in the first convolution'),
         (('ours.pth', 'out', '--to', 'hf', '--config', 'dilated.py'), 'the backbone is dilated otherwise'),
+        (('masks.pth', 'out', '--to', 'hf', '--config', 'groups.py'), 'the mask head has GroupNorm of other'),
+        (('masks.pth', 'out', '--to', 'hf', '--config', 'heads.py'),
+         'the mask head has 36 inputs, that of transformers would have 40'),
+        (('levels.pth', 'out', '--to', 'hf', '--config', 'tiny.py'), 'the mask head reads maps of [32, 16] channels'),
     ]  # fmt: skip
 
 

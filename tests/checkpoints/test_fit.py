@@ -2,11 +2,30 @@ import argparse
 import copy
 import json
 import logging
-from dataclasses import asdict
+import re
+import tempfile
+from dataclasses import asdict, replace
 
 import pytest
+import safetensors.torch
 import torch
-from foreign import NUM_CLASSES, R50, hf, hf_config, mmdet2_7, mmdet3, official, ours
+from foreign import (
+    NUM_CLASSES,
+    PANOPTIC,
+    R50,
+    TINY,
+    Foreign,
+    MaskParameters,
+    hf,
+    hf_config,
+    hf_panoptic,
+    mmdet2_7,
+    mmdet3,
+    official,
+    official_panoptic,
+    ours,
+    ours_panoptic,
+)
 from helpers import ROOT, tiny_detr_config
 from mmdet.registry import MODELS
 from mmengine.config import Config
@@ -15,10 +34,19 @@ from mmengine.runner import load_checkpoint
 from mmengine.runner.checkpoint import load_state_dict
 
 from mmdet_detr.checkpoints import CheckpointError
-from mmdet_detr.checkpoints.class_rows import COCO_IDS, COCO_NAMES, NAMES_BY_COCO_ID
+from mmdet_detr.checkpoints.class_rows import (
+    COCO_IDS,
+    COCO_NAMES,
+    NAMES_BY_COCO_ID,
+    NAMES_BY_PANOPTIC_ID,
+    PANOPTIC_IDS,
+    PANOPTIC_NAMES,
+)
 from mmdet_detr.checkpoints.fit import fit_to_model
 from mmdet_detr.checkpoints.renaming import to_our_names
 from mmdet_detr.checkpoints.source import Source
+
+CATEGORIES = ROOT.parent / 'shared/data/coco_panoptic_sample/panoptic_coco_categories.json'  # not part of the project
 
 
 @pytest.fixture
@@ -100,6 +128,83 @@ def test_panoptic_outputs_into_80_classes(tmp_path):
     """250 category ids, of things and of stuff, and no object."""
     assert rows_of(load(model_of(80), with_rows(251), tmp_path)) == [*COCO_IDS, 250]
     assert rows_of(load(model_of(2, ('cat', 'zebra')), with_rows(251), tmp_path)) == [17, 24, 250]
+
+
+def test_panoptic_coco_ids():
+    assert len(PANOPTIC_IDS) == len(PANOPTIC_NAMES) == 133
+    assert len(NAMES_BY_PANOPTIC_ID) == 250
+    assert NAMES_BY_PANOPTIC_ID[:91] == NAMES_BY_COCO_ID
+    by_id = {92: 'banner', 109: 'curtain', 149: 'road', 175: 'wall-stone', 184: 'tree-merged', 200: 'rug-merged'}
+    assert {i: NAMES_BY_PANOPTIC_ID[i] for i in by_id} == by_id  # from COCO's panoptic category table
+    assert all(NAMES_BY_PANOPTIC_ID[i] == 'N/A' for i in (0, 91, 94, 182, 183, 201, 249))
+
+
+@pytest.mark.skipif(not CATEGORIES.is_file(), reason=f"COCO's table of categories is not at {CATEGORIES}")
+def test_panoptic_coco_ids_are_those_of_the_annotations():
+    table = tuple((category['id'], category['name']) for category in json.loads(CATEGORIES.read_text()))
+    assert table == tuple(zip(PANOPTIC_IDS, PANOPTIC_NAMES, strict=True))
+
+
+def test_panoptic_outputs_into_things_and_stuff(tmp_path, logged):
+    assert rows_of(load(model_of(133), with_rows(251), tmp_path)) == [*PANOPTIC_IDS, 250]
+    assert '  classes: 133 of 133 classes by COCO category id, and the row of no object' in logged
+    assert rows_of(load(model_of(133, PANOPTIC_NAMES), with_rows(251), tmp_path)) == [*PANOPTIC_IDS, 250]
+    assert rows_of(load(model_of(3, ('water-other', 'okapi', 'cat')), with_rows(251), tmp_path)) == [178, -1, 17, 250]
+    assert rows_of(load(model_of(250), with_rows(251), tmp_path)) == list(range(251))
+
+
+def test_things_and_stuff_into_other_published_numbers(tmp_path):
+    rows = rows_of(load(model_of(250), with_rows(134), tmp_path))
+    assert [rows[i] for i in PANOPTIC_IDS] == list(range(133))
+    assert rows[250] == 133
+    assert rows.count(-1) == 251 - 134
+    assert rows_of(load(model_of(80), with_rows(134), tmp_path)) == [*range(80), 133]
+
+
+def test_things_into_things_and_stuff(tmp_path, logged):
+    """A checkpoint of boxes starts a panoptic model."""
+    assert rows_of(load(model_of(133), with_rows(92), tmp_path)) == [*COCO_IDS, *[-1] * 53, 91]
+    assert '  classes: 80 of 133 classes by COCO category id, and the row of no object' in logged
+    (line,) = (line for line in logged if 'keep their initial values' in line)
+    assert line.startswith('  classes that keep their initial values: banner, blanket, bridge')
+    assert line.endswith(' and 43 more')
+    assert rows_of(load(model_of(133), with_rows(81), tmp_path)) == [*range(80), *[-1] * 53, 80]
+
+
+def write_labels(folder, labels, num_rows):
+    (folder / 'config.json').write_text(json.dumps({'id2label': {str(i): name for i, name in enumerate(labels)}}))
+    torch.save(with_rows(num_rows), folder / 'pytorch_model.bin')
+
+
+@pytest.mark.parametrize('named', [True, False])
+def test_panoptic_labels_of_hugging_face(named, tmp_path):
+    """Files name the classes or none of them, and always number the unused ids."""
+    labels = [name if named and name != 'N/A' else f'LABEL_{i}' for i, name in enumerate(NAMES_BY_PANOPTIC_ID)]
+    write_labels(tmp_path, labels, 251)
+    model = model_of(133)
+    checkpoint = load_checkpoint(model, str(tmp_path))
+    assert rows_of(model) == [*PANOPTIC_IDS, 250]
+    assert checkpoint['meta']['dataset_meta']['classes'] == PANOPTIC_NAMES
+
+
+def test_numbered_labels_of_hugging_face_are_no_names(tmp_path):
+    write_labels(tmp_path, ['LABEL_0', 'LABEL_1', 'LABEL_2'], 4)
+    model = model_of(3, ('ant', 'bee', 'cat'))
+    load_checkpoint(model, str(tmp_path))
+    assert rows_of(model) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ('num_rows', 'classes', 'expected'),
+    [(251, None, PANOPTIC_NAMES), (92, PANOPTIC_NAMES, PANOPTIC_NAMES), (6, tuple('abcde'), tuple('abcde'))],
+)
+def test_inference_gets_the_names_of_a_file_without_any(num_rows, classes, expected, tmp_path):
+    """mmdet's inference would show COCO's 80 names otherwise, and fail on stuff."""
+    torch.save(with_rows(num_rows), tmp_path / 'file.pth')
+    checkpoint = load_checkpoint(model_of(len(expected), classes), str(tmp_path / 'file.pth'))
+    assert checkpoint['meta']['dataset_meta']['classes'] == expected
+    torch.save({'state_dict': with_rows(6), 'meta': {'epoch': 3}}, tmp_path / 'file.pth')
+    assert load_checkpoint(model_of(5), str(tmp_path / 'file.pth'))['meta'] == {'epoch': 3}
 
 
 def test_own_classes_from_coco_by_name(tmp_path, logged):
@@ -243,6 +348,100 @@ def test_resnet_loads_as_backbone(tmp_path, logged):
     assert any('not in the checkpoint, keeps its initial values' in line for line in logged)
 
 
+def model_with_masks(sizes=TINY):
+    model = MODELS.build(sizes.config)
+    model.mask_head = MaskParameters(sizes)
+    return model
+
+
+def hf_panoptic_files() -> Foreign:
+    """Under the names that transformers writes into files."""
+    foreign = hf_panoptic()
+    with tempfile.TemporaryDirectory() as folder:
+        foreign.model.save_pretrained(folder)
+        saved = safetensors.torch.load_file(f'{folder}/model.safetensors')
+    assert saved.keys() != foreign.state_dict.keys()
+    return Foreign(saved, foreign.forward, foreign.model)
+
+
+MASKS = {
+    'official': (official_panoptic, TINY, {'lay4': 'mask_head.lay4', 'q': 'bbox_attention.q_linear'}),
+    'transformers, in memory': (
+        hf_panoptic, PANOPTIC, {'lay4': 'mask_head.fpn_stages.1.refine.conv', 'q': 'bbox_attention.q_proj'},
+    ),
+    'transformers, in files': (
+        hf_panoptic_files, PANOPTIC, {'lay4': 'mask_head.lay4', 'q': 'bbox_attention.q_linear'},
+    ),
+    'ours': (ours_panoptic, TINY, {'lay4': 'mask_head.lay4', 'q': 'mask_head.bbox_attention.q_linear'}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('layout', MASKS)
+def test_mask_head(layout, tmp_path, logged):
+    """Every entry arrives once, and two of them are looked up by name."""
+    build, sizes, names = MASKS[layout]
+    weights = build().state_dict
+    model = model_with_masks(sizes)
+    before = copy.deepcopy(model.mask_head.state_dict())
+    load(model, weights, tmp_path)
+    assert torch.equal(model.mask_head.lay4.weight, weights[f'{names["lay4"]}.weight'])
+    assert torch.equal(model.mask_head.bbox_attention.q_linear.bias, weights[f'{names["q"]}.bias'])
+    given = sorted(
+        value.double().sum().item() for name, value in weights.items() if re.search('mask_head|bbox_att', name)
+    )
+    loaded = model.mask_head.state_dict()
+    assert len(loaded) == len(given) == 32
+    assert sorted(value.double().sum().item() for value in loaded.values()) == given
+    assert not any(torch.equal(value, before[name]) for name, value in loaded.items())
+    assert not [line for line in logged if 'mask_head.' in line]
+
+
+def test_both_namings_of_transformers_are_one(tmp_path):
+    """The names in memory, and those that transformers itself makes of them in a file."""
+    theirs = hf_panoptic()
+    theirs.model.save_pretrained(tmp_path)
+    in_memory = to_our_names(theirs.state_dict, 'memory').weights
+    in_file = to_our_names(safetensors.torch.load_file(tmp_path / 'model.safetensors'), 'file').weights
+    assert in_memory.keys() == in_file.keys()
+    for name, value in in_memory.items():
+        assert torch.equal(value, in_file[name]), name
+
+
+@pytest.mark.parametrize('layout', MASKS)
+def test_mask_head_for_a_model_without_one(layout, tmp_path, logged):
+    build, sizes, _ = MASKS[layout]
+    load(MODELS.build(sizes.config), build().state_dict, tmp_path)
+    (line,) = (line for line in logged if 'dropped: ' in line)
+    assert re.fullmatch(r'  dropped: mask_head\..+ and 29 more \(the model has no such part\)', line)
+
+
+@pytest.mark.parametrize('build', [official, hf, mmdet3, ours], ids=lambda build: build.__name__)
+def test_boxes_for_a_model_with_a_mask_head(build, tmp_path, logged):
+    weights = build().state_dict
+    model = model_with_masks()
+    before = copy.deepcopy(model.mask_head.state_dict())
+    load(model, weights, tmp_path)
+    assert all(torch.equal(value, before[name]) for name, value in model.mask_head.state_dict().items())
+    boxes = load(model_of(), weights, tmp_path).state_dict()
+    assert all(
+        torch.equal(value, boxes[name]) for name, value in model.state_dict().items() if 'mask_head.' not in name
+    )
+    (line,) = (line for line in logged if 'mask_head.' in line)
+    assert re.fullmatch(
+        r'  missing: mask_head\..+ and 29 more \(not in the checkpoint, keeps its initial values\)', line
+    )
+
+
+def test_half_a_mask_head(tmp_path):
+    weights = official_panoptic().state_dict
+    del weights['mask_head.gn3.bias']
+    with pytest.raises(CheckpointError, match=r'does not fit the model: the checkpoint lacks mask_head\.gn3\.bias'):
+        load(model_with_masks(), weights, tmp_path)
+    weights = official_panoptic().state_dict | {'mask_head.adapter1.weight': torch.zeros(16, 64, 1, 1)}
+    with pytest.raises(CheckpointError, match=r'mask_head\.adapter1\.weight is \(16, 64, 1, 1\) in the checkpoint and'):
+        load(model_with_masks(), weights, tmp_path)
+
+
 def half_a_transformer(weights):
     return {name: value for name, value in weights.items() if 'decoder.layers.2' not in name}
 
@@ -326,6 +525,20 @@ def test_error_names_the_config_to_use(name, tmp_path):
     assert f'The checkpoint has a ResNet-{depth} with 6 encoder and 6 decoder layers of width 256' in str(error.value)
     assert f'use configs/detr/{name}.py' in str(error.value)
     assert ('for DC5, configs/detr/detr_r' in str(error.value)) == (depth != '18')
+
+
+@pytest.mark.parametrize('masks_in', ['checkpoint', 'model'])
+def test_error_names_the_config_with_masks(masks_in, tmp_path):
+    """A panoptic file in a model for boxes, and a file of boxes in a panoptic model, each of another depth."""
+    with torch.device('meta'):
+        given, model = MODELS.build(R50.config), MODELS.build(replace(R50, depth=101).config)
+        (given if masks_in == 'checkpoint' else model).mask_head = MaskParameters(R50)
+    with pytest.raises(CheckpointError) as error:
+        fit_to_model(model, given.state_dict(), '', {'source': asdict(Source('file.pth'))})
+    assert str(error.value).endswith(
+        'use configs/detr/detr_r50_panoptic_8x2_25e_coco.py or, for DC5, '
+        'configs/detr/detr_r50-dc5_panoptic_8x1_25e_coco.py'
+    )
 
 
 def test_published_names_and_shapes_fit_the_published_config():

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from foreign import IMPLEMENTATIONS, TINY, Foreign, Sizes, official
+from foreign import IMPLEMENTATIONS, PANOPTIC, TINY, Foreign, Sizes, hf_panoptic, official
 from helpers import padded_batch
 from mmdet.registry import MODELS
 from mmengine.runner import load_checkpoint
@@ -32,3 +32,8 @@ def test_outputs_equal_the_implementation(layout, tmp_path):
 def test_outputs_of_the_official_depths(depth, dilated, tmp_path):
     sizes = replace(TINY, depth=depth, dilated=dilated)
     assert difference(official(sizes), sizes, tmp_path) < 1e-4
+
+
+@torch.no_grad()
+def test_outputs_of_a_panoptic_model_of_transformers(tmp_path):
+    assert difference(hf_panoptic(), PANOPTIC, tmp_path) < 1e-4
