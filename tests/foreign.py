@@ -58,6 +58,16 @@ class Sizes:
         config.bbox_head.embed_dims = self.width
         return config
 
+    @property
+    def mask_head(self) -> dict:
+        """Our mask head on a backbone that gives all of its stages."""
+        return {
+            'type': 'mmdet_detr.MaskHead',
+            'in_channels': self.channels[:3],
+            'embed_dims': self.width,
+            'num_heads': self.heads,
+        }
+
 
 TINY = Sizes()
 R50 = Sizes(50, 64, 256, 8, 2048, 6, 6, 100, 91)
@@ -184,27 +194,16 @@ def official(sizes: Sizes = TINY) -> Foreign:
     return Foreign(state_dict, lambda images, samples: model(images, pixel_mask(images, samples)), model)
 
 
-class MaskParameters(nn.Module):
-    """The parameters of a mask head under our names, without its computation."""
-
-    def __init__(self, sizes: Sizes) -> None:
-        super().__init__()
-        width, inputs = sizes.width, sizes.width + sizes.heads
-        self.bbox_attention = nn.ModuleDict({name: nn.Linear(width, width) for name in ('q_linear', 'k_linear')})
-        widths = [inputs, inputs, width // 2, width // 4, width // 8, width // 16]
-        for i, channels in enumerate(widths[1:]):
-            self.add_module(f'lay{i + 1}', nn.Conv2d(widths[i], channels, 3, padding=1))
-            self.add_module(f'gn{i + 1}', nn.GroupNorm(1, channels))
-        for i, channels in enumerate(sizes.channels[2::-1]):
-            self.add_module(f'adapter{i + 1}', nn.Conv2d(channels, widths[i + 2], 1))
-        self.out_lay = nn.Conv2d(widths[-1], 1, 3, padding=1)
+def mask_head(sizes: Sizes) -> nn.Module:
+    """Our mask head with random weights."""
+    return randomise(MODELS.build(sizes.mask_head))
 
 
 def official_panoptic(sizes: Sizes = TINY) -> Foreign:
     """Under ``detr.``, beside a mask head and its attention."""
     detector = official(sizes)
     weights = {f'detr.{name}': value for name, value in detector.state_dict.items()}
-    for name, value in randomise(MaskParameters(sizes)).state_dict().items():
+    for name, value in mask_head(sizes).state_dict().items():
         weights[name if name.startswith('bbox_attention.') else f'mask_head.{name}'] = value
     return Foreign(weights, detector.forward, detector.model)
 
@@ -344,7 +343,7 @@ def ours(sizes: Sizes = TINY) -> Foreign:
 def ours_panoptic(sizes: Sizes = TINY) -> Foreign:
     """With a mask head beside the others."""
     foreign = ours(sizes)
-    foreign.model.mask_head = randomise(MaskParameters(sizes))
+    foreign.model.mask_head = mask_head(sizes)
     return Foreign(dict(foreign.model.state_dict()), foreign.forward, foreign.model)
 
 

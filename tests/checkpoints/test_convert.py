@@ -13,8 +13,8 @@ from foreign import (
     PANOPTIC,
     R50,
     Foreign,
-    MaskParameters,
     hf_panoptic,
+    mask_head,
     official,
     official_panoptic,
     ours,
@@ -183,7 +183,7 @@ def test_masks_of_the_published_size(tmp_path):
         torch.ones(251, 256),
         torch.ones(251),
     )
-    masks = MaskParameters(R50).state_dict()
+    masks = mask_head(R50).state_dict()
     assert sum(value.numel() for value in masks.values()) == 1_333_657
     torch.save({**weights, **{f'mask_head.{name}': value for name, value in masks.items()}}, tmp_path / 'r50.pth')
     line = convert_checkpoint(tmp_path / 'r50.pth', tmp_path / 'detr.pth', 'detr')

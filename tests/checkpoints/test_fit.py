@@ -15,10 +15,10 @@ from foreign import (
     R50,
     TINY,
     Foreign,
-    MaskParameters,
     hf,
     hf_config,
     hf_panoptic,
+    mask_head,
     mmdet2_7,
     mmdet3,
     official,
@@ -350,7 +350,7 @@ def test_resnet_loads_as_backbone(tmp_path, logged):
 
 def model_with_masks(sizes=TINY):
     model = MODELS.build(sizes.config)
-    model.mask_head = MaskParameters(sizes)
+    model.mask_head = mask_head(sizes)
     return model
 
 
@@ -532,7 +532,7 @@ def test_error_names_the_config_with_masks(masks_in, tmp_path):
     """A panoptic file in a model for boxes, and a file of boxes in a panoptic model, each of another depth."""
     with torch.device('meta'):
         given, model = MODELS.build(R50.config), MODELS.build(replace(R50, depth=101).config)
-        (given if masks_in == 'checkpoint' else model).mask_head = MaskParameters(R50)
+        (given if masks_in == 'checkpoint' else model).mask_head = mask_head(R50)
     with pytest.raises(CheckpointError) as error:
         fit_to_model(model, given.state_dict(), '', {'source': asdict(Source('file.pth'))})
     assert str(error.value).endswith(
