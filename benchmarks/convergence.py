@@ -59,6 +59,7 @@ REMOVE: dict[str, Callable[[Config], None]] = {
     'class weight': without_class_weight,
     'Muon': without_muon,
 }
+GROUPS = Config.fromfile(ROOT / 'configs' / '_base_' / 'detr_fast.py').fast_head.training_queries[0]
 QUERIES = 'model.bbox_head.training_queries'
 DENSE = 'model.bbox_head.dense_supervision'
 TRIED = {  # name: options of the config
@@ -69,10 +70,10 @@ TRIED = {  # name: options of the config
     },
     'class loss x 3 in all parts': {f'{QUERIES}.1.cls_weight': 1.0, f'{DENSE}.cls_weight': 1.0},
     'Muon 0.02': {'optim_wrapper.muon.lr': 0.02},
-    'class weight 1.5': {
-        'model.bbox_head.loss.loss_cls.loss_weight': 1.5,
-        f'{QUERIES}.1.cls_weight': 0.66,
-        f'{DENSE}.cls_weight': 2.66,
+    'class weight 3': {
+        'model.bbox_head.loss.loss_cls.loss_weight': 3.0,
+        f'{QUERIES}.1.cls_weight': 0.33,
+        f'{DENSE}.cls_weight': 1.33,
     },
     'batch of 8': {'train_dataloader.batch_size': 8},
     'batch of 32': {'train_dataloader.batch_size': 32},
@@ -90,6 +91,20 @@ ROWS: dict[str, tuple[list[str], dict]] = {  # name: parts that are taken out, a
     'none': (list(REMOVE), {}),
     **{name: ([], options) for name, options in TRIED.items()},
 }
+
+
+def row_config(data: str, row: str) -> Config:
+    """The recipe of the data with all parts, query groups too, and of them what the row leaves."""
+    removed, options = ROWS[row]
+    config = prepared(ROOT / 'configs' / CONFIGS[data][OURS])
+    head = config.model.bbox_head
+    if not head.training_queries[0].type.endswith('QueryGroups'):
+        groups = {**GROUPS, 'num_queries': config.model.neck.num_queries}
+        head.training_queries = [groups, *head.training_queries]
+    config.merge_from_dict(options)
+    for part in sorted(removed, key=lambda part: part != 'class weight'):  # while the other parts are there
+        REMOVE[part](config)
+    return config
 
 
 def held_out(config: Config, folder: Path) -> None:
@@ -111,10 +126,7 @@ def run(
     data: str, minutes: float, folder: Path, row: str, seed: int, done: MutableMapping[tuple, tuple[int, int]]
 ) -> dict:
     """One run, in a process of its own."""
-    removed, options = ROWS[row]
-    config = prepared(ROOT / 'configs' / CONFIGS[data][OURS], options)
-    for part in sorted(removed, key=lambda part: part != 'class weight'):  # while the other parts are there
-        REMOVE[part](config)
+    config = row_config(data, row)
     if data == 'bccd':
         held_out(config, folder / f'{data} {row} {seed}')
 

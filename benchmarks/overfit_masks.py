@@ -32,7 +32,6 @@ def config_for(folder: Path, side: int, work_dir: Path) -> Config:
     model = config.model
     model.neck.num_queries = model.test_cfg.max_per_img = QUERIES
     model.bbox_head.num_classes, model.mask_head.num_things_classes = 133, 80
-    model.bbox_head.training_queries = model.bbox_head.training_queries[1:]  # denoising alone
     resize = {'type': 'mmdet_detr.ShortestSideResize', 'sizes': [side], 'longest': side}
     for loader, batch in ((config.train_dataloader, 2), (config.val_dataloader, 2)):
         loader.batch_size = batch

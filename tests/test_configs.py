@@ -108,7 +108,9 @@ COCO = [path for path in DETR_CONFIGS if path.stem.endswith('coco')]
 @pytest.mark.parametrize('path', [p for p in COCO if 'fast' not in p.stem], ids=lambda path: path.stem)
 def test_official_recipe(path):
     config = load(path)
-    epochs, drop = {'150e': (150, 100), '500e': (500, 400)}[re.search('1?50+e', path.stem)[0]]
+    drops = {25: 15, 150: 100, 300: 200, 500: 400}
+    epochs = int(re.search(r'_(\d+)e_', path.stem)[1])
+    drop = drops[epochs]
     assert config.train_cfg.max_epochs == config.param_scheduler[0].end == epochs
     assert config.param_scheduler[0].milestones == [drop]
     by_strategy = config.get('strategy', {}).get('gradient_clipping')  # DeepSpeed clips by itself
@@ -128,12 +130,31 @@ def test_official_recipe(path):
     assert (cropped[1].crop_size, cropped[1].allow_negative_crop) == ((384, 600), True)
     test_resize = next(t for t in config.test_dataloader.dataset.pipeline if 'sizes' in t)
     assert (test_resize.sizes, test_resize.longest) == ([800], 1333)
-    assert config.model.bbox_head.num_classes == 80
+    assert config.model.bbox_head.num_classes == (133 if 'panoptic' in path.stem else 80)
     depth = int(re.search(r'_r(\d+)', path.stem)[1])
     assert config.model.backbone.depth == depth
     assert config.model.neck.in_channels == (512 if depth == 18 else 2048)
     assert config.model.backbone.type == ('mmdet_detr.ResNetDC5' if 'dc5' in path.stem else 'ResNet')
     assert f'resnet{depth}' in Config.fromfile(path).model.backbone.init_cfg.checkpoint
+
+
+@pytest.mark.parametrize('path', [p for p in COCO if '_25e_' in p.stem], ids=lambda path: path.stem)
+def test_masks_train_on_frozen_boxes_and_are_evaluated(path):
+    config = load(path)
+    assert config.model.freeze_detector
+    model = MODELS.build(config.model)
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 1_333_657
+    panoptic = 'panoptic' in path.stem
+    things = 80 if panoptic else None
+    assert config.model.mask_head.num_things_classes == things
+    evaluators = config.test_evaluator if panoptic else [config.test_evaluator]
+    assert [e.type for e in evaluators] == [
+        *(['mmdet_detr.PanopticMetric'] if panoptic else []),
+        'mmdet_detr.CocoMetric',
+    ]
+    assert evaluators[-1].metric == ['bbox', 'segm']
+    loads = [t.type for t in config.train_dataloader.dataset.pipeline]
+    assert loads[1] == ('mmdet_detr.LoadPanopticSegments' if panoptic else 'LoadAnnotations')
 
 
 @pytest.mark.parametrize(('epochs', 'drop'), [(12, 11), (50, 40)])
@@ -153,8 +174,9 @@ def test_fast_recipe_differs_in_parts_and_schedule(epochs, drop):
 def test_small_configs_predict_as_those_of_the_paper(name):
     """The network is the same: only training differs."""
     fast, paper = (Config.fromfile(ROOT / 'configs' / 'detr' / f'{stem}.py') for stem in (name, f'{name}_plain'))
-    queries = fast.model.bbox_head.training_queries[0]
-    assert queries.num_queries == fast.model.neck.num_queries
+    for queries in fast.model.bbox_head.training_queries:
+        if queries.type == 'mmdet_detr.QueryGroups':
+            assert queries.num_queries == fast.model.neck.num_queries
     for key in ('training_queries', 'dense_supervision', 'loss'):
         fast.model.bbox_head.pop(key)
     for key in ('model', 'test_dataloader', 'test_evaluator'):

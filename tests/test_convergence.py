@@ -17,17 +17,9 @@ import parts
 import raccoon
 
 
-def shapes_row(name: str) -> Config:
-    removed, options = convergence.ROWS[name]
-    config = budget.prepared(ROOT / 'configs' / budget.CONFIGS['shapes'][budget.OURS], options)
-    for part in sorted(removed, key=lambda part: part != 'class weight'):
-        convergence.REMOVE[part](config)
-    return config
-
-
 @pytest.mark.parametrize('name', convergence.ROWS)
 def test_a_row_has_the_parts_that_it_says(name):
-    config = shapes_row(name)
+    config = convergence.row_config('shapes', name)
     head = config.model.bbox_head
     has = {
         'groups': any(queries.type.endswith('QueryGroups') for queries in head.training_queries),
@@ -44,9 +36,9 @@ def test_a_row_has_the_parts_that_it_says(name):
 
 def test_without_class_weight_the_parts_keep_theirs():
     """The product with the head's own weight stays."""
-    before, after = (shapes_row(name).model.bbox_head for name in ('all', 'all but class weight'))
+    before, after = (convergence.row_config('shapes', name).model.bbox_head for name in ('all', 'all but class weight'))
     for part in (lambda head: head.training_queries[1], lambda head: head.dense_supervision):
-        assert part(after).cls_weight == pytest.approx(3 * part(before).cls_weight)
+        assert part(after).cls_weight == pytest.approx(1.5 * part(before).cls_weight)
 
 
 def test_held_out_images_are_those_left_out_of_training(tmp_path):

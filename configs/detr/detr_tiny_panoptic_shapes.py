@@ -6,10 +6,7 @@ num_queries = 16  # three things and up to three regions in an image
 model = dict(
     backbone=dict(out_indices=(0, 1)),
     neck=dict(num_queries=num_queries),
-    bbox_head=dict(
-        num_classes=7,
-        training_queries=[dict(_base_.queries, num_queries=num_queries), _base_.denoising],
-    ),
+    bbox_head=dict(num_classes=7),
     mask_head=dict(type='mmdet_detr.MaskHead', in_channels=(32,), embed_dims=64, num_things_classes=3),
     test_cfg=dict(max_per_img=num_queries, panoptic=dict(score_thr=0.5)),
 )
