@@ -5,7 +5,7 @@ import re
 
 import pytest
 from helpers import ROOT
-from mmdet.registry import TASK_UTILS
+from mmdet.registry import DATASETS, TASK_UTILS
 from mmengine.config import Config
 from mmengine.registry import HOOKS
 
@@ -124,6 +124,20 @@ def test_config_for_own_data(tmp_path):
         assert loader.dataset.ann_file.startswith('annotations/instances_')
     assert config.val_evaluator.ann_file == 'data/mine/annotations/instances_val2017.json'
     assert config.model.neck.type == 'mmdet_detr.TransformerNeck'
+
+
+def test_panoptic_data(tmp_path, shapes):
+    """The data set of the page on data, on shapes that were generated just now."""
+    page = (ROOT / 'docs' / 'data.md').read_text()
+    path = tmp_path / 'example.py'
+    path.write_text(re.search(r'```python\n(train_dataloader.*?)```', page, re.DOTALL)[1])
+    dataset = Config.fromfile(path).train_dataloader.dataset
+    assert dataset.pop('_delete_')
+    data = DATASETS.build({**dataset, 'data_root': str(shapes)})
+    assert len(data) == 24
+    assert len(data.metainfo['thing_classes']) == 3
+    objects = data[0]['data_samples'].gt_instances
+    assert objects.masks.masks.sum(0).tolist() == [[1] * 64] * 64  # every pixel belongs to one segment
 
 
 def test_config_that_changes_one_of_ours(tmp_path):
