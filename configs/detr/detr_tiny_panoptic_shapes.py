@@ -7,7 +7,17 @@ model = dict(
     backbone=dict(out_indices=(0, 1)),
     neck=dict(num_queries=num_queries),
     bbox_head=dict(num_classes=7),
-    mask_head=dict(type='mmdet_detr.MaskHead', in_channels=(32,), embed_dims=64, num_things_classes=3),
+    mask_head=dict(
+        type='mmdet_detr.MaskHead',
+        in_channels=(32,),
+        embed_dims=64,
+        num_things_classes=3,
+        loss=dict(
+            type='mmdet_detr.MaskLoss',  # heavier than the paper's, as the parts for training only are
+            loss_mask=dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=20.0),
+            loss_dice=dict(type='DiceLoss', use_sigmoid=True, naive_dice=True, eps=1.0, loss_weight=5.0),
+        ),
+    ),
     test_cfg=dict(max_per_img=num_queries, panoptic=dict(score_thr=0.5)),
 )
 
