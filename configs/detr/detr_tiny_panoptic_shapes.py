@@ -27,7 +27,8 @@ metainfo = dict(
     classes=things + stuff,
     thing_classes=things,
     stuff_classes=stuff,
-    palette=[*_base_.metainfo.palette, (125, 165, 215), (85, 135, 65), (200, 175, 125), (60, 95, 135)],
+    palette=[(220, 20, 60), (150, 60, 200), (255, 190, 0)]  # no colour of a region
+    + [(125, 165, 215), (85, 135, 65), (200, 175, 125), (60, 95, 135)],
 )
 train_pipeline = [
     _base_.train_pipeline[0],

@@ -17,8 +17,7 @@ class CocoMetric(MMDetCocoMetric):
     mmdet takes the file's categories that have the name of a class, in the order of the file. The result is wrong where
     the order of the classes is another one, and where the file has stuff before things.
 
-    Of a data set with ``thing_classes``, only things are evaluated: ``pred_instances`` of a panoptic model holds no
-    stuff, and COCO's instance files have none.
+    Of a data set with ``thing_classes``, only things are evaluated, because COCO's instance files have no stuff.
 
     Args:
         args, kwargs: arguments of mmdet's ``CocoMetric``.
@@ -46,8 +45,17 @@ class CocoMetric(MMDetCocoMetric):
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Take over the predictions of a batch, with labels as positions in ``cat_ids``."""
-        super().process(data_batch, data_samples)
         if self._coco_api is None:
+            super().process(data_batch, data_samples)
             return
+        super().process(data_batch, [self._things_of(sample) for sample in data_samples])
         for _, result in self.results[-len(data_samples) :]:
             result['labels'] = self._positions[result['labels']]
+
+    def _things_of(self, sample: dict) -> dict:
+        """A sample without detected stuff, which a panoptic model without masks has among its detections."""
+        detections = sample['pred_instances']
+        things = detections['labels'] < len(self._positions)
+        if things.all():
+            return sample
+        return {**sample, 'pred_instances': {name: values[things] for name, values in detections.items()}}

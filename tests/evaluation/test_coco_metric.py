@@ -31,7 +31,12 @@ def annotation(number: int, category: dict, box: list[int]) -> dict:
 
 
 def evaluate(
-    tmp_path, categories: list[dict], meta: dict = META, kind: str = 'mmdet_detr.CocoMetric', **kwargs
+    tmp_path,
+    categories: list[dict],
+    meta: dict = META,
+    kind: str = 'mmdet_detr.CocoMetric',
+    stuff_found: bool = False,
+    **kwargs,
 ) -> dict:
     """AP of a perfect cat and a dog with a perfect box and a mask of IoU 0.6."""
     boxes = {7: [0, 0, 40, 40], 3: [50, 50, 40, 40], 1: [0, 50, 40, 40]}
@@ -51,6 +56,9 @@ def evaluate(
         labels=torch.tensor([0, 1]),
         masks=torch.from_numpy(masks),
     )
+    if stuff_found:
+        sample.pred_instances = sample.pred_instances[[0, 1, 1]]
+        sample.pred_instances.labels[2] = 2
     metric = METRICS.build({'type': kind, 'ann_file': str(path), 'metric': ['bbox', 'segm'], **kwargs})
     evaluator = Evaluator([metric])
     evaluator.dataset_meta = meta
@@ -67,6 +75,12 @@ def test_labels_are_mapped_by_name(tmp_path, categories):
     assert results['coco/cat_precision'] == 1.0
     assert results['coco/dog_precision'] == pytest.approx(0.3)
     assert 'coco/sky_precision' not in results
+
+
+def test_detected_stuff_is_left_out(tmp_path):
+    results = evaluate(tmp_path, [CAT, DOG], stuff_found=True)
+    assert results['coco/bbox_mAP'] == 1.0
+    assert results['coco/segm_mAP'] == pytest.approx((1 + 0.3) / 2)
 
 
 def test_mmdets_own_metric_goes_by_the_order_of_the_file(tmp_path):
