@@ -176,7 +176,9 @@ def test_things_are_told_by_the_file_if_the_data_set_does_not_tell(case):
     results = evaluate(PanopticMetric(case.write()), meta, samples)
     assert (results['PQ_th'], results['PQ_st']) == (100.0, pytest.approx(100 / 1.5))
     del case.document['categories'][1]['isthing']
-    with pytest.raises(ConfigError, match='dog has no isthing of 0 or 1; put it into thing_classes'):
+    with pytest.raises(
+        ConfigError, match='no isthing of 0 or 1, nor in thing_classes or stuff_classes of metainfo: dog'
+    ):
         PanopticMetric(case.write()).dataset_meta = meta
 
 
