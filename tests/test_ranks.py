@@ -36,6 +36,20 @@ def test_two_ranks_take_the_steps_of_one_with_parts_for_training_only(ranks):
     assert 'unused' not in output.lower()
 
 
+def test_two_ranks_take_the_steps_of_one_with_masks(ranks):
+    """The second rank has no masks in the first batch."""
+    two, output, _ = ranks.train(2, *TWO, config=ranks.config_with_masks)
+    one, _, _ = ranks.train(1, 'train_dataloader.batch_size=8', 'train_cfg.max_iters=3', config=ranks.config_with_masks)
+    options = ('train_cfg.max_iters=1', 'optim_wrapper.optimizer.lr=0.0')
+    before, _, _ = ranks.train(1, *options, config=ranks.config_with_masks)
+    changed = [
+        name for name, value in one.items() if name.startswith('mask_head') and not torch.equal(value, before[name])
+    ]
+    assert len(changed) > 10
+    assert_close(one, two, before, tolerance=1e-4)  # steps of the decoder's biases are tiny
+    assert 'unused' not in output.lower()
+
+
 def test_unequal_last_batches(ranks):
     options = (
         'train_cfg.max_iters=2',

@@ -57,6 +57,7 @@ class DETR(BaseDetector):
         init_cfg: OptMultiConfig = None,
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
+        self.freeze_detector = freeze_detector
         self.backbone = MMDET_MODELS.build(backbone)
         self.channels_last = prefers_channels_last(self.backbone)
         if self.channels_last:
@@ -82,10 +83,19 @@ class DETR(BaseDetector):
             self.mask_head = MMDET_MODELS.build({**mask_head, **({'test_cfg': of_masks} if of_masks else {})})
         elif freeze_detector:
             raise ConfigError('DETR(freeze_detector=True) without mask_head has nothing to train')
-        self.freeze_detector = freeze_detector
         if freeze_detector:
             for part in (self.backbone, self.feature_neck, self.neck, self.bbox_head):
                 part.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> 'DETR':
+        """Switch to training; the statistics of a frozen detector stay."""
+        super().train(mode)
+        if self.freeze_detector:
+            for part in (self.backbone, self.feature_neck):
+                for module in part.modules():
+                    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                        module.eval()
+        return self
 
     def extract_feat(self, batch_inputs: Tensor) -> tuple[Tensor, ...]:
         """Feature maps of backbone and feature necks for images (B, 3, H, W)."""
