@@ -216,7 +216,14 @@ def test_published_results():
         'detr_r101_8x2_500e_coco': 43.5,
         'detr_r101-dc5_8x1_500e_coco': 44.9,
         'detr_r50_8x2_150e_coco': 40.1,
+        'detr_r50_panoptic_8x2_25e_coco': 38.8,
+        'detr_r50-dc5_panoptic_8x1_25e_coco': 40.2,
+        'detr_r101_panoptic_8x2_25e_coco': 40.1,
     }
+    metrics = {entry['Name']: {k: v for r in entry['Results'] for k, v in r['Metrics'].items()} for entry in ENTRIES}
+    assert metrics['detr_r50_panoptic_8x2_25e_coco'] == {'box AP': 38.8, 'mask AP': 31.1, 'PQ': 43.4}
+    assert metrics['detr_r50-dc5_panoptic_8x1_25e_coco'] == {'box AP': 40.2, 'mask AP': 31.9, 'PQ': 44.6}
+    assert metrics['detr_r101_panoptic_8x2_25e_coco'] == {'box AP': 40.1, 'mask AP': 33.0, 'PQ': 45.1}
 
 
 def test_finetuning_takes_class_names_from_the_annotation_file(own_data):

@@ -134,7 +134,15 @@ def test_panoptic_coco_ids():
     assert len(PANOPTIC_IDS) == len(PANOPTIC_NAMES) == 133
     assert len(NAMES_BY_PANOPTIC_ID) == 250
     assert NAMES_BY_PANOPTIC_ID[:91] == NAMES_BY_COCO_ID
-    by_id = {92: 'banner', 109: 'curtain', 149: 'road', 175: 'wall-stone', 184: 'tree-merged', 200: 'rug-merged'}
+    by_id = {
+        92: 'banner',
+        109: 'curtain',
+        149: 'road',
+        171: 'wall-brick',
+        176: 'wall-tile',
+        184: 'tree-merged',
+        200: 'rug-merged',
+    }
     assert {i: NAMES_BY_PANOPTIC_ID[i] for i in by_id} == by_id  # from COCO's panoptic category table
     assert all(NAMES_BY_PANOPTIC_ID[i] == 'N/A' for i in (0, 91, 94, 182, 183, 201, 249))
 
