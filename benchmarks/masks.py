@@ -11,6 +11,8 @@ device on CUDA). Writes masks_cpu.json and masks_cpu.md (or _cuda).
 import argparse
 import json
 import multiprocessing
+import re
+import resource
 import statistics
 import sys
 import time
@@ -45,7 +47,6 @@ LEVELS = (256, 512, 1024)
 ATTENTION = ('bbox_attention.q_linear', 'bbox_attention.k_linear')
 REFINED = (f'{part}{i + 2 * (part != "adapter")}' for i in (1, 2, 3) for part in ('adapter', 'lay', 'gn'))
 CONVOLUTIONS = ('lay1', 'gn1', 'lay2', 'gn2', *REFINED, 'out_lay')
-TARGETS = {'training': ('5 times as fast', 'a quarter of the memory'), 'prediction': ('3 times as fast', '')}
 
 
 class Inputs:
@@ -198,39 +199,50 @@ def seconds_of(mode: str, part: Ours | AllQueries, inputs: Inputs) -> float:
     return time.perf_counter() - start
 
 
-def peak_mib(mode: str, name: str, arguments: tuple) -> float:
-    """MiB that a step needs beside inputs and weights, in a process of its own."""
+def peak_mib(mode: str, name: str, arguments: tuple) -> float | None:
+    """MiB that a step needs beside inputs and weights, in a process of its own; None where memory is too small."""
     torch.set_num_threads(1)
     device = arguments[-1]
     inputs, part = Inputs(*arguments), built(name, device)
-    if device != 'cpu':
-        before = torch.cuda.memory_allocated()
+    before = status_mib('VmRSS') if device == 'cpu' else torch.cuda.memory_allocated() / 2**20
+    if device == 'cpu':  # fail here, and do not let the system end other processes
+        available = int(re.search(r'MemAvailable:\s+(\d+)', Path('/proc/meminfo').read_text())[1]) * 2**10
+        limit = int(status_mib('VmSize') * 2**20 + 0.9 * available)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    try:
         run(mode, part, inputs)
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    before = status_mib('VmRSS')
-    run(mode, part, inputs)
-    return status_mib('VmHWM') - before
+    except RuntimeError as error:
+        if 'memory' not in str(error):
+            raise
+        return None
+    return (
+        status_mib('VmHWM') - before
+        if device == 'cpu'
+        else (torch.cuda.max_memory_allocated() / 2**20 - before / 2**20)
+    )
 
 
 def measure(arguments: argparse.Namespace) -> dict:
     size = tuple(int(side) for side in arguments.size.split('x'))
     given = (size, arguments.batch, arguments.objects, arguments.device)
-    inputs = Inputs(*given)
     parts = {name: built(name, arguments.device) for name in CLASSES_OF}
-    losses = {name: run('training', part, inputs) for name, part in parts.items()}
+    small = Inputs((size[0] // 4, size[1] // 4), *given[1:])
+    losses = {name: run('training', part, small) for name, part in parts.items()}
     for name, values in losses.items():
         np.testing.assert_allclose(values, losses[OFFICIAL], rtol=1e-4, err_msg=name)
     rows = []
-    for mode in TARGETS:
-        times: dict[str, list[float]] = {name: [] for name in parts}
-        for _ in range(arguments.rounds + 1):
-            for name, part in parts.items():
-                times[name].append(seconds_of(mode, part, inputs))
-                print(f'{mode}, {name}: {times[name][-1]:.2f} s', file=sys.stderr)
+    for mode in ('training', 'prediction'):
+        memory = {}
         for name in parts:
             with multiprocessing.get_context('spawn').Pool(1) as pool:
-                mib = pool.apply(peak_mib, (mode, name, given))
-            rows.append({'mode': mode, 'name': name, 'seconds': times[name][1:], 'mib': mib})
+                memory[name] = pool.apply(peak_mib, (mode, name, given))
+        inputs = Inputs(*given)
+        times: dict[str, list[float]] = {name: [] for name in parts}
+        for _ in range(arguments.rounds + 1):
+            for name in (name for name in parts if memory[name] is not None):
+                times[name].append(seconds_of(mode, parts[name], inputs))
+                print(f'{mode}, {name}: {times[name][-1]:.2f} s', file=sys.stderr)
+        rows += [{'mode': mode, 'name': name, 'seconds': times[name][1:], 'mib': memory[name]} for name in parts]
     return {'size': size, 'batch': arguments.batch, 'objects': arguments.objects, 'losses': losses, 'rows': rows}
 
 
@@ -239,6 +251,9 @@ def markdown(results: dict) -> str:
     ours = {row['mode']: row for row in results['rows'] if row['name'] == OURS}
     for row in results['rows']:
         first = ours[row['mode']]
+        if row['mib'] is None:
+            lines.append([row['mode'], row['name'], '-', '-', 'more than there is', '-'])
+            continue
         ratios = [theirs / own for theirs, own in zip(row['seconds'], first['seconds'], strict=True)]
         lines.append(
             [
@@ -252,9 +267,8 @@ def markdown(results: dict) -> str:
         )
     heads = ['', 'mask part', 'seconds', 'times ours', 'MiB', 'times ours']
     size = 'x'.join(map(str, results['size']))
-    note = (
-        f'{size} pixels, batch {results["batch"]}, {results["objects"]} objects an image, {len(ratios)} rounds in turns'
-    )
+    rounds = len(results['rows'][0]['seconds'])
+    note = f'{size} pixels, batch {results["batch"]}, {results["objects"]} objects an image, {rounds} rounds in turns'
     return f'{table(heads, lines)}\n`{results["command"]}`, {results["machine"]}. {note}; medians and ranges.\n'
 
 
