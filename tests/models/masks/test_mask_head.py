@@ -208,6 +208,26 @@ def test_predictions(name, rescale, monkeypatch):
     assert found > 1
 
 
+def test_on_the_levels_of_a_pyramid():
+    config = masks_config(
+        **{
+            'neck': [
+                {'type': 'FPN', 'in_channels': [8, 16, 32, 64], 'out_channels': 24, 'num_outs': 4},
+                {**masks_config().neck, 'in_channels': 24, 'levels': -1},
+            ],
+            'mask_head.in_channels': (24, 24, 24),
+        }
+    )
+    model = built(config)
+    images, samples = batch(*SIZES['padded'])
+    losses = model(images, copy.deepcopy(samples), mode='loss')
+    sum(loss for name, loss in losses.items() if 'loss' in name).backward()
+    without = {name for name, p in model.named_parameters() if p.requires_grad and p.grad is None}
+    assert not without
+    for result, sample in zip(predicted(model.eval(), images, samples), samples, strict=True):
+        assert result.pred_panoptic_seg.sem_seg.shape == (1, *sample.ori_shape)
+
+
 def test_instance_segmentation_has_no_panoptic_map():
     model = built(masks_config(**{'mask_head.num_things_classes': None})).eval()
     images, samples = batch(*SIZES['padded'])
