@@ -12,6 +12,7 @@ from mmdet.utils import ConfigType, reduce_mean
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ...errors import ConfigError
 from ...registry import MODELS
 from ..matching.assignment import Solution
 from ..matching.targets import upload
@@ -39,8 +40,16 @@ def matched_masks(hidden: Tensor, matches: Solution, batch_data_samples: SampleL
     Args:
         hidden: (L, B, Q, C).
         matches: of all layers.
-        batch_data_samples: with ``gt_instances.masks`` (``BitmapMasks``) in the size of each image.
+        batch_data_samples: with ``gt_instances.masks`` (``BitmapMasks``, ``PolygonMasks``) in the size of each image.
+
+    Raises:
+        ConfigError: a sample has no masks.
     """
+    if not all('masks' in sample.gt_instances for sample in batch_data_samples):
+        raise ConfigError(
+            'MaskHead trains on masks, and the data have none: load them with LoadAnnotations(with_bbox=True, '
+            'with_mask=True) or mmdet_detr.LoadPanopticSegments'
+        )
     num_layers, batch_size, num_queries = hidden.shape[:3]
     num_objects = matches.valid.sum(1)
     counts = np.minimum(num_objects, num_queries)
@@ -48,7 +57,7 @@ def matched_masks(hidden: Tensor, matches: Solution, batch_data_samples: SampleL
     queries = matches.queries[first:] - (num_layers - 1) * batch_size * num_queries
     objects = (matches.targets[first:] % max(1, matches.valid.shape[1])).split(counts.tolist())
     masks = [
-        upload(np.ascontiguousarray(sample.gt_instances.masks.masks), hidden.device)[of_image]
+        upload(np.ascontiguousarray(sample.gt_instances.masks.to_ndarray()), hidden.device)[of_image]
         for sample, of_image in zip(batch_data_samples, objects, strict=True)
     ]
     num_boxes = reduce_mean(hidden.new_tensor(float(num_objects.sum()), dtype=torch.float32)).clamp(min=1)

@@ -2,11 +2,13 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from helpers import ROOT
 from masks import NUM_CLASSES, NUM_THINGS, batch, built, masks_config
 from mmdet.registry import MODELS
+from mmdet.structures.mask import BitmapMasks, PolygonMasks
 from mmengine.config import Config
 from plain_masks import PlainMaskHead, Sizes, plain_instance_masks, plain_mask_losses, plain_panoptic
 from torch import Tensor, nn
@@ -206,6 +208,56 @@ def test_predictions(name, rescale, monkeypatch):
         expected = torch.tensor(values or [NUM_CLASSES])[torch.from_numpy(ids).long()]
         assert (result.pred_panoptic_seg.sem_seg[0] != expected).float().mean() < 1e-3
     assert found > 1
+
+
+def test_data_without_masks_are_an_error():
+    images, samples = batch(*SIZES['single'])
+    del samples[0].gt_instances.masks
+    with pytest.raises(ConfigError, match='the data have none'):
+        built(masks_config())(images, samples, mode='loss')
+
+
+def test_polygons_are_as_good_as_bitmaps():
+    model = built(masks_config())
+    images, samples = batch(*SIZES['single'])
+    h, w = samples[0].img_shape
+    corners = [[x1, y1, x2, y1, x2, y2, x1, y2] for x1, y1, x2, y2 in samples[0].gt_instances.bboxes.tolist()]
+    masks = PolygonMasks([[np.array(polygon)] for polygon in corners], h, w)
+    losses = []
+    for given in (masks, BitmapMasks(masks.to_ndarray().astype(np.uint8), h, w)):
+        samples[0].gt_instances.masks = given
+        losses.append(model(images, copy.deepcopy(samples), mode='loss')['loss_dice'])
+    assert losses[0] == losses[1] > 0
+
+
+def test_bfloat16_and_recomputed_layers():
+    images, samples = batch(*SIZES['padded'])
+    expected = built(masks_config())(images, copy.deepcopy(samples), mode='loss')
+    recomputed = built(masks_config(**{'neck.with_cp': True}))(images, copy.deepcopy(samples), mode='loss')
+    torch.testing.assert_close(recomputed['loss_mask'], expected['loss_mask'])
+    model = built(masks_config())
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        losses = model(images, copy.deepcopy(samples), mode='loss')
+        results = predicted(model.eval(), images, samples)
+    assert losses['loss_mask'].dtype == torch.float32
+    torch.testing.assert_close(losses['loss_dice'], expected['loss_dice'], rtol=0.05, atol=0)
+    assert results[0].pred_instances.masks.dtype == torch.bool
+
+
+def test_a_sigmoid_loss():
+    """A query can be detected as several classes, with one mask, and has no output for no object."""
+    focal = {'type': 'FocalLoss', 'use_sigmoid': True, 'gamma': 2.0, 'alpha': 0.25, 'loss_weight': 2.0}
+    costs = [{'type': 'FocalLossCost', 'weight': 2.0}]
+    assigner = {'type': 'mmdet_detr.HungarianAssigner', 'match_costs': costs}
+    loss = {'type': 'mmdet_detr.BipartiteMatchLoss', 'loss_cls': focal, 'assigner': assigner}
+    test_cfg = {'max_per_img': 30, 'panoptic': {'score_thr': 0.3}}
+    model = built(masks_config(**{'bbox_head.loss': loss, 'test_cfg': test_cfg}))
+    images, samples = batch(*SIZES['padded'])
+    assert model(images, copy.deepcopy(samples), mode='loss')['loss_mask'] > 0
+    for result in predicted(model.eval(), images, samples):
+        assert len(result.pred_instances) > 12
+        assert len(result.pred_instances) == len(result.pred_instances.masks)
+        assert (result.pred_panoptic_seg.sem_seg % 1000 < NUM_CLASSES).all()
 
 
 def test_on_the_levels_of_a_pyramid():
