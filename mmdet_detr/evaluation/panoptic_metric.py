@@ -124,7 +124,10 @@ class PanopticMetric(BaseMetric):
         """Match the predictions of a batch with the truth."""
         for sample in data_samples:
             if 'pred_panoptic_seg' not in sample:
-                raise ConfigError('PanopticMetric needs a model that predicts a panoptic map')
+                raise ConfigError(
+                    'PanopticMetric needs a model that predicts a panoptic map: DETR(mask_head=...) with a '
+                    'num_things_classes below the number of classes'
+                )
             image = self._images.get(sample['img_id'])
             if image is None:
                 raise BrokenDataError(f'{self.ann_file} has no image with the id {sample["img_id"]}')
