@@ -25,8 +25,19 @@ class CocoMetric(MMDetCocoMetric):
 
     Raises:
         ConfigError: the file has no category of the name of a class, or a class of things comes after stuff.
-        AnnotationError: masks are evaluated, and an annotation has none that pycocotools reads.
+        AnnotationError: the file is not one of COCO's instances; or masks are evaluated, and an annotation has none
+            that pycocotools reads.
     """
+
+    def __init__(self, ann_file: str | None = None, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().__init__(ann_file, *args, **kwargs)
+        except KeyError as error:
+            if error.args[0] not in ('id', 'image_id', 'category_id'):
+                raise
+            raise AnnotationError(
+                f"{ann_file} is no file of COCO's instances, which CocoMetric needs: an entry has no {error}"
+            ) from error
 
     @MMDetCocoMetric.dataset_meta.setter
     def dataset_meta(self, meta: dict[str, Any]) -> None:
@@ -43,7 +54,7 @@ class CocoMetric(MMDetCocoMetric):
         if missing:
             raise ConfigError(f'the annotation file of CocoMetric has no category {", ".join(missing)}')
         self.cat_ids = sorted(ids[name] for name in classes)  # pycocotools sorts them, and mmdet's tables need the same
-        if 'segm' in self.metrics:
+        if 'segm' in self.metrics and not self.format_only:
             self._require_masks()
         self._positions = np.array([self.cat_ids.index(ids[name]) for name in classes], dtype=np.int64)
 

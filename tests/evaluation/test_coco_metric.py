@@ -9,6 +9,7 @@ from mmdet.registry import METRICS
 from mmdet.structures import DetDataSample
 from mmengine.evaluator import Evaluator
 from mmengine.structures import InstanceData
+from panoptic_files import document, write
 
 from mmdet_detr.datasets import AnnotationError
 from mmdet_detr.errors import ConfigError
@@ -114,6 +115,14 @@ def test_objects_without_masks_end_an_evaluation_of_masks_at_its_start(tmp_path,
     metric.dataset_meta = {'classes': ('cat',)}
     boxes = METRICS.build({'type': 'mmdet_detr.CocoMetric', 'ann_file': str(path), 'metric': 'bbox'})
     boxes.dataset_meta = {'classes': ('cat', 'dog')}
+
+
+def test_a_panoptic_file_is_refused(tmp_path):
+    write(tmp_path, document())
+    with pytest.raises(AnnotationError, match=r"is no file of COCO's instances, .*: an entry has no 'id'"):
+        METRICS.build({'type': 'mmdet_detr.CocoMetric', 'ann_file': str(tmp_path / 'panoptic.json')})
+    with pytest.raises(KeyError, match='metric should be one of'):
+        METRICS.build({'type': 'mmdet_detr.CocoMetric', 'metric': 'mask'})
 
 
 def test_classes_that_do_not_fit(tmp_path):
