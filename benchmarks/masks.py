@@ -4,8 +4,9 @@
 
 Feature maps, memory and hidden states are made once; each implementation then makes masks of them and, in training,
 scores those of the matched queries and computes gradients, in turns. "prediction" ends with binary masks and a panoptic
-map of each image, 20 queries being certain of something. Each memory is the peak of a process of its own (of the
-device on CUDA). Writes masks_cpu.json and masks_cpu.md (or _cuda).
+map of each image, as many queries as objects being certain of something. Ours makes masks of these queries alone, as
+with a score_thr for instances; the others make those of all 100, as their code does. Each memory is the
+peak of a process of its own (of the device on CUDA). Writes masks_cpu.json and masks_cpu.md (or _cuda).
 """
 
 import argparse

@@ -123,7 +123,7 @@ def check_split(
         labelled = 'train' in source.splits or (evaluated and bool(document['annotations']))
         clean, problems = check_panoptic(document, source.allow_outside, labelled)
     else:
-        clean, problems = check_annotations(document, source.allow_outside)
+        clean, problems = check_annotations(document, source.allow_outside, source.masks)
     if evaluated:
         worse = ending_problems(problems) if panoptic else evaluation_problems(document, problems, source.classes)
         known = set(worse)

@@ -29,6 +29,7 @@ class Source:
         max_pixels: more pixels than that count as broken.
         allow_outside: whether file names may lead out of the folder.
         evaluated: whether an evaluator reads the file in validation.
+        masks: whether its pipeline loads masks.
         segment_maps: folder of the PNGs of a panoptic file; None for other files.
         thing_classes: names of things in a panoptic config; None if it does not say.
         stuff_classes: names of stuff, likewise.
@@ -42,6 +43,7 @@ class Source:
     max_pixels: int = MAX_PIXELS
     allow_outside: bool = False
     evaluated: bool = True
+    masks: bool = False
     segment_maps: str | None = None
     thing_classes: tuple[str, ...] | None = None
     stuff_classes: tuple[str, ...] | None = None
@@ -110,6 +112,7 @@ def _key(dataset: dict[str, Any]) -> tuple:
         dataset.get('max_pixels', MAX_PIXELS),
         dataset.get('allow_outside', False),
         dataset.get('evaluated', True),
+        bool(_step(dataset, 'LoadAnnotations').get('with_mask')),
         *((maps, *(_names(metainfo.get(key)) for key in SPLIT)) if panoptic else ()),
     )
 

@@ -50,12 +50,15 @@ def read_annotations(path: Path | str, labelled: bool = True) -> Document:
     return document
 
 
-def check_annotations(document: Document, allow_outside: bool = False) -> tuple[Document, list[Problem]]:
+def check_annotations(
+    document: Document, allow_outside: bool = False, masks: bool = False
+) -> tuple[Document, list[Problem]]:
     """Find what is wrong in a document of :func:`read_annotations`.
 
     Args:
         document: the document; it is not changed.
         allow_outside: whether a ``file_name`` may be absolute or lead out of the image folder by ``..``.
+        masks: whether an annotation without any segmentation is a problem, too.
 
     Returns:
         A document of the sound entries, where ids of annotations are unique and every annotation has an ``area`` and
@@ -65,7 +68,8 @@ def check_annotations(document: Document, allow_outside: bool = False) -> tuple[
     categories = sound_entries(document['categories'], 'categories', CategoryCheck(document), problems)
     images = sound_entries(document['images'], 'images', ImageCheck(allow_outside), problems)
     sizes = {image['id']: (image['width'], image['height']) for image in images}
-    annotations = sound_entries(document['annotations'], 'annotations', _Annotations(sizes, categories), problems)
+    check = _Annotations(sizes, categories, masks)
+    annotations = sound_entries(document['annotations'], 'annotations', check, problems)
     problems += check_corners(annotations, sizes)
     completed = [_completed(entry, i, sizes[entry['image_id']]) for i, entry in enumerate(annotations, 1)]
     return {**document, 'images': images, 'categories': categories, 'annotations': completed}, problems
@@ -209,8 +213,9 @@ def leads_outside(name: str) -> bool:
 
 
 class _Annotations:
-    def __init__(self, sizes: dict[int | str, tuple[int, int]], categories: list[dict]) -> None:
+    def __init__(self, sizes: dict[int | str, tuple[int, int]], categories: list[dict], masks: bool) -> None:
         self.sizes = sizes
+        self.masks = masks
         self.categories = {category['id'] for category in categories}
         self.ids: set[int | str] = set()
 
@@ -243,7 +248,8 @@ class _Annotations:
         if problem := check_box(entry['bbox'], *size):
             yield problem
         segmentation = entry.get('segmentation')
-        if segmentation is not None and segmentation != _sound_segmentation(segmentation, size):
+        sound = _sound_segmentation(segmentation, size)
+        if (segmentation is not None and segmentation != sound) or (self.masks and not sound):
             yield Problem(Kind.NO_SEGMENTATION, short(segmentation))
 
 

@@ -93,7 +93,8 @@ def split_classes(
 
     Returns:
         Names of things, names of stuff, and problems, which are all fatal: classes are neither, the file and the config
-        differ, or stuff comes before a thing, although the first labels belong to things.
+        differ, a name of the config that decides is no category, or stuff comes before a thing, although the first
+        labels belong to things.
     """
     flags = {category['name']: category.get('isthing') for category in categories}
     kinds: dict[str, bool] = {}
@@ -107,6 +108,9 @@ def split_classes(
         if in_config is not None and in_file not in (None, in_config):
             differ.append(name)
         kinds[name] = bool(in_file if in_config is None else in_config)
+    named = {*(thing_classes or ()), *(stuff_classes or ())}
+    guessed = [name for name in classes if flags.get(name) not in (0, 1) and name not in named]
+    strangers = sorted(named - flags.keys() - set(classes))
     order = list(kinds)
     silent = [name for name in unknown if name in flags]  # check_classes names those that are not in the file
     problems = []
@@ -114,6 +118,8 @@ def split_classes(
         problems.append(
             f'no isthing of 0 or 1, nor in thing_classes or stuff_classes of metainfo: {first_names(silent)}'
         )
+    if guessed and strangers and not silent:  # a wrong name makes its class the other kind
+        problems.append(f'thing_classes or stuff_classes of metainfo name no category: {first_names(strangers)}')
     if differ:
         problems.append(f'isthing is the opposite of what metainfo says: {first_names(differ)}')
     if not problems and sorted(order, key=lambda name: not kinds[name]) != order:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmdet.datasets import CocoPanopticDataset
+from mmdet.datasets.transforms import LoadAnnotations
 
 from ..errors import ConfigError
 from ..log import warn
@@ -43,7 +44,8 @@ class PanopticDataset(RobustCocoDataset):
         kwargs: arguments of :class:`RobustCocoDataset`.
 
     Raises:
-        ConfigError: ``data_prefix`` has no ``seg`` although the file has segments.
+        ConfigError: ``data_prefix`` has no ``seg`` although the file has segments; or the pipeline loads masks by
+            mmdet's ``LoadAnnotations``.
         AnnotationError: the annotation file does not have the structure of COCO's.
         BrokenDataError: too much is broken, a class is missing in the file or is neither thing nor stuff, or stuff
             comes before things in ``classes``.
@@ -60,6 +62,12 @@ class PanopticDataset(RobustCocoDataset):
 
     def _read(self, path: str) -> Document:
         """The sound segments of the classes of the config, with categories in their order."""
+        for step in self.pipeline.transforms:
+            if isinstance(step, LoadAnnotations) and (step.with_mask or step.with_seg):
+                raise ConfigError(
+                    f'PanopticDataset has masks in PNGs: load them with mmdet_detr.LoadPanopticSegments, in place of '
+                    f'{type(step).__name__}'
+                )
         given = read_annotations(path, labelled=not self.test_mode)
         labelled = not self.test_mode or (self.evaluated and bool(given['annotations']))
         document, self.problems = check_panoptic(given, self.allow_outside, labelled)

@@ -35,7 +35,12 @@ class Kind(Enum):
     CORNERS = 'corners instead of width and height', WARNING, USED, COUNTED
     NO_AREA = 'no area', WARNING, 'used with the area of its box', COUNTED
     TEXT_FLAG = 'text instead of 0 or 1', WARNING, 'used as the number', 'ends at its start for iscrowd'
-    NO_SEGMENTATION = 'no segmentation', WARNING, 'box used; ignored where masks are trained', 'box counted'
+    NO_SEGMENTATION = (
+        'no segmentation',
+        WARNING,
+        'box used; ignored where masks are trained',
+        'box counted; can end an evaluation of masks at its start',
+    )
     NO_SEGMENTS = 'image without segments in the file', ERROR, LEFT_OUT, ENDS
     SECOND_ANNOTATION = 'second annotation of an image', ERROR, LEFT_OUT, ENDS
     DUPLICATE_SEGMENT = 'duplicate segment id', ERROR, LEFT_OUT, ENDS

@@ -85,8 +85,11 @@ class RobustCocoDataset(CocoDataset):
     def _read(self, path: str) -> Document:
         """The sound entries of a file, after a report of the others."""
         given = read_annotations(path, labelled=not self.test_mode)
-        document, self.problems = check_annotations(given, self.allow_outside)
+        masks = any(getattr(step, 'with_mask', False) for step in self.pipeline.transforms)
+        document, self.problems = check_annotations(given, self.allow_outside, masks)
         self._report(document)
+        if masks and document['annotations'] and not any(entry['segmentation'] for entry in document['annotations']):
+            raise BrokenDataError(f'{self.ann_file}: the pipeline loads masks, and no annotation has a segmentation')
         classes = self.metainfo['classes']
         if not self.test_mode or self.evaluated:
             self._require_none(check_classes(document, classes))

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from mmdet.evaluation import CocoMetric as MMDetCocoMetric
 
+from ..datasets import AnnotationError
 from ..errors import ConfigError
 from ..registry import METRICS
 
@@ -24,7 +25,19 @@ class CocoMetric(MMDetCocoMetric):
 
     Raises:
         ConfigError: the file has no category of the name of a class, or a class of things comes after stuff.
+        AnnotationError: the file is not one of COCO's instances; or masks are evaluated, and an annotation has none
+            that pycocotools reads.
     """
+
+    def __init__(self, ann_file: str | None = None, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().__init__(ann_file, *args, **kwargs)
+        except KeyError as error:
+            if error.args[0] not in ('id', 'image_id', 'category_id'):
+                raise
+            raise AnnotationError(
+                f"{ann_file} is no file of COCO's instances, which CocoMetric needs: an entry has no {error}"
+            ) from error
 
     @MMDetCocoMetric.dataset_meta.setter
     def dataset_meta(self, meta: dict[str, Any]) -> None:
@@ -41,7 +54,24 @@ class CocoMetric(MMDetCocoMetric):
         if missing:
             raise ConfigError(f'the annotation file of CocoMetric has no category {", ".join(missing)}')
         self.cat_ids = sorted(ids[name] for name in classes)  # pycocotools sorts them, and mmdet's tables need the same
+        if 'segm' in self.metrics and not self.format_only:
+            self._require_masks()
         self._positions = np.array([self.cat_ids.index(ids[name]) for name in classes], dtype=np.int64)
+
+    def _require_masks(self) -> None:
+        """pycocotools reads the mask of every object at the end of an epoch; say before what it cannot read."""
+        annotations = self._coco_api.load_anns(self._coco_api.get_ann_ids(cat_ids=self.cat_ids))
+        bad = []
+        for annotation in annotations:
+            try:
+                self._coco_api.annToRLE(annotation)
+            except Exception:  # it raises anything where there are no polygons and no run lengths
+                bad.append(annotation['id'])
+        if bad:
+            raise AnnotationError(
+                f"CocoMetric with metric='segm' needs a segmentation of every object, and {len(bad)} of "
+                f'{len(annotations)} annotations have none that pycocotools reads; the first has the id {bad[0]}'
+            )
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Take over the predictions of a batch, with labels as positions in ``cat_ids``."""

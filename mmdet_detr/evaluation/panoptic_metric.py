@@ -22,6 +22,7 @@ from ..datasets.panoptic_annotations import check_panoptic, split_classes
 from ..datasets.problems import summary
 from ..datasets.segment_map import read_segment_map
 from ..errors import ConfigError
+from ..log import warn
 from ..registry import METRICS
 from .panoptic_quality import Segment, match_segments
 
@@ -124,7 +125,10 @@ class PanopticMetric(BaseMetric):
         """Match the predictions of a batch with the truth."""
         for sample in data_samples:
             if 'pred_panoptic_seg' not in sample:
-                raise ConfigError('PanopticMetric needs a model that predicts a panoptic map')
+                raise ConfigError(
+                    'PanopticMetric needs a model that predicts a panoptic map: DETR(mask_head=...) with a '
+                    'num_things_classes below the number of classes'
+                )
             image = self._images.get(sample['img_id'])
             if image is None:
                 raise BrokenDataError(f'{self.ann_file} has no image with the id {sample["img_id"]}')
@@ -133,7 +137,7 @@ class PanopticMetric(BaseMetric):
             segments = {value: Segment(value % INSTANCE_OFFSET) for value in values}
             stat = PQStat() if self.format_only else self._compare(image, prediction, segments)
             written = None if self.outfile_prefix is None else self._write(image, prediction, segments)
-            self.results.append((stat, written))
+            self.results.append((stat, written, len(segments)))
 
     def _compare(self, image: dict, prediction: np.ndarray, segments: dict[int, Segment]) -> PQStat:
         true = {
@@ -172,13 +176,18 @@ class PanopticMetric(BaseMetric):
         if self.outfile_prefix is not None:
             path = Path(f'{self.outfile_prefix}.panoptic.json')
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps({'annotations': [written for _, written in results]}))
+            path.write_text(json.dumps({'annotations': [written for _, written, _ in results]}))
             logger.info(f'Panoptic results are in {path}')
         if self.format_only:
             return {}
         total = PQStat()
-        for stat, _ in results:
+        for stat, _, _ in results:
             total += stat
+        if results and not any(number for _, _, number in results):
+            warn(
+                f'no segment is predicted in {len(results)} images; panoptic.score_thr of test_cfg may be too high for '
+                'a model that has trained little'
+            )
         kinds = {'All': None, 'Things': True, 'Stuff': False}
         averages = {name: total.pq_average(self._infos, isthing)[0] for name, isthing in kinds.items()}
         each = total.pq_average(self._infos, None)[1]

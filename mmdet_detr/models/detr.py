@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..checkpoints.fit import fit_to_model
 from ..errors import ConfigError
+from ..log import warn
 from ..registry import MODELS
 from .frozen_norm import fold_frozen_norms
 from .masks import MaskHead
@@ -41,7 +42,8 @@ class DETR(BaseDetector):
 
     Raises:
         ConfigError: the last neck takes no data samples; or the head has ``training_queries``, and the neck takes no
-            ``training_sets``; or there is nothing to train.
+            ``training_sets``; or the mask head has more classes of things than there are classes; or there is nothing
+            to train.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class DETR(BaseDetector):
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         self.freeze_detector = freeze_detector
+        self._has_weights = False
         self.backbone = MMDET_MODELS.build(backbone)
         self.channels_last = prefers_channels_last(self.backbone)
         if self.channels_last:
@@ -81,6 +84,12 @@ class DETR(BaseDetector):
         self.mask_head: MaskHead | None = None
         if mask_head:
             self.mask_head = MMDET_MODELS.build({**mask_head, **({'test_cfg': of_masks} if of_masks else {})})
+            things = self.mask_head.num_things_classes
+            if things is not None and things > self.bbox_head.num_classes:
+                raise ConfigError(
+                    f'MaskHead(num_things_classes={things}) is in a model of {self.bbox_head.num_classes} classes: '
+                    'None makes all of them things'
+                )
         elif freeze_detector:
             raise ConfigError('DETR(freeze_detector=True) without mask_head has nothing to train')
         if freeze_detector:
@@ -112,6 +121,9 @@ class DETR(BaseDetector):
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
         """Weighted losses of every decoder layer, see :class:`BipartiteMatchLoss`, and of the masks of the last one."""
+        if self.freeze_detector and not self._has_weights:
+            self._has_weights = True  # said once
+            warn('freeze_detector=True, and no weights are loaded: give load_from a checkpoint with trained boxes')
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_detector):
             sets = self.bbox_head.training_sets(batch_data_samples)
             feats, output = self.forward_transformer(batch_inputs, batch_data_samples, sets)
@@ -139,6 +151,7 @@ class DETR(BaseDetector):
         self, state_dict: dict[str, Tensor], prefix: str, local_metadata: dict, *args: Any
     ) -> None:
         """Take the weights of any published DETR, see ``checkpoints/fit.py``."""
+        self._has_weights = True
         fit_to_model(self, state_dict, prefix, local_metadata)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 

@@ -211,7 +211,7 @@ class TransformerNeck(BaseModule):
 
     def _warn_of_coarse_cells(self, feats: Sequence[Tensor], input_size: Size) -> None:
         """The default level is the last one; the last level of a feature pyramid is too coarse for most objects."""
-        strides = [round(max(input_size) / max(x.shape[2:])) for x in feats]
+        strides = [round(max(input_size) / max(map(int, x.shape[2:]))) for x in feats]  # a tracer's sizes are tensors
         finest = min(strides[level] for level in self.levels)
         if finest >= COARSE_STRIDE and min(strides) < finest:
             warn(

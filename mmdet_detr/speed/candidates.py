@@ -28,6 +28,11 @@ class Candidate:
     dtype: torch.dtype
 
     @property
+    def with_masks(self) -> bool:
+        """Whether the detector trains on masks."""
+        return getattr(self.model, 'with_mask', False)
+
+    @property
     def precision(self) -> AbstractContextManager:
         """The context in which the model computes."""
         return nullcontext() if self.dtype == torch.float32 else torch.autocast(self.device.type, self.dtype)

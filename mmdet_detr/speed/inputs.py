@@ -18,14 +18,20 @@ class Inputs:
     """Batches of images, resized to (height, width) pixels, with so many random boxes in each image.
 
     The images are the first ones of a folder in alphabetical order, repeated if there are fewer than the batch needs.
-    Without a folder, images are generated.
+    Without a folder, images are generated. With ``masks``, every object has the mask that fills its box.
 
     Raises:
         ConfigError: the folder has no images.
     """
 
     def __init__(
-        self, size: tuple[int, int], batch: int, objects: int, num_classes: int, images: Path | None = None
+        self,
+        size: tuple[int, int],
+        batch: int,
+        objects: int,
+        num_classes: int,
+        images: Path | None = None,
+        masks: bool = False,
     ) -> None:
         self.size = size
         self.batch = batch
@@ -46,14 +52,14 @@ class Inputs:
             boxes = np.concatenate((top_left, bottom_right), axis=1) * [width, height, width, height]
             labels = random.uniform(0, num_classes, objects).astype(int)  # as many draws for any number of classes
             instances = [
-                {'bbox': box, 'bbox_label': label, 'ignore_flag': 0}
+                {'bbox': box, 'bbox_label': label, 'ignore_flag': 0, 'mask': [_corners(*box)]}
                 for box, label in zip(boxes.tolist(), labels.tolist(), strict=True)
             ]
             self._infos.append({'img_path': str(path), 'img_id': i, 'instances': instances})
         self._pipeline = Compose(
             [
                 {'type': 'LoadImageFromFile'},
-                {'type': 'LoadAnnotations', 'with_bbox': True},
+                {'type': 'LoadAnnotations', 'with_bbox': True, 'with_mask': masks},
                 {'type': 'Resize', 'scale': size[::-1], 'keep_ratio': False},
                 {'type': 'PackDetInputs'},
             ]
@@ -67,6 +73,10 @@ class Inputs:
     def info(self, index: int) -> dict[str, Any]:
         """Input of a pipeline for an image. Indices beyond the batch repeat its images."""
         return dict(self._infos[index % self.batch])
+
+
+def _corners(x1: float, y1: float, x2: float, y2: float) -> list[float]:
+    return [x1, y1, x2, y1, x2, y2, x1, y2]
 
 
 def _generate(folder: Path, size: tuple[int, int], seed: int) -> Path:

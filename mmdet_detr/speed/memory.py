@@ -50,7 +50,7 @@ def measure(
     torch.optim.AdamW(layer.parameters()).step()
     before = 0.0 if device.startswith('cuda') else reset_peak()
     candidate = build(path, None, device, getattr(torch, dtype))
-    inputs = Inputs((size[0], size[1]), batch, objects, 1)
+    inputs = Inputs((size[0], size[1]), batch, objects, 1, masks=candidate.with_masks)
     step = Trainer(candidate).step if mode == 'train' else partial(infer, candidate)
     for _ in range(STEPS):
         step(inputs)

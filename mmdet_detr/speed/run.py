@@ -142,18 +142,21 @@ class _Measurement:
         return times
 
     def _step_of(self, candidate: Candidate, case: Case) -> Callable[[], Stages]:
-        inputs = self._inputs(case.size, case.batch, num_classes(candidate.config.model))
+        inputs = self._inputs(candidate, case.size, case.batch)
         return partial(Trainer(candidate).step, inputs) if case.mode == 'train' else partial(infer, candidate, inputs)
 
-    def _inputs(self, size: tuple[int, int], batch: int, classes: int) -> Inputs:
-        return Inputs(size, batch, self.settings.objects, classes, self.settings.images)
+    def _inputs(self, candidate: Candidate, size: tuple[int, int], batch: int) -> Inputs:
+        classes = num_classes(candidate.config.model)
+        return Inputs(size, batch, self.settings.objects, classes, self.settings.images, candidate.with_masks)
 
     def gflops(self, candidate: Candidate, size: tuple[int, int]) -> float | None:
         """Billions of multiply-adds, counted once for all types and batches."""
         key = candidate.name, size
         if key not in self.counted:
             self.report(f'operations of {candidate.name}', 0)
-            self.counted[key] = self.attempt(candidate.name, lambda: gflops(candidate, self._inputs(size, 1, 1)))
+            self.counted[key] = self.attempt(
+                candidate.name, lambda: gflops(candidate, self._inputs(candidate, size, 1))
+            )
         return self.counted[key]
 
     def memory_mib(self, candidate: Candidate, case: Case) -> float | None:

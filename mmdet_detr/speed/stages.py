@@ -16,7 +16,7 @@ from .inputs import Inputs
 INFER_STAGES = ('preprocessing', 'model', 'postprocessing')
 TRAIN_STAGES = ('data', 'forward', 'loss', 'backward', 'optimizer')
 # Detectors match predictions with objects and compute losses in these methods of a module, or of its attributes.
-LOSS_METHODS = ('loss_by_feat', 'loss_and_target', 'get_targets', 'match_loss')
+LOSS_METHODS = ('loss_by_feat', 'loss_and_target', 'get_targets', 'match_loss', 'mask_loss')
 LOSS_PARTS = (('bbox_assigner', 'assign'), ('bbox_sampler', 'sample'))
 Stages = dict[str, float]  # seconds
 
@@ -121,7 +121,8 @@ def loss_clock(model: nn.Module, device: torch.device) -> Iterator[Callable[[], 
         for owner, name in owners:
             method = getattr(owner, name, None)
             if isinstance(method, nn.Module):  # a loss such as BipartiteMatchLoss can be a module of its own
-                owner, name, method = method, 'forward', method.forward
+                owner, name = method, 'loss_and_matches' if hasattr(method, 'loss_and_matches') else 'forward'
+                method = getattr(owner, name)
             if callable(method) and name not in vars(owner):
                 vars(owner)[name] = timed(method)
                 replaced.append((owner, name))

@@ -10,6 +10,7 @@ from mmdet.visualization import DetLocalVisualizer
 from mmdet.visualization.palette import get_palette
 from mmengine.structures import InstanceData, PixelData
 
+from ..errors import ConfigError
 from ..registry import VISUALIZERS
 from .legend import Colour, Entry, draw_legend
 
@@ -40,7 +41,17 @@ class PanopticVisualizer(DetLocalVisualizer):
     def add_datasample(
         self, name: str, image: np.ndarray, data_sample: DetDataSample | None = None, *args: Any, **kwargs: Any
     ) -> None:
-        """Draw a sample; arguments as in ``DetLocalVisualizer``. The sample is not changed."""
+        """Draw a sample; arguments as in ``DetLocalVisualizer``. The sample is not changed.
+
+        Raises:
+            ConfigError: the masks of the truth have another size than the image.
+        """
+        truth = None if data_sample is None else data_sample.get('gt_instances', {}).get('masks')
+        if truth is not None and _mask_array(truth).shape[1:] != image.shape[:2]:
+            raise ConfigError(
+                f'the masks of gt_instances have {" x ".join(map(str, _mask_array(truth).shape[1:]))} pixels and the '
+                f'picture {image.shape[0]} x {image.shape[1]}: load annotations behind the resize in the test pipeline'
+            )
         if data_sample is not None and 'pred_panoptic_seg' in data_sample:
             data_sample = _maps_only(data_sample.cpu(), len(self.dataset_meta['classes']))
         super().add_datasample(name, image, data_sample, *args, **kwargs)

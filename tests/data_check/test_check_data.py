@@ -171,6 +171,14 @@ def test_warnings_alone_are_no_failure(folder):
     assert problems(folder)['train.json'] == [('box reaches out of its image', False)]
 
 
+def test_objects_without_masks_are_named_where_masks_are_loaded(folder):
+    edit(folder, 'train', lambda document: document['annotations'][3].pop('segmentation'))
+    check(folder)
+    assert 'no segmentation' not in [kind for kind, _ in problems(folder)['train.json']]
+    check(folder, '--cfg-options', 'train_dataloader.dataset.pipeline.1.with_mask=True')
+    assert problems(folder)['train.json'].count(('no segmentation', False)) == 1
+
+
 def test_classes_that_do_not_fit(folder):
     classes = "train_dataloader.dataset.metainfo.classes=['Circle','square','triangle']"
     code, out, _ = check(folder, '--cfg-options', classes)

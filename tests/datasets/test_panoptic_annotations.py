@@ -151,6 +151,7 @@ def test_a_root_category_without_segments_gives_way():
 
 
 NEITHER = 'no isthing of 0 or 1, nor in thing_classes or stuff_classes of metainfo: '
+STRANGER = 'thing_classes or stuff_classes of metainfo name no category: '
 OPPOSITE = 'isthing is the opposite of what metainfo says: '
 
 
@@ -167,6 +168,9 @@ OPPOSITE = 'isthing is the opposite of what metainfo says: '
         ([None] * 4, {}, [NEITHER + 'person, car, sky, road']),
         (['0', 1, 1, 0], {}, [NEITHER + 'road']),
         ([None, 1, 1, 0], {'thing_classes': ('car', 'person'), 'stuff_classes': ('sky',)}, [NEITHER + 'road']),
+        ([None] * 4, {'thing_classes': ('person', 'cat')}, [STRANGER + 'cat']),
+        ([None] * 4, {'stuff_classes': ('sky', 'raod')}, [STRANGER + 'raod']),
+        ([0, 1, 1, 0], {'thing_classes': ('person', 'car', 'boat')}, []),
         ([1, 1, 1, 0], {'stuff_classes': ('sky', 'road')}, [OPPOSITE + 'road']),
         ([0, 1, 0, 0], {'thing_classes': ('car', 'person')}, [OPPOSITE + 'person']),
     ],

@@ -216,6 +216,16 @@ def test_the_folder_of_pngs_is_needed(folder):
         dataset(folder, data_prefix={'img': 'images/'})
 
 
+@pytest.mark.parametrize('loading', ['LoadAnnotations', 'LoadPanopticAnnotations'])
+def test_masks_are_loaded_from_the_pngs(folder, loading):
+    step = {'type': loading, 'with_bbox': True, 'with_mask': True}
+    with pytest.raises(ConfigError, match=f'LoadPanopticSegments, in place of {loading}'):
+        dataset(folder, pipeline=[PIPELINE[0], step, PIPELINE[2]])
+    assert (
+        len(dataset(folder, pipeline=[PIPELINE[0], {'type': 'LoadAnnotations', 'with_bbox': True}, PIPELINE[2]])) == 2
+    )
+
+
 def test_filters_look_at_all_segments(folder):
     """mmdet drops images without things."""
     given = document()

@@ -333,6 +333,23 @@ def test_broken_masks_are_ignored_with_their_boxes(tmp_path):
     assert sample.gt_instances.masks.areas.min() > 20
 
 
+def test_objects_without_masks_are_named_where_masks_are_loaded(tmp_path, log):
+    picture().save(tmp_path / '0.jpg')
+    document = annotate(tmp_path, {'0.jpg': SIZE})
+    first = document['annotations'][0]
+    document['annotations'] = [{**first, 'id': 2, 'segmentation': []}, {**first, 'id': 3}]
+    (tmp_path / 'annotations.json').write_text(json.dumps(document))
+    loading = [{'type': 'LoadImageFromFile'}, {'type': 'LoadAnnotations', 'with_bbox': True, 'with_mask': True}]
+    dataset(tmp_path, pipeline=[loading[0], {**loading[1], 'with_mask': False}])
+    assert 'no segmentation' not in log()
+    with pytest.raises(BrokenDataError, match='the pipeline loads masks, and no annotation has a segmentation'):
+        dataset(tmp_path, pipeline=loading)
+    document['annotations'].append({**first, 'id': 4, 'segmentation': [[1, 1, 9, 1, 9, 9]]})
+    (tmp_path / 'annotations.json').write_text(json.dumps(document))
+    dataset(tmp_path, pipeline=loading)
+    assert 'annotations.json: 2 x no segmentation' in log()
+
+
 def test_polygons_and_run_lengths_become_masks(tmp_path):
     """One line in the config gives the masks of instances; crowds are ignored, as in the official code."""
     picture().save(tmp_path / '0.jpg')

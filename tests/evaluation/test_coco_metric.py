@@ -9,7 +9,9 @@ from mmdet.registry import METRICS
 from mmdet.structures import DetDataSample
 from mmengine.evaluator import Evaluator
 from mmengine.structures import InstanceData
+from panoptic_files import document, write
 
+from mmdet_detr.datasets import AnnotationError
 from mmdet_detr.errors import ConfigError
 
 META = {'classes': ('cat', 'dog', 'sky'), 'thing_classes': ('cat', 'dog'), 'stuff_classes': ('sky',)}
@@ -97,6 +99,30 @@ def test_a_root_category_with_the_name_of_a_class_is_not_it(tmp_path):
 def test_all_classes_count_without_things_and_stuff(tmp_path):
     results = evaluate(tmp_path, [SKY, DOG, CAT], meta={'classes': ('cat', 'dog', 'sky')})
     assert results['coco/bbox_mAP'] == pytest.approx(2 / 3, abs=1e-3)  # the sky is missed
+
+
+@pytest.mark.parametrize('segmentation', [[], None, [[1, 2, 3, 4]], 'abc'])
+def test_objects_without_masks_end_an_evaluation_of_masks_at_its_start(tmp_path, segmentation):
+    """Annotations of classes that are not evaluated may be anything."""
+    bad = {**annotation(5, DOG, [50, 50, 40, 40]), 'segmentation': segmentation}
+    path = tmp_path / 'instances.json'
+    images = [{'id': 1, 'file_name': 'a.jpg', 'height': 100, 'width': 100}]
+    document = {'images': images, 'categories': [CAT, DOG], 'annotations': [annotation(1, CAT, [0, 0, 9, 9]), bad]}
+    path.write_text(json.dumps(document))
+    metric = METRICS.build({'type': 'mmdet_detr.CocoMetric', 'ann_file': str(path), 'metric': ['bbox', 'segm']})
+    with pytest.raises(AnnotationError, match=r'1 of 2 annotations have none that pycocotools reads; .* the id 5'):
+        metric.dataset_meta = {'classes': ('cat', 'dog')}
+    metric.dataset_meta = {'classes': ('cat',)}
+    boxes = METRICS.build({'type': 'mmdet_detr.CocoMetric', 'ann_file': str(path), 'metric': 'bbox'})
+    boxes.dataset_meta = {'classes': ('cat', 'dog')}
+
+
+def test_a_panoptic_file_is_refused(tmp_path):
+    write(tmp_path, document())
+    with pytest.raises(AnnotationError, match=r"is no file of COCO's instances, .*: an entry has no 'id'"):
+        METRICS.build({'type': 'mmdet_detr.CocoMetric', 'ann_file': str(tmp_path / 'panoptic.json')})
+    with pytest.raises(KeyError, match='metric should be one of'):
+        METRICS.build({'type': 'mmdet_detr.CocoMetric', 'metric': 'mask'})
 
 
 def test_classes_that_do_not_fit(tmp_path):

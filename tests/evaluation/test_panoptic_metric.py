@@ -156,6 +156,19 @@ def test_predictions_stay_as_they_are(case):
     assert all((sample.pred_panoptic_seg.sem_seg == 3).all() for sample in samples)
 
 
+def test_where_nothing_is_found_the_log_says_what_to_change(case, monkeypatch):
+    said = []
+    monkeypatch.setattr('mmdet_detr.evaluation.panoptic_metric.warn', said.append)
+    perfect = case.perfect()
+    evaluate(PanopticMetric(case.write()), case.meta, perfect)
+    assert said == []
+    for sample in perfect:
+        sample.pred_panoptic_seg.sem_seg.fill_(len(case.meta['classes']))
+    evaluate(PanopticMetric(case.write()), case.meta, perfect)
+    assert len(said) == 1
+    assert f'no segment is predicted in {len(perfect)} images; panoptic.score_thr' in said[0]
+
+
 def test_images_in_folders_with_equal_names_and_missing_keys(case):
     for annotation in case.document['annotations']:
         for segment in annotation['segments_info']:

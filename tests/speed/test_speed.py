@@ -1,6 +1,7 @@
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
 from helpers import ROOT
@@ -16,6 +17,7 @@ from mmdet_detr.speed.run import Settings, run, spread, summary
 from mmdet_detr.speed.stages import INFER_STAGES, TRAIN_STAGES, Trainer, infer, loss_clock
 
 TINY = str(ROOT / 'configs' / 'detr' / 'detr_tiny_shapes_plain.py')
+TINY_MASKS = str(ROOT / 'configs' / 'detr' / 'detr_tiny_panoptic_shapes.py')
 TOOL = ROOT / 'tools' / 'benchmark.py'
 CPU = ('cpu', torch.float32)
 PNG = b'\x89PNG'
@@ -76,6 +78,23 @@ def test_stages_of_training_and_inference(inputs):
     assert min(stages.values()) > 0
     changed = [not torch.equal(a, b) for a, b in zip(before, candidate.model.parameters(), strict=True)]
     assert sum(changed) > 0.9 * len(changed)
+
+
+def test_a_detector_with_masks():
+    candidate = build(TINY_MASKS, None, *CPU)
+    with_masks = Inputs((64, 96), batch=2, objects=3, num_classes=7, masks=candidate.with_masks)
+    sample = with_masks.read()['data_samples'][0]
+    boxes, masks = sample.gt_instances.bboxes.tensor, sample.gt_instances.masks
+    np.testing.assert_allclose(masks.masks.sum((1, 2)), (boxes[:, 2:] - boxes[:, :2]).prod(1), rtol=0.1)
+    assert gflops(candidate, with_masks) > gflops(build(TINY, None, *CPU), with_masks)
+    infer(candidate, with_masks)
+    trainer, seconds = Trainer(candidate), {}
+    for name in ('mask_loss', 'match_loss'):  # without its clock, a loss counts as forward
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr('mmdet_detr.speed.stages.LOSS_METHODS', (name,))
+            patch.setattr('mmdet_detr.speed.stages.LOSS_PARTS', ())
+            seconds[name] = trainer.step(with_masks)['loss']
+    assert min(seconds.values()) > 0
 
 
 def test_clock_of_losses_counts_nested_methods_once_and_leaves_no_trace():

@@ -21,6 +21,7 @@ from mmengine.structures import InstanceData, PixelData
 from mmengine.visualization import Visualizer
 
 from mmdet_detr.compat.missing_panopticapi import rgb2id
+from mmdet_detr.errors import ConfigError
 from mmdet_detr.visualization import PanopticVisualizer
 
 META = {'classes': ('cat', 'dog', 'sky'), 'palette': [(200, 0, 0), (0, 200, 0), (0, 0, 200)]}
@@ -114,6 +115,15 @@ def test_truth_is_a_map_of_its_masks_beside_the_prediction(visualizer, tmp_path)
     half = drawn.shape[1] // 2
     assert (drawn[:, :half] == drawn[:, half:]).all()
     assert drawn[50, 20].tolist() == mixed((0, 0, 200))
+
+
+@pytest.mark.parametrize('with_map', [True, False])
+def test_masks_of_the_truth_in_another_size_are_an_error(visualizer, tmp_path, with_map):
+    sample = make_sample(values() if with_map else None, no_instances())
+    masks = BitmapMasks(np.ones((1, 7, 9), np.uint8), 7, 9)
+    sample.gt_instances = InstanceData(labels=torch.tensor([0]), masks=masks)
+    with pytest.raises(ConfigError, match='masks of gt_instances have 7 x 9 pixels'):
+        draw(visualizer, tmp_path, sample)
 
 
 def test_truth_without_masks_is_the_image(visualizer, tmp_path):

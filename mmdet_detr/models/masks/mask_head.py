@@ -24,6 +24,7 @@ from .panoptic import panoptic_map
 from .resize import instance_masks
 
 LOSS = {'type': 'mmdet_detr.MaskLoss'}
+TEST_CFG = {'score_thr': 0.85, 'min_area': 5}
 QUERIES_AT_ONCE = 16  # in inference; at 800 x 1333 pixels each takes 20 MiB
 
 
@@ -83,11 +84,12 @@ class MaskHead(BaseModule):
         groups: of GroupNorm; where they do not divide a width, their greatest common divisor with it.
         loss: a :class:`MaskLoss`.
         test_cfg: ``score_thr`` (default 0.85) and ``min_area`` in pixels of the original image (default 5) of a segment
-            in the panoptic map.
+            in the panoptic map; no other key.
         init_cfg: as in mmengine.
 
     Raises:
-        ConfigError: ``embed_dims`` is no multiple of ``num_heads``, or too small for so many levels.
+        ConfigError: ``embed_dims`` is no multiple of ``num_heads``, or too small for so many levels;
+            ``num_things_classes`` is negative; or ``test_cfg`` has another key.
     """
 
     def __init__(
@@ -104,7 +106,12 @@ class MaskHead(BaseModule):
         super().__init__(init_cfg=init_cfg)
         self.in_channels = tuple(in_channels)
         self.num_things_classes = num_things_classes
-        self.test_cfg = {'score_thr': 0.85, 'min_area': 5, **(test_cfg or {})}
+        self.test_cfg = {**TEST_CFG, **(test_cfg or {})}
+        unknown = sorted(self.test_cfg.keys() - TEST_CFG.keys())
+        if unknown:
+            raise ConfigError(f'test_cfg of MaskHead has {", ".join(TEST_CFG)}, and not {", ".join(unknown)}')
+        if num_things_classes is not None and num_things_classes < 0:
+            raise ConfigError(f'MaskHead(num_things_classes={num_things_classes}) is no number of classes')
         widths = [embed_dims // 2 ** (level + 1) for level in range(len(self.in_channels) + 1)]
         if embed_dims % num_heads or not widths[-1]:
             raise ConfigError(
@@ -134,10 +141,14 @@ class MaskHead(BaseModule):
             output: of the transformer, which reads a coarser level.
 
         Raises:
-            ConfigError: the transformer reads several levels, or the feature maps are others than ``in_channels``.
+            ConfigError: the transformer reads several levels or has another width than ``embed_dims``, or the feature
+                maps are others than ``in_channels``.
         """
         if len(output.grid_sizes) > 1:
             raise ConfigError(f'MaskHead needs a transformer that reads one level, not {len(output.grid_sizes)}')
+        width = self.bbox_attention.q_linear.in_features
+        if output.source.shape[-1] != width:
+            raise ConfigError(f'MaskHead(embed_dims={width}) has a transformer of width {output.source.shape[-1]}')
         finer = feats[: len(self.in_channels)]
         if tuple(x.shape[1] for x in finer) != self.in_channels:
             got = [x.shape[1] for x in feats]

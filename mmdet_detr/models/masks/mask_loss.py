@@ -41,20 +41,27 @@ def matched_masks(hidden: Tensor, matches: Solution, batch_data_samples: SampleL
         batch_data_samples: with ``gt_instances.masks`` (``BitmapMasks``, ``PolygonMasks``) in the size of each image.
 
     Raises:
-        ConfigError: a sample has no masks.
+        ConfigError: a sample has no masks, or masks of another size than its image.
     """
     if not all('masks' in sample.gt_instances for sample in batch_data_samples):
         raise ConfigError(
             'MaskHead trains on masks, and the data have none: load them with LoadAnnotations(with_bbox=True, '
             'with_mask=True) or mmdet_detr.LoadPanopticSegments'
         )
+    for sample in batch_data_samples:
+        masks, image, padded = sample.gt_instances.masks, sample.img_shape[:2], sample.batch_input_shape
+        if (masks.height, masks.width) not in (tuple(image), tuple(padded)):
+            raise ConfigError(
+                f'MaskHead got masks of {masks.height} x {masks.width} pixels of an image of {image[0]} x {image[1]}: '
+                'some step of the pipeline or of the data preprocessor resizes images and not their masks'
+            )
     num_layers, batch_size, num_queries = hidden.shape[:3]
     num_objects = matches.valid.sum(1)
     counts = np.minimum(num_objects, num_queries)
     first = len(matches.queries) - int(counts.sum())
     queries = matches.queries[first:] - (num_layers - 1) * batch_size * num_queries
     objects = (matches.targets[first:] % max(1, matches.valid.shape[1])).split(counts.tolist())
-    masks = [
+    of_images = [
         _padded(
             upload(np.ascontiguousarray(sample.gt_instances.masks.to_ndarray()), hidden.device)[of_image],
             sample.batch_input_shape,
@@ -65,7 +72,7 @@ def matched_masks(hidden: Tensor, matches: Solution, batch_data_samples: SampleL
     return Matched(
         hidden[-1].flatten(0, 1)[queries],
         upload(np.repeat(np.arange(batch_size), counts), hidden.device),
-        torch.cat(masks),
+        torch.cat(of_images),
         num_boxes,
     )
 

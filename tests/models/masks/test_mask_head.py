@@ -121,6 +121,21 @@ def test_a_frozen_detector_trains_the_mask_head_alone():
     assert all(parameter.grad is not None for parameter in model.mask_head.parameters())
 
 
+def test_a_frozen_detector_without_weights_is_named_once(monkeypatch):
+    said = []
+    monkeypatch.setattr('mmdet_detr.models.detr.warn', said.append)
+    images, samples = batch(*SIZES['single'])
+    model = built(masks_config(freeze_detector=True))
+    for _ in range(2):
+        model(images, copy.deepcopy(samples), mode='loss')
+    assert len(said) == 1
+    assert 'give load_from' in said[0]
+    loaded = built(masks_config(freeze_detector=True))
+    loaded.load_state_dict(model.state_dict())
+    loaded(images, samples, mode='loss')
+    assert len(said) == 1
+
+
 def test_nothing_to_train_is_an_error():
     config = masks_config(freeze_detector=True)
     config.mask_head = None
@@ -133,9 +148,12 @@ def test_nothing_to_train_is_an_error():
     [
         ({'mask_head.embed_dims': 100}, 'multiple of num_heads'),
         ({'mask_head.embed_dims': 8}, 'at least 16 for 3 levels'),
+        ({'mask_head.num_things_classes': -1}, 'no number of classes'),
+        ({'mask_head.num_things_classes': 6}, 'in a model of 5 classes: None makes all of them things'),
+        ({'test_cfg.panoptic': {'score_threshold': 0.3}}, 'has score_thr, min_area, and not score_threshold'),
     ],
 )
-def test_widths_that_do_not_fit_are_an_error(options, message):
+def test_numbers_that_do_not_fit_are_an_error(options, message):
     with pytest.raises(ConfigError, match=message):
         MODELS.build(masks_config(**options))
 
@@ -145,6 +163,7 @@ def test_widths_that_do_not_fit_are_an_error(options, message):
     [
         ({'backbone.out_indices': (1, 2, 3)}, r'got \[16, 32, 64\] channels'),
         ({'neck.levels': (2, 3), 'neck.in_channels': (32, 64)}, 'one level, not 2'),
+        ({'mask_head.embed_dims': 64}, 'has a transformer of width 128'),
     ],
 )
 def test_levels_that_do_not_fit_are_an_error(options, message):
@@ -215,6 +234,27 @@ def test_data_without_masks_are_an_error():
     del samples[0].gt_instances.masks
     with pytest.raises(ConfigError, match='the data have none'):
         built(masks_config())(images, samples, mode='loss')
+
+
+@pytest.mark.parametrize('size', [(20, 20), (200, 200)])
+def test_masks_of_another_size_than_the_image_are_an_error(size):
+    images, samples = batch(*SIZES['padded'])
+    count = len(samples[0].gt_instances)
+    samples[0].gt_instances.masks = BitmapMasks(np.ones((count, *size), np.uint8), *size)
+    with pytest.raises(ConfigError, match=f'masks of {size[0]} x {size[1]} pixels of an image of'):
+        built(masks_config())(images, samples, mode='loss')
+
+
+def test_masks_may_be_padded_with_their_images():
+    model = built(masks_config())
+    images, samples = batch(*SIZES['padded'])
+    expected = model(images, copy.deepcopy(samples), mode='loss')
+    for sample in samples:
+        masks = sample.gt_instances.pop('masks')
+        sample.gt_instances.masks = masks.pad(sample.batch_input_shape)
+    losses = model(images, samples, mode='loss')
+    for name in ('loss_mask', 'loss_dice'):
+        torch.testing.assert_close(losses[name], expected[name], rtol=1e-5, atol=1e-6)
 
 
 def test_polygons_are_as_good_as_bitmaps():
