@@ -20,7 +20,7 @@ from ..precision import at_least_float32
 
 LOSS_MASK = {'type': 'FocalLoss', 'use_sigmoid': True, 'gamma': 2.0, 'alpha': 0.25, 'loss_weight': 1.0}
 LOSS_DICE = {'type': 'DiceLoss', 'use_sigmoid': True, 'naive_dice': True, 'eps': 1.0, 'loss_weight': 1.0}
-PIXELS_AT_ONCE = 2**22  # four masks of 800 x 1333 pixels
+PIXELS_AT_ONCE = 2**20  # one mask of 800 x 1333 pixels, three of 480 x 640
 
 
 class Matched(NamedTuple):
