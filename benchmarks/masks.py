@@ -122,7 +122,7 @@ class AllQueries:
         logits = self.logits(inputs)
         matched = matched_masks(inputs.output.hidden, inputs.matches, inputs.samples)
         of_queries = logits[:, : inputs.objects].flatten(0, 1)
-        return plain_mask_losses(of_queries, matched.masks, inputs.size, float(matched.num_boxes))
+        return plain_mask_losses(of_queries, [matched.masks], inputs.size, float(matched.num_boxes))
 
     def predict(self, inputs: Inputs) -> None:
         logits = self.logits(inputs)

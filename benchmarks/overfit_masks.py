@@ -4,7 +4,7 @@
 
 FOLDER is `sample_data` of the COCO panoptic API: panoptic_examples.json, PNGs in panoptic_examples, photographs in
 input_images. Data set, training, prediction (a padded batch of both), metric and pictures are those of the configs.
-Writes overfit_masks.json (PQ at the end of the training) and a picture of truth and prediction.
+Writes overfit_masks.json and a picture of truth and prediction.
 """
 
 import argparse
@@ -27,9 +27,12 @@ QUERIES = 100
 
 
 def config_for(folder: Path, side: int, work_dir: Path) -> Config:
-    """The demonstration's network with COCO's classes, on the photographs with a longer side of so many pixels."""
+    """The demonstration's network, a stage deeper and with COCO's classes, on images with so long a longer side."""
     config = Config.fromfile(BASE)
     model = config.model
+    model.backbone.update(num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1), out_indices=(0, 1, 2))
+    model.neck.in_channels = 128
+    model.mask_head.in_channels = (32, 64)
     model.neck.num_queries = model.test_cfg.max_per_img = QUERIES
     model.bbox_head.num_classes, model.mask_head.num_things_classes = 133, 80
     resize = {'type': 'mmdet_detr.ShortestSideResize', 'sizes': [side], 'longest': side}

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from helpers import ROOT
 from mmdet.registry import MODELS
 from mmengine.config import Config
@@ -14,6 +15,7 @@ sys.path.append(str(ROOT / 'benchmarks'))
 import budget
 import convergence
 import parts
+import pretrained
 import raccoon
 
 
@@ -150,3 +152,25 @@ def test_voc_becomes_coco(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, 'argv', ['raccoon.py', str(out)])
     with pytest.raises(SystemExit, match='no annotations'):
         raccoon.main()
+
+
+def test_weights_of_imagenet_get_their_places(tmp_path):
+    """Torchvision's names, whose entries come in the order of mmdet's."""
+    torch.save({}, tmp_path / 'weights.pth')
+    config = pretrained.config_of('bccd', 288, tmp_path / 'weights.pth')
+    assert [t.sizes for t in config.train_dataloader.dataset.pipeline if 'sizes' in t] == [[288]]
+    config.model.backbone.init_cfg = None
+    backbone = MODELS.build(config.model).backbone
+    ours = backbone.state_dict()
+    theirs = {}
+    for index in range(19):
+        if index in (0, 18):
+            parts_of = [f'{index}.{i}' for i in (0, 1)]
+        else:
+            parts_of = [f'{index}.conv.{3 * part + i}' for part in range(2 if index == 1 else 3) for i in (0, 1)]
+        for part in parts_of:
+            norm = ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked')
+            theirs |= {f'features.{part}.{name}': 0 for name in (norm if int(part[-1]) % 3 else ('weight',))}
+    assert len(theirs) == 312
+    renamed = pretrained.renamed(theirs)
+    assert list(renamed)[: len(ours)] == list(ours)

@@ -18,7 +18,7 @@ model = dict(
             loss_dice=dict(type='DiceLoss', use_sigmoid=True, naive_dice=True, eps=1.0, loss_weight=5.0),
         ),
     ),
-    test_cfg=dict(max_per_img=num_queries, panoptic=dict(score_thr=0.5)),
+    test_cfg=dict(max_per_img=num_queries, panoptic=dict(score_thr=0.85)),
 )
 
 things = ('circle', 'square', 'triangle')
@@ -65,3 +65,13 @@ val_evaluator = [
 ]
 test_evaluator = val_evaluator
 visualizer = dict(type='mmdet_detr.PanopticVisualizer')
+
+# schedule
+max_iters = 2600
+train_cfg = dict(max_iters=max_iters, val_interval=650)
+warmup = max_iters // 10
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.04, begin=0, end=warmup, by_epoch=False),
+    dict(type='CosineAnnealingLR', eta_min=0, begin=warmup, end=max_iters, by_epoch=False),
+]
+default_hooks = dict(checkpoint=dict(interval=650))

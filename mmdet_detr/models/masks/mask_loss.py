@@ -1,6 +1,5 @@
 """Score masks of matched queries (paper section 4.4, official ``loss_masks`` in ``models/detr.py``)."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -29,8 +28,7 @@ class Matched(NamedTuple):
 
     hidden: Tensor  # (N, C)
     images: Tensor  # int64 (N,), image of each query
-    masks: list[Tensor]  # uint8 (N_i, h, w) of each image
-    input_size: Size  # of the padded batch
+    masks: Tensor  # uint8 (N, H, W), in the size of the padded batch
     num_boxes: Tensor  # objects of the batch, averaged over ranks, at least 1
 
 
@@ -51,10 +49,10 @@ def matched_masks(hidden: Tensor, matches: Solution, batch_data_samples: SampleL
             'with_mask=True) or mmdet_detr.LoadPanopticSegments'
         )
     for sample in batch_data_samples:
-        masks, image, padded = sample.gt_instances.masks, sample.img_shape[:2], sample.batch_input_shape
-        if (masks.height, masks.width) not in (tuple(image), tuple(padded)):
+        given, image, padded = sample.gt_instances.masks, sample.img_shape[:2], sample.batch_input_shape
+        if (given.height, given.width) not in (tuple(image), tuple(padded)):
             raise ConfigError(
-                f'MaskHead got masks of {masks.height} x {masks.width} pixels of an image of {image[0]} x {image[1]}: '
+                f'MaskHead got masks of {given.height} x {given.width} pixels of an image of {image[0]} x {image[1]}: '
                 'some step of the pipeline or of the data preprocessor resizes images and not their masks'
             )
     num_layers, batch_size, num_queries = hidden.shape[:3]
@@ -63,18 +61,24 @@ def matched_masks(hidden: Tensor, matches: Solution, batch_data_samples: SampleL
     first = len(matches.queries) - int(counts.sum())
     queries = matches.queries[first:] - (num_layers - 1) * batch_size * num_queries
     objects = (matches.targets[first:] % max(1, matches.valid.shape[1])).split(counts.tolist())
-    masks_of_images = [
-        upload(np.ascontiguousarray(sample.gt_instances.masks.to_ndarray()), hidden.device)[of_image]
+    masks = [
+        _padded(
+            upload(np.ascontiguousarray(sample.gt_instances.masks.to_ndarray()), hidden.device)[of_image],
+            sample.batch_input_shape,
+        )
         for sample, of_image in zip(batch_data_samples, objects, strict=True)
     ]
     num_boxes = reduce_mean(hidden.new_tensor(float(num_objects.sum()), dtype=torch.float32)).clamp(min=1)
     return Matched(
         hidden[-1].flatten(0, 1)[queries],
         upload(np.repeat(np.arange(batch_size), counts), hidden.device),
-        masks_of_images,
-        tuple(batch_data_samples[0].batch_input_shape),
+        torch.cat(masks),
         num_boxes,
     )
+
+
+def _padded(masks: Tensor, size: Size) -> Tensor:
+    return F.pad(masks, (0, size[1] - masks.shape[2], 0, size[0] - masks.shape[1]))
 
 
 @MODELS.register_module()
@@ -103,22 +107,20 @@ class MaskLoss(nn.Module):
             matched: their objects.
         """
         logits = at_least_float32(logits)
-        total = logits.new_zeros(2)
-        at_once = max(1, PIXELS_AT_ONCE // (matched.input_size[0] * matched.input_size[1]))
+        at_once = max(1, PIXELS_AT_ONCE // matched.masks.shape[1:].numel())
         with torch.autocast(logits.device.type, enabled=False):
-            for of_image, masks in zip(logits.split([len(m) for m in matched.masks]), matched.masks, strict=True):
-                for part, goal in zip(of_image.split(at_once), masks.split(at_once), strict=True):
-                    total = total + checkpoint(
-                        self._score, part, goal, matched.input_size, use_reentrant=False, preserve_rng_state=False
-                    )
-            loss_mask, loss_dice = total / matched.num_boxes.to(total.dtype)
+            parts = [
+                checkpoint(self._score, part, goal, use_reentrant=False, preserve_rng_state=False)
+                for part, goal in zip(logits.split(at_once), matched.masks.split(at_once), strict=True)
+            ]
+            loss_mask, loss_dice = torch.stack(parts).sum(0) / matched.num_boxes.to(logits.dtype)
         return {'loss_mask': loss_mask, 'loss_dice': loss_dice}
 
-    def _score(self, logits: Tensor, masks: Tensor, input_size: Sequence[int]) -> Tensor:
-        """Losses (2,), summed over masks, of logits (N, H, W) and masks uint8 (N, h, w)."""
-        enlarged = F.interpolate(logits[:, None], tuple(input_size), mode='bilinear', align_corners=False).flatten(1)
-        padding = (0, input_size[1] - masks.shape[2], 0, input_size[0] - masks.shape[1])
-        goal = F.pad(masks, padding).flatten(1).to(enlarged.dtype)
+    def _score(self, logits: Tensor, masks: Tensor) -> Tensor:
+        """Losses (2,), summed over masks, of logits (N, h, w) and masks uint8 (N, H, W)."""
+        size = (masks.shape[1], masks.shape[2])
+        enlarged = F.interpolate(logits[:, None], size, mode='bilinear', align_corners=False).flatten(1)
+        goal = masks.flatten(1).to(enlarged.dtype)
         of_pixels = self.loss_mask(enlarged, goal, reduction_override='none')
         of_masks = self.loss_dice(enlarged, goal, reduction_override='none')
         return torch.stack((of_pixels.mean(1).sum(), of_masks.sum()))
