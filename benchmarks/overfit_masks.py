@@ -4,15 +4,7 @@
 
 FOLDER is `sample_data` of the COCO panoptic API: panoptic_examples.json, PNGs in panoptic_examples, photographs in
 input_images. Data set, training, prediction (a padded batch of both), metric and pictures are those of the configs.
-<<<<<<< HEAD
-<<<<<<< HEAD
-Writes overfit_masks.json and a picture of truth and prediction.
-=======
 Writes overfit_masks.json (PQ at the end of the training) and a picture of truth and prediction.
->>>>>>> masks-review
-=======
-Writes overfit_masks.json and a picture of truth and prediction.
->>>>>>> masks-review
 """
 
 import argparse
