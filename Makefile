@@ -39,7 +39,7 @@ demo: setup data/shapes/annotations/panoptic_val.json  ## train, test and draw o
 	$(MIM) test mmdet_detr $(DEMO_CONFIG) --gpus 0 --checkpoint $$(cat $(DEMO)/last_checkpoint) --work-dir $(DEMO)
 	$(MIM) run mmdet_detr report $(DEMO)
 
-demo-panoptic: setup data/shapes/annotations/panoptic_val.json  ## the same with masks, about 9 minutes
+demo-panoptic: setup data/shapes/annotations/panoptic_val.json  ## the same with masks, about 8 minutes
 	rm -rf $(DEMO)-panoptic
 	$(MIM) train mmdet_detr $(PANOPTIC_CONFIG) --gpus 0 --work-dir $(DEMO)-panoptic
 	$(MIM) test mmdet_detr $(PANOPTIC_CONFIG) --gpus 0 --checkpoint $$(cat $(DEMO)-panoptic/last_checkpoint) \
