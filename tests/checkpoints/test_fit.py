@@ -18,8 +18,10 @@ from foreign import (
     hf,
     hf_config,
     hf_panoptic,
+    hf_timm,
     mask_head,
     mmdet2_7,
+    mmdet2_12,
     mmdet3,
     official,
     official_panoptic,
@@ -569,7 +571,7 @@ def test_published_names_and_shapes_fit_the_published_config():
     [
         (lambda w: {'some.weight': torch.zeros(1)}, 'is no checkpoint of a DETR: its first entries are some.weight'),
         (lambda w: w | {'extra.weight': torch.zeros(1)}, 'but extra.weight belongs to no DETR'),
-        (lambda w: {n: v for n, v in w.items() if n != 'query_embed.weight'}, 'is no checkpoint of a DETR'),
+        (lambda w: {n: v for n, v in w.items() if n != 'class_embed.bias'}, 'lacks bbox_head.class_embed.bias'),
         (lambda w: w | {'query_embed.weight': torch.zeros(0, 32)}, 'its classifier or queries are incomplete'),
         (lambda w: w | {'class_embed.bias': torch.zeros(2)}, 'its classifier or queries are incomplete'),
     ],
@@ -578,6 +580,23 @@ def test_not_a_detr(change, message, tmp_path):
     with pytest.raises(CheckpointError) as error:
         load(model_of(), change(official().state_dict), tmp_path)
     assert message in str(error.value)
+
+
+HEADS = r'class|fc_cls|bbox_(embed|predictor)|fc_reg|reg_ffn'
+QUERIES = r'query_(embed|position)'
+
+
+@pytest.mark.parametrize('removed', [r'class|fc_cls', QUERIES, HEADS, f'{HEADS}|{QUERIES}'])
+@pytest.mark.parametrize('build', [official, official_panoptic, hf, hf_timm, mmdet3, mmdet2_12, mmdet2_7, ours])
+def test_heads_and_queries_that_were_removed_start_anew(build, removed, tmp_path, logged):
+    model = model_of()
+    weights = {name: value for name, value in build().state_dict.items() if not re.search(removed, name)}
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    load(model, weights, tmp_path)
+    for name, value in model.state_dict().items():
+        if 'num_batches' not in name:
+            assert torch.equal(value, before[name]) == bool(re.search(removed, name)), name
+    assert any('removed from the checkpoint, keeps its initial values' in line for line in logged)
 
 
 def test_half_an_attention(tmp_path):
