@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from .architecture import architecture_of, config_for, is_dilated
-from .class_rows import carry_rows, match_rows
+from .class_rows import PUBLISHED, carry_rows, match_rows
 from .layouts import OURS, REMOVABLE, RESNET, TRAINING_ONLY, with_mask_head
 from .renaming import to_our_names
 from .source import Source, source_of
@@ -194,6 +194,12 @@ def _fit_classes(
     for name in names:
         weights[name] = carry_rows(rows, weights[name], expected[name])
     report.notes.append(f'classes: {rows.summary}')
+    if rows.guessed:
+        guess = f'its {num_rows} outputs are taken for COCO categories by their number, since it names no classes'
+        if classes is None or classes in PUBLISHED.values():
+            report.notes.append(guess)
+        else:
+            report.warn(f"{guess}; if it was trained on others, store their names in it, as meta['CLASSES']")
     if rows.initial:
         report.warn(f'classes that keep their initial values: {_listed(rows.initial)}')
     if rows.left:

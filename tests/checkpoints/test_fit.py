@@ -225,6 +225,20 @@ def test_own_classes_from_coco_by_name(tmp_path, logged):
     assert next(line for line in logged if 'left out' in line).endswith(' and 68 more')
 
 
+def test_a_guess_at_the_classes_is_told(tmp_path, logged):
+    """The official code has 91 classes for any file: those of a training on one's own ids 1 and 2 are not COCO's."""
+    guess = '  its 92 outputs are taken for COCO categories by their number, since it names no classes'
+    assert rows_of(load(model_of(2, ('car', 'person')), with_rows(92), tmp_path)) == [3, 1, 91]
+    assert f"{guess}; if it was trained on others, store their names in it, as meta['CLASSES']" in logged
+    logged.clear()
+    names = ('N/A', 'car', 'person', *['N/A'] * 88)
+    model = load(model_of(2, ('car', 'person')), with_rows(92), tmp_path, meta={'CLASSES': names})
+    assert rows_of(model) == [1, 2, 91]
+    assert not any('taken for' in line for line in logged)
+    load(model_of(80, COCO_NAMES), with_rows(92), tmp_path)
+    assert guess in logged  # not as a warning: the model's classes are COCO's, too
+
+
 def test_class_names_on_both_sides(tmp_path, logged):
     meta = {'dataset_meta': {'classes': ('ant', 'bee', 'cat', 'dog', 'elk')}}
     model = load(model_of(4, ('elk', 'fox', 'ant', 'gnu')), with_rows(6), tmp_path, meta=meta)
