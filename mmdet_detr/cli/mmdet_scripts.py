@@ -13,8 +13,6 @@ from typing import Any
 import mmdet
 import torch.distributed as dist
 from mmengine.logging import MMLogger
-from mmengine.registry import build_from_cfg
-from mmengine.runner import Runner
 
 from ..compat.cpu_ranks import allow_ranks_on_cpu
 from ..configs import load_config
@@ -83,9 +81,9 @@ def _refused_part(error: Exception) -> str | None:
     while checked and frames[-1].f_code.co_name == '__init__':  # others raise no TypeError or KeyError on purpose
         frames.pop()
     last = frames[-1]
-    if last.f_code is build_from_cfg.__code__:
+    if last.f_code.co_name == 'build_from_cfg':
         return str(last.f_locals['cfg'].get('type'))
-    return 'a data loader' if last.f_code is Runner.build_dataloader.__code__ else None
+    return 'a data loader' if last.f_code.co_name == 'build_dataloader' else None
 
 
 def _last_line(message: str) -> str:
