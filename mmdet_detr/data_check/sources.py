@@ -10,6 +10,7 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config
 
 from ..configs import dicts_in
+from ..datasets.annotations import require_names
 from ..datasets.images import MAX_PIXELS, is_local
 from ..datasets.panoptic_dataset import SPLIT, PanopticDataset
 from ..datasets.robust_coco_dataset import RobustCocoDataset
@@ -98,6 +99,7 @@ def _key(dataset: dict[str, Any]) -> tuple:
     ann_file, images, maps = (path if osp.isabs(path) or '://' in path else osp.join(root, path) for path in paths)
     metainfo = kind._load_metainfo(dict(dataset.get('metainfo') or {}))
     classes = metainfo.get('classes', ())
+    require_names(classes)
     loading, loading_maps = (_step(dataset, name) for name in ('LoadImage', 'LoadPanopticSegments'))
     for path, owner in ((ann_file, dataset), (images, loading), (maps, loading_maps)):
         if not is_local(path, owner.get('backend_args')):
@@ -105,7 +107,7 @@ def _key(dataset: dict[str, Any]) -> tuple:
     return (
         ann_file,
         images,
-        (classes,) if isinstance(classes, str) else tuple(classes),
+        tuple(classes),
         'ignore_orientation' in loading.get('color_type', ''),
         dataset.get('max_pixels', MAX_PIXELS),
         dataset.get('allow_outside', False),

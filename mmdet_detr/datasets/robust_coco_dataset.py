@@ -1,5 +1,6 @@
 """A COCO data set that trains on what is sound, and reports what is not."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from mmdet.datasets.api_wrappers import COCO
 from ..errors import ConfigError, one_line
 from ..log import warn
 from ..registry import DATASETS
-from .annotations import Document, check_annotations, check_classes, read_annotations
+from .annotations import Document, check_annotations, check_classes, read_annotations, require_names
 from .ground_truth import evaluation_problems
 from .images import MAX_PIXELS, BrokenImageError, inspect_image, is_local
 from .problems import Problem, summary
@@ -48,7 +49,7 @@ class RobustCocoDataset(CocoDataset):
         kwargs: arguments of ``CocoDataset``.
 
     Raises:
-        ConfigError: ``max_broken`` is no share.
+        ConfigError: ``max_broken`` is no share, or the classes are a string.
         AnnotationError: the annotation file does not have the structure of COCO's.
         BrokenDataError: too much is broken, or a label would be that of another class.
     """
@@ -72,6 +73,12 @@ class RobustCocoDataset(CocoDataset):
         self._found = torch.empty(0, dtype=torch.uint8)  # state of each image, shared by all workers of a data loader
         self._seed: tuple[int, ...] | None = None  # seed of the sample that is read
         super().__init__(*args, **kwargs)
+
+    @classmethod
+    def _load_metainfo(cls, metainfo: Mapping | None = None) -> dict:
+        loaded = super()._load_metainfo(metainfo)
+        require_names(loaded.get('classes'))
+        return loaded
 
     # CocoDataset calls this name with a path.
     def COCOAPI(self, path: str) -> COCO:

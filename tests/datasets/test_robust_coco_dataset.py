@@ -364,6 +364,11 @@ def test_polygons_and_run_lengths_become_masks(tmp_path):
     assert len(sample.ignored_instances) == 1
 
 
+def test_a_name_is_no_list_of_names(folder):
+    with pytest.raises(ConfigError, match=r"classes='circle' is a string and no tuple: write classes=\('circle',\)"):
+        dataset(folder, metainfo={'classes': 'circle'})
+
+
 def test_a_share_has_to_be_one(folder):
     for share in (-0.1, 10):
         with pytest.raises(ConfigError, match='no share between 0 and 1'):
