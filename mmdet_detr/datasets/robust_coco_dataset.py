@@ -14,7 +14,7 @@ from ..log import warn
 from ..registry import DATASETS
 from .annotations import Document, check_annotations, check_classes, read_annotations, require_names
 from .ground_truth import evaluation_problems
-from .images import MAX_PIXELS, BrokenImageError, inspect_image, is_local
+from .images import MAX_PIXELS, BrokenImageError, decodes_files, inspect_image, is_local, require_file
 from .problems import Problem, summary
 from .randomness import seed_all
 from .seeded_sampler import SeededIndex
@@ -37,7 +37,8 @@ class RobustCocoDataset(CocoDataset):
     Entries of the annotation file that cannot be used are left out and counted in the log; mmdet then finds none that
     it would leave out without a word. An image that cannot be read, or has another size than the annotations say, is
     named in the log with its reason, and another one takes its place. In validation, a broken image ends the run at
-    its start, and so does an annotation file that pycocotools cannot evaluate. Samples are augmented by the seed of
+    its start, and so does an annotation file that pycocotools cannot evaluate. Of images that a transform of your own
+    reads, without mmcv's ``LoadImageFromFile``, only the existence is checked. Samples are augmented by the seed of
     their draw where the sampler is a :class:`~mmdet_detr.datasets.SeededSampler`.
 
     Args:
@@ -199,9 +200,13 @@ class RobustCocoDataset(CocoDataset):
 
     def _inspect(self, info: dict[str, Any]) -> None:
         path = info['img_path']
-        loader = next((t for t in self.pipeline.transforms if isinstance(t, LoadImageFromFile)), None)
+        transforms = self.pipeline.transforms
+        loader = next((t for t in transforms if isinstance(t, LoadImageFromFile)), None)
         if not is_local(path, getattr(loader, 'backend_args', None) or getattr(loader, 'file_client_args', None)):
             return  # on another storage, the head of a file may cost as much as all of it
+        if transforms and not any(decodes_files(type(t)) for t in transforms):
+            require_file(path)
+            return
         as_stored = 'ignore_orientation' in getattr(loader, 'color_type', '')
         inspect_image(path, self.max_pixels, (info['width'], info['height']), as_stored)
 
