@@ -127,6 +127,20 @@ def test_wrong_number_of_classes_is_said_before_training(folder):
             'model.bbox_head.embed_dims=32',
             'TransformerNeck(embed_dims=64) got training_sets of width 32: give the head the same embed_dims',
         ),
+        (
+            'train_dataloader.persistent_workers=True',
+            'a data loader cannot be built from the config: persistent_workers option needs num_workers > 0',
+        ),
+        pytest.param(
+            'optim_wrapper.type=AmpOptimWrapper',
+            'AmpOptimWrapper cannot be built from the config: ``AmpOptimizerWrapper`` is only available',
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason='it can be built with a GPU'),
+        ),
+        (
+            'model.bbox_head.loss_cls=1',
+            'mmdet_detr.DETRHead cannot be built from the config: DETRHead.__init__() got an unexpected keyword',
+        ),
+        ('optim_wrapper.optimizer.type=Adma', 'Adma cannot be built from the config: '),
     ],
 )
 def test_parts_that_do_not_fit_are_one_line(folder, option, message):

@@ -38,6 +38,7 @@ class ClassRows(NamedTuple):
     classes: tuple[str, ...] | None = None  # names of the model's classes, if they are known
     initial: tuple[str, ...] = ()  # rows of the model that keep their initial values, by name if there are names
     left: tuple[str, ...] = ()  # classes of the checkpoint that the model lacks
+    guessed: bool = False  # the checkpoint's classes are taken for COCO's by their number alone
 
 
 def match_rows(
@@ -57,14 +58,17 @@ def match_rows(
         target_classes: names of the model's classes; None means COCO if the checkpoint's are and the number fits.
         num_classes: classes of the model.
     """
-    source_classes = _source_names(num_source, source_classes, target_classes)
+    named = _named_rows(num_source, source_classes)
+    source_classes = named or _guessed_rows(num_source, target_classes)
+    guessed = named is None and source_classes is not None
     if target_classes is None and (_by_coco_id(source_classes) or source_classes in PUBLISHED.values()):
         target_classes = PUBLISHED.get(num_classes)
     same_kind = source_classes is None or num_source - len(source_classes) == num_target - num_classes
     same_names = source_classes == target_classes or not (source_classes and target_classes)
     if num_source == num_target and same_kind and same_names:
         pairs = tuple((i, i) for i in range(num_target))
-        return ClassRows(pairs, f'all {num_target} rows as they are', target_classes or source_classes)
+        classes = target_classes or source_classes
+        return ClassRows(pairs, f'all {num_target} rows as they are', classes, guessed=guessed)
     by = 'COCO category id' if _by_coco_id(source_classes) or _by_coco_id(target_classes) else 'name'
     names = target_classes or tuple(f'class {i}' for i in range(num_classes))
     rows: dict[str, int] = {}
@@ -80,24 +84,28 @@ def match_rows(
             summary += ', and the row of no object'
         else:
             initial += ('no object',)
-    return ClassRows(pairs, summary, target_classes, initial, tuple(name for name in rows if name not in names))
+    left = tuple(name for name in rows if name not in names)
+    return ClassRows(pairs, summary, target_classes, initial, left, guessed)
 
 
 def _by_coco_id(classes: tuple[str, ...] | None) -> bool:
     return classes is not None and classes[: len(NAMES_BY_COCO_ID)] == NAMES_BY_COCO_ID
 
 
-def _source_names(
-    num_rows: int, classes: tuple[str, ...] | None, target_classes: tuple[str, ...] | None
-) -> tuple[str, ...] | None:
-    """Names of the checkpoint's rows: the given ones if they fit, else COCO's if the number is COCO's."""
-    if classes and num_rows - len(classes) in (0, 1):
-        ids = len(NAMES_BY_COCO_ID)
-        if len(classes) >= ids and all(classes[i] == name for i, name in zip(COCO_IDS, COCO_NAMES, strict=True)):
-            # Published models name unused ids, too: "street sign".
-            by_id = NAMES_BY_PANOPTIC_ID if len(classes) == len(NAMES_BY_PANOPTIC_ID) else NAMES_BY_COCO_ID
-            return by_id + classes[len(by_id) :]
-        return classes
+def _named_rows(num_rows: int, classes: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """Names of the checkpoint's rows, if the file has some that fit their number."""
+    if not classes or num_rows - len(classes) not in (0, 1):
+        return None
+    ids = len(NAMES_BY_COCO_ID)
+    if len(classes) >= ids and all(classes[i] == name for i, name in zip(COCO_IDS, COCO_NAMES, strict=True)):
+        # Published models name unused ids, too: "street sign".
+        by_id = NAMES_BY_PANOPTIC_ID if len(classes) == len(NAMES_BY_PANOPTIC_ID) else NAMES_BY_COCO_ID
+        return by_id + classes[len(by_id) :]
+    return classes
+
+
+def _guessed_rows(num_rows: int, target_classes: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """COCO's names, if the number is that of a published model and the model's classes are not all unknown to COCO."""
     names = PUBLISHED.get(num_rows - 1)
     return names if names and (target_classes is None or set(names) & set(target_classes)) else None
 

@@ -20,7 +20,7 @@ from .config_text import parse_config
 from .files import load_from_local
 from .fit import CLASS_ROWS
 from .hugging_face import Settings, class_names, model_config, processor_config, settings_from_config
-from .layouts import HF, HF_TIMM, MASK_HEAD, MMDET3, OFFICIAL, OURS, RESNET, TRAINING_ONLY, with_mask_head
+from .layouts import HF, HF_TIMM, MASK_HEAD, MMDET3, OFFICIAL, OURS, REMOVABLE, RESNET, TRAINING_ONLY, with_mask_head
 from .renaming import from_our_names, to_our_names
 from .source import Source, source_of
 
@@ -68,6 +68,9 @@ def convert_checkpoint(
         raise CheckpointError(f'{src} is no checkpoint of a DETR')
     if source.unfit:
         raise CheckpointError(f'{src} is no checkpoint of this DETR: {source.unfit}')
+    removed = next((start for start in REMOVABLE if not any(name.startswith(start) for name in named.weights)), None)
+    if removed:
+        raise CheckpointError(f'{src} has no {removed}*, which every DETR needs: train it first')
     without = (TRAINING_ONLY,) if TARGETS[to].has_masks else (TRAINING_ONLY, MASK_HEAD)
     weights = {name: value for name, value in named.weights.items() if not name.startswith(without)}
     num_dropped = len(named.dropped) + len(named.weights) - len(weights)

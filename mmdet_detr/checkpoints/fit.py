@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from .architecture import architecture_of, config_for, is_dilated
-from .class_rows import carry_rows, match_rows
-from .layouts import OURS, RESNET, TRAINING_ONLY, with_mask_head
+from .class_rows import PUBLISHED, carry_rows, match_rows
+from .layouts import OURS, REMOVABLE, RESNET, TRAINING_ONLY, with_mask_head
 from .renaming import to_our_names
 from .source import Source, source_of
 
@@ -118,6 +118,7 @@ def _drop_surplus(weights: dict[str, Tensor], expected: dict[str, Tensor], repor
 def _check(weights: dict[str, Tensor], expected: dict[str, Tensor], parts: tuple[str, ...], report: Report) -> None:
     """Report entries that may be missing, and raise at the first other difference."""
     given = {name.split('.')[0] for name in weights}
+    removed = tuple(start for start in REMOVABLE if not any(name.startswith(start) for name in weights))
     for name, value in expected.items():
         part = name.split('.')[0]
         if name not in weights:
@@ -127,6 +128,9 @@ def _check(weights: dict[str, Tensor], expected: dict[str, Tensor], parts: tuple
                 report.missing[name] = 'for training only, keeps its initial values'
             elif part not in given and part not in parts:
                 report.missing[name] = 'not in the checkpoint, keeps its initial values'
+            elif name.startswith(removed):
+                report.missing[name] = 'removed from the checkpoint, keeps its initial values'
+                report.level = logging.WARNING
             else:
                 raise CheckpointError(f'the checkpoint lacks {name}')
             continue
@@ -190,6 +194,12 @@ def _fit_classes(
     for name in names:
         weights[name] = carry_rows(rows, weights[name], expected[name])
     report.notes.append(f'classes: {rows.summary}')
+    if rows.guessed:
+        guess = f'its {num_rows} outputs are taken for COCO categories by their number, since it names no classes'
+        if classes is None or classes in PUBLISHED.values():
+            report.notes.append(guess)
+        else:
+            report.warn(f"{guess}; if it was trained on others, store their names in it, as meta['CLASSES']")
     if rows.initial:
         report.warn(f'classes that keep their initial values: {_listed(rows.initial)}')
     if rows.left:

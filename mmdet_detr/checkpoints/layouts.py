@@ -18,7 +18,7 @@ class Layout:
 
     name: str  # in ``convert_checkpoint --to``
     title: str  # in messages
-    marks: tuple[str, ...]  # entries that only this layout has
+    marks: tuple[str, ...]  # entries that only this layout has, and that nobody removes before fine-tuning
     rules: Rules
     variants: tuple[tuple[str, str], ...] = ()  # (pattern, replacement): turn other spellings into this one
     dropped: dict[str, str] = field(default_factory=dict)  # start of entries that are no part of a DETR: the reason
@@ -58,18 +58,23 @@ def _pattern(template: str) -> str:
 
 TRAINING_ONLY = 'bbox_head.training_queries.'  # our entries that only training needs
 MASK_HEAD = 'mask_head.'  # our entries of the mask head
+REMOVABLE = (
+    'bbox_head.class_embed.',
+    'bbox_head.bbox_embed.',
+    'neck.query_embed.',
+)  # what guides to fine-tuning remove
 PANOPTIC_DETECTOR = 'detr.'  # the official panoptic model and that of transformers hold the detector under this name
 MASK_RULES = (  # the attention of the mask head stands beside the head
     ('mask_head.bbox_attention.{rest}', 'bbox_attention.{rest}'),
     ('mask_head.{rest}', 'mask_head.{rest}'),
 )
 
-OURS = Layout('mmdet_detr', 'mmdet_detr', marks=('bbox_head.class_embed.weight',), rules=(('{rest}', '{rest}'),))
+OURS = Layout('mmdet_detr', 'mmdet_detr', marks=('neck.decoder.norm.weight',), rules=(('{rest}', '{rest}'),))
 
 OFFICIAL = Layout(
     name='detr',
     title='facebookresearch/detr',
-    marks=('transformer.decoder.norm.weight', 'input_proj.weight', 'query_embed.weight', 'class_embed.weight'),
+    marks=('transformer.decoder.norm.weight', 'input_proj.weight'),
     rules=(
         ('backbone.{rest}', 'backbone.0.body.{rest}'),
         ('neck.{part}.{rest}', 'transformer.{part}.{rest}'),
@@ -89,11 +94,10 @@ def _mmdet(
     """A layout of mmdet. The arguments after the title name its parts; ``prefix`` starts those of the transformer."""
     layer, decoder = 'neck.{part}.layers.{n}.', 'neck.decoder.layers.{n}.'
     their_layer, their_decoder = prefix + '{part}.layers.{n}.', prefix + 'decoder.layers.{n}.'
-    own = ('bbox_head.fc_cls', projection, queries, f'{prefix}decoder.{norm}')
     return Layout(
         name=name,
         title=title,
-        marks=tuple(f'{part}.weight' for part in own),
+        marks=(f'{projection}.weight', f'{prefix}decoder.{norm}.weight'),
         rules=(
             ('backbone.{rest}', 'backbone.{rest}'),
             ('neck.input_proj.{p}', projection + '.{p}'),
@@ -122,7 +126,7 @@ MMDET2_12 = _mmdet(
 MMDET2_7 = _mmdet('mmdet2.7', 'mmdet 2.7 to 2.11', *MMDET2_PARTS, ('self_attn', 'multihead_attn'), 'ffn', 'norm')
 
 HF_BACKBONE = 'model.backbone.conv_encoder.model.'
-HF_MARKS = ('class_labels_classifier.weight', 'model.query_position_embeddings.weight')
+HF_MARK = 'model.decoder.layernorm.weight'
 HF_RULES = (
     ('neck.input_proj.{p}', 'model.input_projection.{p}'),
     ('neck.query_embed.weight', 'model.query_position_embeddings.weight'),
@@ -176,7 +180,7 @@ RESNET_RULES = (
 HF = Layout(
     name='hf',
     title="Hugging Face, transformers' ResNet",
-    marks=(*HF_MARKS, f'{HF_BACKBONE}embedder.embedder.convolution.weight'),
+    marks=(HF_MARK, f'{HF_BACKBONE}embedder.embedder.convolution.weight'),
     rules=(*RESNET_RULES, *HF_RULES),
     variants=HF_VARIANTS,
     splits_attention=True,
@@ -187,7 +191,7 @@ HF_TIMM = replace(
     HF,
     name='hf_timm',
     title="Hugging Face, timm's ResNet",
-    marks=(*HF_MARKS, f'{HF_BACKBONE}conv1.weight'),
+    marks=(HF_MARK, f'{HF_BACKBONE}conv1.weight'),
     rules=(('backbone.{rest}', f'{HF_BACKBONE}{{rest}}'), *HF_RULES),
 )
 

@@ -111,6 +111,8 @@ def from_our_names(weights: dict[str, Tensor], layout: Layout) -> dict[str, Tens
 
 
 def _without_wrappers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    if _recognised(weights):  # Hugging Face's entries but the head's begin with a wrapper's prefix, too
+        return weights
     for wrapper in WRAPPERS:
         if weights and all(name.startswith(wrapper) for name in weights):
             return _without_wrappers({name.removeprefix(wrapper): value for name, value in weights.items()})

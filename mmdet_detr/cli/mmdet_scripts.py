@@ -4,6 +4,7 @@ import errno
 import logging
 import runpy
 import sys
+import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from mmengine.logging import MMLogger
 from ..compat.cpu_ranks import allow_ranks_on_cpu
 from ..configs import load_config
 from ..engine.preemption_hook import EXIT_CODE
-from ..errors import UserError
+from ..errors import UserError, one_line
 from .fail import fail
 from .safe_config import forbid_code, require_safe_config
 
@@ -46,6 +47,11 @@ def run_mmdet_tool(tool: str) -> None:
         _run(script)
     except UserError as error:
         fail(tool, _last_line(str(error)))
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        refused = _refused_part(error)
+        if refused is None:
+            raise
+        fail(tool, f'{refused} cannot be built from the config: {one_line(error)}')
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -66,6 +72,18 @@ def _end_ranks() -> None:
     """End the process group. mmengine leaves that to Python's exit, and PyTorch may abort there."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
+
+
+def _refused_part(error: Exception) -> str | None:
+    """The type in the config whose constructor refused its arguments; None for an error from anywhere else."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    checked = isinstance(error, AssertionError | ValueError)
+    while checked and frames[-1].f_code.co_name == '__init__':  # others raise no TypeError or KeyError on purpose
+        frames.pop()
+    last = frames[-1]
+    if last.f_code.co_name == 'build_from_cfg':
+        return str(last.f_locals['cfg'].get('type'))
+    return 'a data loader' if last.f_code.co_name == 'build_dataloader' else None
 
 
 def _last_line(message: str) -> str:

@@ -15,7 +15,7 @@ from ..datasets.annotations import (
     read_annotations,
 )
 from ..datasets.ground_truth import ending_problems, evaluation_problems
-from ..datasets.images import BrokenImageError, decode, inspect_image
+from ..datasets.images import BrokenImageError, decode, inspect_image, require_file
 from ..datasets.panoptic_annotations import check_panoptic, restore_panoptic, split_classes
 from ..datasets.problems import Kind, Problem
 from .segments import SegmentMaps
@@ -199,9 +199,12 @@ def _read_one(image: dict, source: Source, decoding: bool, maps: SegmentMaps) ->
     """SHA-256 of an image, and what is wrong with it and with its PNG of segments."""
     path, digest, found = Path(source.images) / image['file_name'], '', []
     try:
-        inspect_image(path, source.max_pixels, (image['width'], image['height']), source.ignore_orientation)
-        if decoding:
-            decode(path)
+        if source.own_loader:
+            require_file(path)
+        else:
+            inspect_image(path, source.max_pixels, (image['width'], image['height']), source.ignore_orientation)
+            if decoding:
+                decode(path)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except (BrokenImageError, OSError) as error:
         found.append(Problem(Kind.BROKEN_IMAGE, str(error), str(path)))

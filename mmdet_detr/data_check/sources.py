@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmdet.datasets import CocoDataset
-from mmdet.registry import DATASETS
+from mmdet.registry import DATASETS, TRANSFORMS
 from mmengine.config import Config
 
 from ..configs import dicts_in
-from ..datasets.images import MAX_PIXELS, is_local
+from ..datasets.annotations import require_names
+from ..datasets.images import MAX_PIXELS, decodes_files, is_local
 from ..datasets.panoptic_dataset import SPLIT, PanopticDataset
 from ..datasets.robust_coco_dataset import RobustCocoDataset
 from ..errors import ConfigError
@@ -30,6 +31,7 @@ class Source:
         allow_outside: whether file names may lead out of the folder.
         evaluated: whether an evaluator reads the file in validation.
         masks: whether its pipeline loads masks.
+        own_loader: whether a transform of the user's own reads the images, in whatever format.
         segment_maps: folder of the PNGs of a panoptic file; None for other files.
         thing_classes: names of things in a panoptic config; None if it does not say.
         stuff_classes: names of stuff, likewise.
@@ -44,6 +46,7 @@ class Source:
     allow_outside: bool = False
     evaluated: bool = True
     masks: bool = False
+    own_loader: bool = False
     segment_maps: str | None = None
     thing_classes: tuple[str, ...] | None = None
     stuff_classes: tuple[str, ...] | None = None
@@ -100,6 +103,7 @@ def _key(dataset: dict[str, Any]) -> tuple:
     ann_file, images, maps = (path if osp.isabs(path) or '://' in path else osp.join(root, path) for path in paths)
     metainfo = kind._load_metainfo(dict(dataset.get('metainfo') or {}))
     classes = metainfo.get('classes', ())
+    require_names(classes)
     loading, loading_maps = (_step(dataset, name) for name in ('LoadImage', 'LoadPanopticSegments'))
     for path, owner in ((ann_file, dataset), (images, loading), (maps, loading_maps)):
         if not is_local(path, owner.get('backend_args')):
@@ -107,12 +111,13 @@ def _key(dataset: dict[str, Any]) -> tuple:
     return (
         ann_file,
         images,
-        (classes,) if isinstance(classes, str) else tuple(classes),
+        tuple(classes),
         'ignore_orientation' in loading.get('color_type', ''),
         dataset.get('max_pixels', MAX_PIXELS),
         dataset.get('allow_outside', False),
         dataset.get('evaluated', True),
         bool(_step(dataset, 'LoadAnnotations').get('with_mask')),
+        _has_own_loader(dataset.get('pipeline', [])),
         *((maps, *(_names(metainfo.get(key)) for key in SPLIT)) if panoptic else ()),
     )
 
@@ -120,6 +125,12 @@ def _key(dataset: dict[str, Any]) -> tuple:
 def _step(dataset: dict[str, Any], name: str) -> dict[str, Any]:
     """The first step of a pipeline with this in its name."""
     return next((step for step in dataset.get('pipeline', []) if name in str(step.get('type'))), {})
+
+
+def _has_own_loader(pipeline: list[dict[str, Any]]) -> bool:
+    kinds = [step.get('type') for step in pipeline]
+    known: list[Any] = [TRANSFORMS.get(kind) if isinstance(kind, str) else kind for kind in kinds]
+    return bool(known) and not any(map(decodes_files, known))
 
 
 def _names(names: Any) -> tuple[str, ...] | None:

@@ -114,6 +114,16 @@ def check_classes(document: Document, classes: Sequence[str], in_order: bool = T
     return []
 
 
+def require_names(classes: Any) -> None:
+    """Refuse one name in the place of several: mmdet would take its letters for classes.
+
+    Raises:
+        ConfigError: the classes are a string.
+    """
+    if isinstance(classes, str):
+        raise ConfigError(f'classes={classes!r} is a string and no tuple: write classes=({classes!r},), with the comma')
+
+
 def first_names(names: Sequence[str]) -> str:
     """At most eight of some names, for a message."""
     return ', '.join([*names[:8], *(['...'] if len(names) > 8 else [])])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import mmcv
+from mmcv.transforms import LoadImageFromFile
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 MAX_PIXELS = 178_956_970  # Pillow's limit before it warns of a decompression bomb: 0.5 GB of RGB
@@ -85,6 +86,22 @@ def inspect_image(
         turned = ', turned by EXIF' if header.turned and not ignore_orientation else ''
         raise BrokenImageError(f'{found[0]} x {found[1]} pixels{turned}, but {size[0]} x {size[1]} in the annotations')
     return header
+
+
+def decodes_files(transform: Any) -> bool:
+    """Whether a class of transforms decodes image files as mmcv does, so that the checks here are right for it."""
+    return getattr(transform, 'transform', None) is LoadImageFromFile.transform
+
+
+def require_file(path: Path | str) -> None:
+    """Check a file of which only a user's own transform knows the format.
+
+    Raises:
+        BrokenImageError: there is no such file, or nothing in it.
+    """
+    path = Path(path)
+    if not path.is_file() or not path.stat().st_size:
+        raise BrokenImageError('empty' if path.is_file() else 'there is no such file')
 
 
 def is_local(path: str, backend_args: dict[str, Any] | None) -> bool:

@@ -1,5 +1,6 @@
 """A COCO data set that trains on what is sound, and reports what is not."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,9 @@ from mmdet.datasets.api_wrappers import COCO
 from ..errors import ConfigError, one_line
 from ..log import warn
 from ..registry import DATASETS
-from .annotations import Document, check_annotations, check_classes, read_annotations
+from .annotations import Document, check_annotations, check_classes, read_annotations, require_names
 from .ground_truth import evaluation_problems
-from .images import MAX_PIXELS, BrokenImageError, inspect_image, is_local
+from .images import MAX_PIXELS, BrokenImageError, decodes_files, inspect_image, is_local, require_file
 from .problems import Problem, summary
 from .randomness import seed_all
 from .seeded_sampler import SeededIndex
@@ -36,7 +37,8 @@ class RobustCocoDataset(CocoDataset):
     Entries of the annotation file that cannot be used are left out and counted in the log; mmdet then finds none that
     it would leave out without a word. An image that cannot be read, or has another size than the annotations say, is
     named in the log with its reason, and another one takes its place. In validation, a broken image ends the run at
-    its start, and so does an annotation file that pycocotools cannot evaluate. Samples are augmented by the seed of
+    its start, and so does an annotation file that pycocotools cannot evaluate. Of images that a transform of your own
+    reads, without mmcv's ``LoadImageFromFile``, only the existence is checked. Samples are augmented by the seed of
     their draw where the sampler is a :class:`~mmdet_detr.datasets.SeededSampler`.
 
     Args:
@@ -48,7 +50,7 @@ class RobustCocoDataset(CocoDataset):
         kwargs: arguments of ``CocoDataset``.
 
     Raises:
-        ConfigError: ``max_broken`` is no share.
+        ConfigError: ``max_broken`` is no share, or the classes are a string.
         AnnotationError: the annotation file does not have the structure of COCO's.
         BrokenDataError: too much is broken, or a label would be that of another class.
     """
@@ -72,6 +74,12 @@ class RobustCocoDataset(CocoDataset):
         self._found = torch.empty(0, dtype=torch.uint8)  # state of each image, shared by all workers of a data loader
         self._seed: tuple[int, ...] | None = None  # seed of the sample that is read
         super().__init__(*args, **kwargs)
+
+    @classmethod
+    def _load_metainfo(cls, metainfo: Mapping | None = None) -> dict:
+        loaded = super()._load_metainfo(metainfo)
+        require_names(loaded.get('classes'))
+        return loaded
 
     # CocoDataset calls this name with a path.
     def COCOAPI(self, path: str) -> COCO:
@@ -195,9 +203,13 @@ class RobustCocoDataset(CocoDataset):
 
     def _inspect(self, info: dict[str, Any]) -> None:
         path = info['img_path']
-        loader = next((t for t in self.pipeline.transforms if isinstance(t, LoadImageFromFile)), None)
+        transforms = self.pipeline.transforms
+        loader = next((t for t in transforms if isinstance(t, LoadImageFromFile)), None)
         if not is_local(path, getattr(loader, 'backend_args', None) or getattr(loader, 'file_client_args', None)):
             return  # on another storage, the head of a file may cost as much as all of it
+        if transforms and not any(decodes_files(type(t)) for t in transforms):
+            require_file(path)
+            return
         as_stored = 'ignore_orientation' in getattr(loader, 'color_type', '')
         inspect_image(path, self.max_pixels, (info['width'], info['height']), as_stored)
 

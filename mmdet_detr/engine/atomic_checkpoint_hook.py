@@ -10,10 +10,13 @@ from typing import Any
 from mmengine.dist import barrier, is_main_process
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from ..checkpoints import CheckpointError
 from ..checkpoints.files import load_from_local
+from ..checkpoints.resume import require_resumable
 from ..log import warn
 from ..registry import HOOKS
 
@@ -34,13 +37,19 @@ class AtomicCheckpointHook(CheckpointHook):
     then renames the file. After that the hook updates ``last_checkpoint`` and deletes what ``max_keep_ckpts`` no longer
     keeps, while mmengine deletes first and writes in place. All ranks wait until the checkpoint is complete. The first
     checkpoint of a run is read back, with a warning if ``--resume`` would refuse it. If the checkpoints go to another
-    storage (``out_dir`` with ``://``), the hook warns and writes them directly.
+    storage (``out_dir`` with ``://``), the hook warns and writes them directly. A checkpoint to resume from must be of
+    the same model.
 
     Raises:
+        CheckpointError: the state of the optimizer in a checkpoint to resume from does not fit the model.
         CheckpointWriteError: in training, if a checkpoint cannot be written (disk full, no permission).
     """
 
     out_dir: str
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        if runner._resume and not isinstance(runner.model, FullyShardedDataParallel):  # its parameters have no shapes
+            require_resumable(checkpoint, runner.model.module if is_model_wrapper(runner.model) else runner.model)
 
     def before_train(self, runner: Runner) -> None:
         self.file_backend: Any = None

@@ -1,6 +1,6 @@
 """The prediction head: class and box of every query, the loss on them, and detections from them."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Sequence, Sized
 from inspect import signature
 from typing import Any, NamedTuple, NoReturn
 
@@ -58,7 +58,7 @@ class DETRHead(BaseModule):
 
     Raises:
         ConfigError: the transformer has another width than ``embed_dims``, or takes no ``training_sets`` for
-            ``training_queries``.
+            ``training_queries``; the classification loss has class weights, but not one for each output.
     """
 
     def __init__(
@@ -85,12 +85,21 @@ class DETRHead(BaseModule):
         if width != embed_dims:
             raise ConfigError(f'DETRHead(embed_dims={embed_dims}) has a transformer with embed_dims={width}')
         self.class_embed = nn.Linear(embed_dims, num_classes + (not self.match_loss.use_sigmoid))
+        self._require_weights(getattr(self.match_loss.loss_cls, 'class_weight', None))
         self.bbox_embed = MLP(embed_dims, embed_dims, 4, num_layers=3)
         sizes = {'num_classes': num_classes, 'embed_dims': embed_dims}
         self.training_queries = nn.ModuleList(MODELS.build({**sizes, **queries}) for queries in training_queries)
         self.dense_supervision = MODELS.build(dense_supervision) if dense_supervision else None
         if self.transformer is not None:
             self.check_transformer(self.transformer)
+
+    def _require_weights(self, class_weight: object) -> None:
+        outputs = self.class_embed.out_features
+        if class_weight is not None and not (isinstance(class_weight, Sized) and len(class_weight) == outputs):
+            raise ConfigError(
+                f'DETRHead(num_classes={self.num_classes}) has {outputs} outputs, and the class_weight of its loss is '
+                f'{class_weight}: give a list of one weight for each'
+            )
 
     def forward(self, x: Features, batch_data_samples: OptSampleList = None) -> tuple[Tensor, Tensor]:
         """Class and box of every query of every decoder layer.

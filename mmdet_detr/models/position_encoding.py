@@ -1,7 +1,6 @@
 """Sine position encoding of feature maps, as in the official ``models/position_encoding.py`` (paper section A.4)."""
 
 import math
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -49,13 +48,7 @@ def _encode_axis(length: int, image_lengths: Tensor | None, num_channels: int, d
 
 def sine_and_cosine(angle: Tensor, num_channels: int) -> Tensor:
     """Sine on even and cosine on odd channels of angles (...) at all wavelengths: (..., num_channels)."""
-    angles = angle[..., None] / _wavelengths(num_channels, angle.device)
+    # Not cached: what is computed in torch.export or in inference mode is no use to a later training.
+    pair = torch.arange(num_channels // 2, dtype=torch.float32, device=angle.device)
+    angles = angle[..., None] / TEMPERATURE ** (2 * pair / num_channels)
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)
-
-
-@lru_cache
-def _wavelengths(num_channels: int, device: torch.device) -> Tensor:
-    """Wavelengths (C/2,), each of a sine and a cosine."""
-    with torch.inference_mode(False):  # A tensor that inference made could not be used in training.
-        pair = torch.arange(num_channels // 2, dtype=torch.float32, device=device)
-        return TEMPERATURE ** (2 * pair / num_channels)

@@ -311,6 +311,7 @@ def test_failed_write_leaves_nothing(tmp_path, monkeypatch):
 def bad_input(tmp_path):
     own = ours()
     save(own, tmp_path / 'ours.pth')
+    torch.save({n: v for n, v in own.state_dict.items() if 'class_embed' not in n}, tmp_path / 'start.pth')
     save(own, tmp_path / 'sigmoid.pth', meta={'dataset_meta': {'classes': list('abcdef')}, 'cfg': CONFIG})
     own.state_dict['backbone.layer1.0.conv7.weight'] = torch.zeros(1)
     save(own, tmp_path / 'odd.pth', meta={'cfg': CONFIG})
@@ -336,6 +337,7 @@ def bad_input(tmp_path):
     return [
         (('none.pth', 'out.pth', '--to', 'detr'), 'no such file: none.pth'),
         (('resnet.pth', 'out.pth', '--to', 'detr'), 'resnet.pth is no checkpoint of a DETR'),
+        (('start.pth', 'out.pth', '--to', 'detr'), 'start.pth has no bbox_head.class_embed.*, which every DETR needs'),
         (('ours.pth', 'ours.pth', '--to', 'detr'), 'ours.pth exists: --force overwrites it'),
         (('ours.pth', 'folder', '--to', 'detr', '--force'), 'folder is a folder: name the file to write'),
         (('ours.pth', 'out.safetensors', '--to', 'detr'), 'out.safetensors: files are written by torch.save'),

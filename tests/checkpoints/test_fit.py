@@ -18,8 +18,10 @@ from foreign import (
     hf,
     hf_config,
     hf_panoptic,
+    hf_timm,
     mask_head,
     mmdet2_7,
+    mmdet2_12,
     mmdet3,
     official,
     official_panoptic,
@@ -221,6 +223,20 @@ def test_own_classes_from_coco_by_name(tmp_path, logged):
     assert '  classes: 2 of 3 classes by COCO category id, and the row of no object' in logged
     assert '  classes that keep their initial values: okapi' in logged
     assert next(line for line in logged if 'left out' in line).endswith(' and 68 more')
+
+
+def test_a_guess_at_the_classes_is_told(tmp_path, logged):
+    """The official code has 91 classes for any file: those of a training on one's own ids 1 and 2 are not COCO's."""
+    guess = '  its 92 outputs are taken for COCO categories by their number, since it names no classes'
+    assert rows_of(load(model_of(2, ('car', 'person')), with_rows(92), tmp_path)) == [3, 1, 91]
+    assert f"{guess}; if it was trained on others, store their names in it, as meta['CLASSES']" in logged
+    logged.clear()
+    names = ('N/A', 'car', 'person', *['N/A'] * 88)
+    model = load(model_of(2, ('car', 'person')), with_rows(92), tmp_path, meta={'CLASSES': names})
+    assert rows_of(model) == [1, 2, 91]
+    assert not any('taken for' in line for line in logged)
+    load(model_of(80, COCO_NAMES), with_rows(92), tmp_path)
+    assert guess in logged  # not as a warning: the model's classes are COCO's, too
 
 
 def test_class_names_on_both_sides(tmp_path, logged):
@@ -569,7 +585,7 @@ def test_published_names_and_shapes_fit_the_published_config():
     [
         (lambda w: {'some.weight': torch.zeros(1)}, 'is no checkpoint of a DETR: its first entries are some.weight'),
         (lambda w: w | {'extra.weight': torch.zeros(1)}, 'but extra.weight belongs to no DETR'),
-        (lambda w: {n: v for n, v in w.items() if n != 'query_embed.weight'}, 'is no checkpoint of a DETR'),
+        (lambda w: {n: v for n, v in w.items() if n != 'class_embed.bias'}, 'lacks bbox_head.class_embed.bias'),
         (lambda w: w | {'query_embed.weight': torch.zeros(0, 32)}, 'its classifier or queries are incomplete'),
         (lambda w: w | {'class_embed.bias': torch.zeros(2)}, 'its classifier or queries are incomplete'),
     ],
@@ -578,6 +594,23 @@ def test_not_a_detr(change, message, tmp_path):
     with pytest.raises(CheckpointError) as error:
         load(model_of(), change(official().state_dict), tmp_path)
     assert message in str(error.value)
+
+
+HEADS = r'class|fc_cls|bbox_(embed|predictor)|fc_reg|reg_ffn'
+QUERIES = r'query_(embed|position)'
+
+
+@pytest.mark.parametrize('removed', [r'class|fc_cls', QUERIES, HEADS, f'{HEADS}|{QUERIES}'])
+@pytest.mark.parametrize('build', [official, official_panoptic, hf, hf_timm, mmdet3, mmdet2_12, mmdet2_7, ours])
+def test_heads_and_queries_that_were_removed_start_anew(build, removed, tmp_path, logged):
+    model = model_of()
+    weights = {name: value for name, value in build().state_dict.items() if not re.search(removed, name)}
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    load(model, weights, tmp_path)
+    for name, value in model.state_dict().items():
+        if 'num_batches' not in name:
+            assert torch.equal(value, before[name]) == bool(re.search(removed, name)), name
+    assert any('removed from the checkpoint, keeps its initial values' in line for line in logged)
 
 
 def test_half_an_attention(tmp_path):

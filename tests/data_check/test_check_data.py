@@ -275,6 +275,7 @@ def test_names_that_are_hard_to_write(folder, monkeypatch):
         (('--cfg-options', 'train_dataloader.dataset=[]'), CONFIG, 'train_dataloader is not understood'),
         (('--cfg-options', 'val_dataloader.dataset.ann_file=5'), CONFIG, 'val_dataloader is not understood: TypeError'),
         (('--cfg-options', 'val_dataloader.dataset.metainfo.classes=5'), CONFIG, 'val_dataloader is not understood'),
+        (('--cfg-options', 'val_dataloader.dataset.metainfo.classes=cat'), CONFIG, "write classes=('cat',), with the"),
         (('--cfg-options', 'model'), CONFIG, '--cfg-options takes KEY=VALUE'),
         (('--cfg-options', 'model=5'), CONFIG, 'the config has a int as its model'),
     ],

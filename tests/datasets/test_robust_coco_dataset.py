@@ -9,6 +9,7 @@ from itertools import chain
 import numpy as np
 import pytest
 import torch
+from mmcv.transforms import BaseTransform
 from mmdet.registry import DATASETS
 from mmengine.dataset import ConcatDataset, RepeatDataset, pseudo_collate
 from mmengine.fileio import BaseStorageBackend, register_backend
@@ -379,6 +380,34 @@ def test_polygons_and_run_lengths_become_masks(tmp_path):
     for mask, expected in zip(sample.gt_instances.masks, (larger, two, larger, larger), strict=True):
         np.testing.assert_array_equal(mask, expected)
     assert len(sample.ignored_instances) == 1
+
+
+class LoadBands(BaseTransform):
+    """Five bands, in a format that no image library reads."""
+
+    def transform(self, results):
+        pixels = np.load(results['img_path'])
+        return {**results, 'img': pixels, 'img_shape': pixels.shape[:2], 'ori_shape': pixels.shape[:2]}
+
+
+@pytest.mark.parametrize('test_mode', [False, True])
+def test_images_that_only_an_own_transform_reads(tmp_path, test_mode):
+    np.save(tmp_path / 'image.npy', np.zeros((8, 8, 5), np.uint16))
+    image = {'id': 1, 'file_name': 'image.npy', 'height': 8, 'width': 8}
+    box = {'id': 1, 'image_id': 1, 'category_id': 1, 'bbox': [1, 1, 4, 4], 'area': 16, 'iscrowd': 0}
+    document = {'images': [image], 'annotations': [box], 'categories': [{'id': 1, 'name': 'a'}]}
+    (tmp_path / 'annotations.json').write_text(json.dumps(document))
+    pipeline = [{'type': LoadBands}, {'type': 'PackDetInputs', 'meta_keys': ('img_id', 'img_path')}]
+    options = {'metainfo': {'classes': ('a',)}, 'pipeline': pipeline, 'test_mode': test_mode}
+    assert dataset(tmp_path, **options)[0]['inputs'].shape == (5, 8, 8)
+    (tmp_path / 'image.npy').unlink()
+    with pytest.raises(BrokenDataError, match='there is no such file'):
+        dataset(tmp_path, **options)[0]
+
+
+def test_a_name_is_no_list_of_names(folder):
+    with pytest.raises(ConfigError, match=r"classes='circle' is a string and no tuple: write classes=\('circle',\)"):
+        dataset(folder, metainfo={'classes': 'circle'})
 
 
 def test_a_share_has_to_be_one(folder):

@@ -19,7 +19,7 @@ from mmengine.runner._flexible_runner import FlexibleRunner
 from processes import call_on_ranks
 from runs import BY_EPOCH, BY_ITERATION, SEEDED, At, InValidation, equal, interrupted, seeded, send, train
 
-from mmdet_detr.errors import ConfigError
+from mmdet_detr.errors import CheckpointError, ConfigError
 
 
 def test_after_the_last_iteration_of_an_epoch(shapes, whole, tmp_path):
@@ -79,6 +79,35 @@ def test_ranks_with_seeds_of_their_own_share_the_data(tmp_path):
     ranks = [torch.load(tmp_path / f'{rank}.pth') for rank in range(2)]
     assert [rank['seed'] for rank in ranks] == [5, 5]
     assert sorted(ranks[0]['order'] + ranks[1]['order']) == list(range(8))
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'model.bbox_head.num_classes': 2}, r'class_embed.weight is \(4, 64\) in the checkpoint and \(3, 64\) in the'),
+        ({'model.neck.num_queries': 20}, r'query_embed.weight is \(10, 64\) in the checkpoint and \(20, 64\) in the'),
+        ({'model.bbox_head.training_queries': []}, r'the model lacks bbox_head\.training_queries\.0'),
+        (
+            {
+                'train_dataloader.dataset.type': 'CocoDataset',  # ours takes the names in the order of the file only
+                'train_dataloader.dataset.metainfo.classes': ('square', 'circle', 'triangle'),
+                'custom_hooks': [{'type': 'mmdet_detr.ClassNamesHook'}],
+            },
+            'its classes are circle, square, triangle, those of the data square, circle, triangle',
+        ),
+    ],
+)
+def test_another_model_is_refused_with_its_optimizer(shapes, whole, tmp_path, options, message):
+    checkpoint = find_latest_checkpoint(whole(BY_ITERATION).work_dir)
+    with pytest.raises(CheckpointError, match=rf'--resume: .*\.pth does not fit the optimizer: .*{message}'):
+        train(shapes, tmp_path / 'other', BY_ITERATION, resume=True, load_from=checkpoint, **options)
+
+
+def test_weights_alone_are_no_training_to_resume(shapes, whole, tmp_path):
+    weights = torch.load(find_latest_checkpoint(whole(BY_ITERATION).work_dir), weights_only=False)['state_dict']
+    torch.save({'state_dict': weights}, tmp_path / 'weights.pth')
+    with pytest.raises(CheckpointError, match=r'weights.pth holds no state of a training. To start .* in load_from'):
+        train(shapes, tmp_path / 'other', BY_ITERATION, resume=True, load_from=str(tmp_path / 'weights.pth'))
 
 
 def test_flexible_runner_within_an_epoch(shapes, tmp_path):

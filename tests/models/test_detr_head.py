@@ -164,6 +164,16 @@ def test_head_of_a_stock_detector():
     assert logits.shape == (2, 2, 6, 5)
 
 
+@pytest.mark.parametrize('class_weight', [[1.0, 2.0], 1.0])
+def test_one_class_weight_for_each_output(class_weight):
+    loss_cls = {'type': 'CrossEntropyLoss', 'class_weight': class_weight}
+    loss = {'type': 'mmdet_detr.BipartiteMatchLoss', 'loss_cls': loss_cls}
+    with pytest.raises(ConfigError, match=r'has 3 outputs, and the class_weight of its loss is'):
+        DETRHead(num_classes=2, embed_dims=8, loss=loss)
+    loss_cls['class_weight'] = [1.0, 2.0, 0.5]
+    assert DETRHead(num_classes=2, embed_dims=8, loss=loss).class_embed.out_features == 3
+
+
 def test_settings_for_nms_are_named_in_the_log_and_not_read(monkeypatch):
     logged = []
     monkeypatch.setattr('mmdet_detr.models.detr_head.print_log', lambda message, logger: logged.append(message))

@@ -39,6 +39,15 @@ def test_made_in_inference_and_used_in_training():
     assert weight.grad is not None
 
 
+def test_exported_and_then_used_by_another_model():
+    class Encoding(torch.nn.Module):
+        def forward(self, images):
+            return images + sine_position_encoding(None, (2, 2), 20, images.device, images.dtype)
+
+    torch.export.export(Encoding(), (torch.zeros(1, 4, 20),))
+    assert type(sine_position_encoding(None, (2, 2), 20, CPU, torch.float32)) is torch.Tensor
+
+
 def test_half_precision_is_cast_from_float32():
     exact = sine_position_encoding(None, (40, 40), 64, CPU, torch.float32)
     assert torch.equal(sine_position_encoding(None, (40, 40), 64, CPU, torch.float16), exact.half())

@@ -11,6 +11,7 @@ from mmdet.utils import ConfigType
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from ...errors import ConfigError
 from ...registry import TASK_UTILS
 from ..precision import at_least_float32
 from .assignment import Solution, batch_linear_assignment, solve
@@ -43,6 +44,8 @@ class HungarianAssigner(BaseAssigner):
     ) -> None:
         if isinstance(match_costs, dict):
             match_costs = [match_costs]
+        if not match_costs:
+            raise ConfigError('HungarianAssigner needs at least one cost in match_costs')
         self.match_costs = [MMDET_TASK_UTILS.build(cost) for cost in match_costs]
         if device_solver_from is not None and device_solver_from < 1:
             raise ValueError(f'device_solver_from must be at least 1 or None, got {device_solver_from}')
@@ -63,7 +66,7 @@ class HungarianAssigner(BaseAssigner):
             Tensor (L, B, Q, T), at least float32. Columns of objects that are not valid hold any numbers.
 
         Raises:
-            ValueError: one of ``match_costs`` has no batched form.
+            ConfigError: one of ``match_costs`` has no batched form.
         """
         logits, boxes = at_least_float32(logits), at_least_float32(boxes)
         num_layers, batch_size = boxes.shape[:2]

@@ -11,6 +11,8 @@ import torch
 from mmdet.models.task_modules.assigners import BBoxL1Cost, ClassificationCost, FocalLossCost, IoUCost
 from torch import Tensor
 
+from ...errors import ConfigError
+
 OVERLAP_EPS = 1e-8  # Least area of a union, in units of the image's area: 0.1 x 0.1 pixels at 1000 x 1000.
 
 # Pairs that are computed at a time. A CPU should keep about ten temporary planes in its cache. On other devices memory
@@ -33,12 +35,12 @@ def batched_cost(match_costs: Sequence, logits: Tensor, boxes: Tensor, labels: T
         Tensor (N, T, Q).
 
     Raises:
-        ValueError: a cost has no batched form.
+        ConfigError: a cost has no batched form.
     """
     for cost in match_costs:
         if type(cost) not in BATCHED_COSTS:
             known = ', '.join(sorted(kind.__name__ for kind in BATCHED_COSTS))
-            raise ValueError(f'the batched loss matches on {known}; got {type(cost).__name__}')
+            raise ConfigError(f'the batched loss matches on {known}; got {type(cost).__name__}')
     (num_problems, num_targets), num_queries = labels.shape, boxes.shape[1]
     total = boxes.new_zeros((num_problems, num_targets, num_queries))
     step = max(1, (CHUNK_ON_CPU if boxes.device.type == 'cpu' else CHUNK) // max(1, num_targets * num_queries))

@@ -13,6 +13,7 @@ from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from mmengine.structures import InstanceData
 from torch.profiler import ProfilerActivity, profile
 
+from mmdet_detr.errors import ConfigError
 from mmdet_detr.models.matching import HungarianAssigner
 from mmdet_detr.models.matching.assigner import DETR_COSTS
 from mmdet_detr.models.matching.targets import Targets
@@ -132,8 +133,10 @@ def test_when_the_solver_of_the_device_is_used(monkeypatch):
         HungarianAssigner(device_solver_from=0)
 
 
-def test_single_cost_and_no_list():
+def test_single_cost_no_list_and_nothing():
     assert len(HungarianAssigner({'type': 'BBoxL1Cost'}).match_costs) == 1
+    with pytest.raises(ConfigError, match='at least one cost'):
+        HungarianAssigner([])
 
 
 @pytest.mark.parametrize('bad', [float('nan'), float('inf'), -float('inf')])
