@@ -291,6 +291,7 @@ def test_forced_folder_keeps_other_files(tmp_path, config):
     assert {path.name for path in (tmp_path / 'folder').iterdir()} == {
         'README.md', 'config.json', 'preprocessor_config.json', 'model.safetensors',
     }  # fmt: skip
+    assert len({path.stat().st_mode for path in (tmp_path / 'folder').iterdir()}) == 1  # as readable as any file
 
 
 def test_failed_write_leaves_nothing(tmp_path, monkeypatch):
