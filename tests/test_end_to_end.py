@@ -59,7 +59,7 @@ def test_trained_and_evaluated(folder):
     entries = scalars(folder)
     assert [entry['step'] for entry in entries if 'loss' in entry] == [1, 2]
     losses = [name for name in entries[0] if 'loss_' in name]
-    assert len(losses) == 3 * 3 + 3 * 3  # of the layers, and of the parts for training only
+    assert len(losses) == 3 * 3 + 2 * 3  # of the layers, and of the parts for training only
     assert 0 <= entries[-1]['coco/bbox_mAP'] <= 1
     assert (folder / 'work' / 'iter_2.pth').is_file()
 
