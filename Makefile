@@ -33,7 +33,7 @@ $(VENV)/.ready: setup.py constraints.txt
 data/shapes/annotations/panoptic_val.json: | setup
 	$(MIM) run mmdet_detr make_shapes data/shapes
 
-demo: setup data/shapes/annotations/panoptic_val.json  ## train, test and draw on generated data, about 7 minutes
+demo: setup data/shapes/annotations/panoptic_val.json  ## train, test and draw on generated data, about 8 minutes
 	rm -rf $(DEMO)
 	$(MIM) train mmdet_detr $(DEMO_CONFIG) --gpus 0 --work-dir $(DEMO)
 	$(MIM) test mmdet_detr $(DEMO_CONFIG) --gpus 0 --checkpoint $$(cat $(DEMO)/last_checkpoint) --work-dir $(DEMO)
