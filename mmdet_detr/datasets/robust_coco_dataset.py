@@ -16,7 +16,7 @@ from .annotations import Document, check_annotations, check_classes, read_annota
 from .ground_truth import evaluation_problems
 from .images import MAX_PIXELS, BrokenImageError, decodes_files, inspect_image, is_local, require_file
 from .problems import Problem, summary
-from .randomness import seed_all
+from .randomness import seed_transforms
 from .seeded_sampler import SeededIndex
 
 SHOWN = 20  # problems in the log; all of them are in the report of check_data
@@ -174,7 +174,7 @@ class RobustCocoDataset(CocoDataset):
         """The sample of an index after the pipeline; None in training if it cannot be read."""
         self._seed = idx.seed if isinstance(idx, SeededIndex) else None
         if self._seed:
-            seed_all(self._seed)
+            seed_transforms(self._seed)
         if self.test_mode:
             return self._prepare_for_test(int(idx))
         if len(self._found) != len(self):  # get_subset_ made this data set smaller
@@ -234,5 +234,5 @@ class RobustCocoDataset(CocoDataset):
         if not self._seed:
             return int(np.random.randint(len(self)))
         seed = (*self._seed, 1)  # a seed of its own, since nobody knows where the broken sample stopped drawing
-        seed_all(seed)
+        seed_transforms(seed)
         return SeededIndex.of(np.random.randint(len(self)), seed)

@@ -17,7 +17,7 @@ class SeededIndex(int):
 
     @classmethod
     def of(cls, index: int, seed: tuple[int, ...]) -> 'SeededIndex':
-        """Join an index and a seed; :func:`~mmdet_detr.datasets.randomness.seed_all` takes the seed."""
+        """Join an index and a seed; :func:`~mmdet_detr.datasets.randomness.seed_transforms` takes the seed."""
         seeded = cls(index)
         seeded.seed = seed
         return seeded
