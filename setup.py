@@ -38,7 +38,17 @@ setup(
     package_data={'mmdet_detr': ['py.typed']},
     cmdclass={'build_py': BuildWithMim},
     # No mm* package: pip has no way to say "OneDL's or OpenMMLab's". Importing mmdet_detr says what to install.
-    install_requires=['torch>=2.1', 'numpy', 'scipy', 'pillow', 'rich', 'matplotlib', 'pycocotools', 'safetensors'],
+    install_requires=[
+        'torch>=2.1',
+        'numpy',
+        'scipy',
+        'pillow',
+        'rich',
+        'matplotlib',
+        'pycocotools',
+        'safetensors',
+        'supervision>=0.31',  # reads YOLO and Pascal VOC, slices large images
+    ],
     extras_require={
         'onedl': [*ONEDL, 'onedl-mim>=0.5.1'],
         'openmmlab': [*OPENMMLAB, 'openmim>=0.3.9', 'pandas<2.3', 'setuptools<70'],

@@ -320,7 +320,7 @@ def test_bad_input_is_one_line(folder):
         ('train', ['broken.py'], 'train: broken.py cannot be read: SyntaxError'),
         ('test', ['broken.json', CONFIG], 'test: broken.json cannot be read: JSONDecodeError'),
         ('test', [CONFIG, 'nothing.pth'], 'test: no such file: nothing.pth'),
-        ('report', ['nothing'], 'report: expected one config in nothing, found 0'),
+        ('report', ['nothing'], 'report: no such config or folder of a run: nothing'),
     ):
         done = run_tool(tool, *arguments, cwd=folder)
         assert done.returncode == 2

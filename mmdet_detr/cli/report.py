@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..configs import load_config
 from ..reports.run import draw_curve, draw_predictions, read_scalars, summarise
+from ..runs import find_config
 from .fail import errors_in_one_line
 
 
@@ -12,10 +13,7 @@ def main(args: argparse.Namespace) -> None:
     """Draw the pictures of a run and print its AP."""
     with errors_in_one_line('report'):
         folder = args.work_dir
-        configs = sorted(folder.glob('*.py'))
-        if len(configs) != 1:
-            raise FileNotFoundError(f'expected one config in {folder}, found {len(configs)}')
-        config = load_config(configs[0])
+        config = load_config(find_config(folder))
         checkpoint = folder / Path((folder / 'last_checkpoint').read_text().strip()).name
         draw_curve(read_scalars(folder), folder / 'curve.png')
         draw_predictions(config, checkpoint, folder / 'predictions.png', args.images, args.columns, args.score_thr)
