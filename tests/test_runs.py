@@ -7,7 +7,7 @@ from mmdet_detr.runs import find_checkpoint, find_config
 
 
 def test_one_config(tmp_path):
-    with pytest.raises(ConfigError, match='expected one config in .*, found 0'):
+    with pytest.raises(ConfigError, match='found 0'):
         find_config(tmp_path)
     config = tmp_path / 'detr.py'
     config.touch()
@@ -15,7 +15,7 @@ def test_one_config(tmp_path):
     (tmp_path / 'other.py').touch()
     with pytest.raises(ConfigError, match='found 2'):
         find_config(tmp_path)
-    with pytest.raises(ConfigError, match='no such config or folder of a run: .*absent'):
+    with pytest.raises(ConfigError, match='no such config or folder of a run'):
         find_config(tmp_path / 'absent')
 
 
