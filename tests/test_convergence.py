@@ -154,23 +154,42 @@ def test_voc_becomes_coco(tmp_path, monkeypatch):
         raccoon.main()
 
 
-def test_weights_of_imagenet_get_their_places(tmp_path):
+NORM = ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked')
+
+
+def names_of_mobilenet():
     """Torchvision's names, whose entries come in the order of mmdet's."""
-    torch.save({}, tmp_path / 'weights.pth')
-    config = pretrained.config_of('bccd', 288, tmp_path / 'weights.pth')
-    assert [t.sizes for t in config.train_dataloader.dataset.pipeline if 'sizes' in t] == [[288]]
-    config.model.backbone.init_cfg = None
-    backbone = MODELS.build(config.model).backbone
-    ours = backbone.state_dict()
-    theirs = {}
     for index in range(19):
         if index in (0, 18):
-            parts_of = [f'{index}.{i}' for i in (0, 1)]
+            parts = [f'{index}.{i}' for i in (0, 1)]
         else:
-            parts_of = [f'{index}.conv.{3 * part + i}' for part in range(2 if index == 1 else 3) for i in (0, 1)]
-        for part in parts_of:
-            norm = ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked')
-            theirs |= {f'features.{part}.{name}': 0 for name in (norm if int(part[-1]) % 3 else ('weight',))}
-    assert len(theirs) == 312
-    renamed = pretrained.renamed(theirs)
-    assert list(renamed)[: len(ours)] == list(ours)
+            parts = [f'{index}.conv.{3 * part + i}' for part in range(2 if index == 1 else 3) for i in (0, 1)]
+        for part in parts:
+            yield from (f'features.{part}.{name}' for name in (NORM if int(part[-1]) % 3 else ('weight',)))
+
+
+def names_of_efficientnet():
+    for index in range(-1, 16):
+        if index < 0:
+            layers = ('_conv_stem', '_bn0')
+        else:
+            layers = ('_expand_conv', '_bn0', '_depthwise_conv', '_bn1', '_project_conv', '_bn2')[2 * (index == 0) :]
+        block = '' if index < 0 else f'_blocks.{index}.'
+        for layer in layers:
+            yield from (f'{block}{layer}.{name}' for name in (NORM if '_bn' in layer else ('weight',)))
+
+
+@pytest.mark.parametrize(('names', 'number'), [(names_of_mobilenet, 312), (names_of_efficientnet, 288)])
+def test_weights_of_imagenet_get_their_places(names, number, tmp_path):
+    theirs = dict.fromkeys(names(), 0)
+    assert len(theirs) == number
+    backbone = pretrained.BACKBONES[next(iter(theirs))]
+    torch.save({}, tmp_path / 'weights.pth')
+    config = pretrained.config_of('bccd', 288, backbone, tmp_path / 'weights.pth')
+    assert [t.sizes for t in config.train_dataloader.dataset.pipeline if 'sizes' in t] == [[288]]
+    config.model.backbone.init_cfg = None
+    built = MODELS.build(config.model).backbone
+    names = list(built.state_dict())
+    assert list(backbone.renamed(theirs))[: len(names)] == names
+    assert [level.shape[1] for level in built(torch.zeros(1, 3, 64, 64))] == [backbone.channels]
+    assert [level.shape[2] for level in built(torch.zeros(1, 3, 64, 64))] == [4]
