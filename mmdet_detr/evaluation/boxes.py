@@ -3,7 +3,7 @@
 import contextlib
 import io
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from pycocotools.coco import COCO
@@ -121,8 +121,8 @@ def mean_precision(precision: np.ndarray) -> float | None:
     return float(valid.mean()) if valid.size else None
 
 
-def average_precisions(evaluation: COCOeval, classes: slice | int = slice(None)) -> dict[str, float | None]:
-    """AP over the ten thresholds, at 0.5 and 0.75, and by size of the objects; of all classes, or of one label."""
+def average_precisions(evaluation: COCOeval, classes: Any = slice(None)) -> dict[str, float | None]:
+    """AP over the ten thresholds, at 0.5 and 0.75, and by size; of all classes, or of a list of labels."""
     precision = evaluation.eval['precision'][..., -1][:, :, classes]  # thresholds, recalls, classes, sizes
     first, strict = (np.flatnonzero(np.isclose(evaluation.params.iouThrs, iou)) for iou in (0.5, 0.75))
     results = {

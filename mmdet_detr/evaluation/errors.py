@@ -26,8 +26,13 @@ class ErrorKind(Enum):
         self.tide = tide
         self.meaning = meaning
 
+    @property
+    def label(self) -> str:
+        """The name on pages and in files."""
+        return self.name.lower()
 
-FALSE_KINDS = [kind for kind in ErrorKind if kind is not ErrorKind.MISSED]
+
+FALSE_KINDS: list[ErrorKind] = [kind for kind in ErrorKind if kind is not ErrorKind.MISSED]
 
 
 class Errors(NamedTuple):
@@ -133,7 +138,9 @@ def costs(
         return float(np.maximum(precision, 0).mean()) if classes.size else 0.0  # a class without an object left has -1
 
     before = ap50(truth, found)
-    gains = {kind: ap50(truth, _mended(truth, found, errors, kind)) - before for kind in FALSE_KINDS}
+    gains: dict[ErrorKind, float] = {}
+    for kind in FALSE_KINDS:
+        gains[kind] = ap50(truth, _mended(truth, found, errors, kind)) - before
     gains[ErrorKind.MISSED] = ap50(truth.only(~errors.missed), found) - before
     return {kind: max(0.0, gain) for kind, gain in gains.items()}  # below 0 by the steps of interpolation alone
 
