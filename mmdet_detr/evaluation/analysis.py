@@ -13,7 +13,7 @@ from .errors import ErrorKind, Errors, costs, find_errors
 from .thresholds import Operation, ScoreCurve, best_threshold, score_curve
 
 DEFAULT_THRESHOLD = 0.5  # where no detection is right, so that none is best
-STEPS = 8  # of analyse
+STEPS = 7  # of analyse
 
 
 class Analysis(NamedTuple):
@@ -48,7 +48,9 @@ def analyse(collected: Collected, advance: Callable[[], None] = lambda: None) ->
     best = best_threshold(scores, right, int(counted.sum()))
     threshold = best.threshold if best else DEFAULT_THRESHOLD
     matrix = confusion_matrix(truth, found, matches, num_images, num_classes, threshold)
-    gains = costs(truth, found, find_errors(truth, found, matches, num_images), num_images, num_classes, advance)
+    overall = average_precisions(evaluation)
+    everywhere = find_errors(truth, found, matches, num_images)
+    gains = costs(truth, found, everywhere, num_images, num_classes, overall['AP50'] or 0.0, advance)
     kept = found.scores >= threshold
     shown = found.only(kept)
     errors = find_errors(truth, shown, matches.only(kept), num_images)
@@ -67,7 +69,7 @@ def analyse(collected: Collected, advance: Callable[[], None] = lambda: None) ->
         'ignored_objects': int(truth.ignored.sum()),
         'objects_by_size': _by_size(truth),
         'detections': len(found.images),
-        **average_precisions(evaluation),
+        **overall,
         'best_f1': best and best._asdict(),
         'classes': per_class,
         'errors': [

@@ -114,6 +114,7 @@ def costs(
     errors: Errors,
     num_images: int,
     num_classes: int,
+    before: float,
     advance: Callable[[], None] = lambda: None,
 ) -> dict[ErrorKind, float]:
     """AP50 that a detector gains where all errors of one kind are mended, and no others (TIDE's dAP).
@@ -127,7 +128,8 @@ def costs(
         errors: of :func:`find_errors`.
         num_images: number of images.
         num_classes: number of classes.
-        advance: called after each of the seven evaluations.
+        before: AP50 with all errors.
+        advance: called after each of the six evaluations.
     """
     classes = np.unique(truth.labels[~truth.ignored])
 
@@ -137,7 +139,6 @@ def costs(
         precision = evaluation.eval['precision'][0, :, classes, 0, 0]
         return float(np.maximum(precision, 0).mean()) if classes.size else 0.0  # a class without an object left has -1
 
-    before = ap50(truth, found)
     gains: dict[ErrorKind, float] = {}
     for kind in FALSE_KINDS:
         gains[kind] = ap50(truth, _mended(truth, found, errors, kind)) - before

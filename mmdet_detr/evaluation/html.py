@@ -95,7 +95,12 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[object]], texts: Sequen
 
 
 def _image(pictures: dict[str, str], name: str, text: str) -> str:
-    return f'<p><img src="{escape(pictures[name])}" alt="{escape(text)}"></p>' if name in pictures else ''
+    return _linked(pictures[name], text) if name in pictures else ''
+
+
+def _linked(file: str, text: str) -> str:
+    """A picture that opens in its own size."""
+    return f'<p><a href="{escape(file)}"><img src="{escape(file)}" alt="{escape(text)}"></a></p>'
 
 
 def _glance(numbers: dict[str, Any]) -> Iterable[str]:
@@ -162,7 +167,7 @@ def _sheets(numbers: dict[str, Any], sheets: dict[str, str]) -> Iterable[str]:
         if kind in sheets:
             order = SHEET_NOTES.get(kind, SHEET_NOTES['default'])
             yield f'<h3>{kind.capitalize()}: {error["meaning"]} ({error["number"]}, {order})</h3>'
-            yield f'<p><img src="{escape(sheets[kind])}" alt="{kind}"></p>'
+            yield _linked(sheets[kind], kind)
 
 
 def _speed(numbers: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import mmcv
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -123,7 +124,7 @@ def draw_confusion(matrix: np.ndarray, names: Sequence[str], threshold: float, i
         path: PNG file.
     """
     count = len(matrix)
-    cell = 0.55 if count <= 12 else 0.34 if count <= NUMBERED else 0.21
+    cell = 0.55 if count <= 12 else 0.34 if count <= NUMBERED else 0.23
     size = 8 if count <= NUMBERED else 6
     names = [_shorten(name) for name in names]
     margin = 0.075 * size / 6 * max([len(name) for name in names] + [len(BACKGROUND_LABEL)]) + 0.5
@@ -132,7 +133,7 @@ def draw_confusion(matrix: np.ndarray, names: Sequence[str], threshold: float, i
     axis = figure.subplots()
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     shares[-1] = matrix[-1] / np.maximum(matrix.sum(0), 1)
-    drawn = axis.imshow(shares, cmap='Blues', vmin=0, vmax=1)
+    drawn = axis.imshow(shares, cmap='Blues', norm=PowerNorm(0.5, 0, 1))  # few confusions of a class can be seen
     columns, rows = [*names, MISSED_LABEL], [*names, BACKGROUND_LABEL]
     axis.set_xticks(range(count), columns, rotation=90 if count > 8 else 30, ha='center' if count > 8 else 'right')
     axis.set_yticks(range(count), rows)
@@ -149,8 +150,8 @@ def draw_confusion(matrix: np.ndarray, names: Sequence[str], threshold: float, i
     for row, column in zip(*matrix.nonzero(), strict=True):
         number = int(matrix[row, column])
         text = str(number) if count <= NUMBERED or number < 1000 else f'{number // 1000}k'
-        small = 9 if count <= 12 else 7 if count <= NUMBERED else 4.5
-        color = 'white' if shares[row, column] > 0.55 else 'black'
+        small = 9 if count <= 12 else 7 if count <= NUMBERED else 5
+        color = 'white' if shares[row, column] > 0.3 else 'black'
         axis.text(column, row, text, ha='center', va='center', fontsize=small, color=color)
     axis.set_title(f'score from {threshold:.2f}, IoU above {iou:g}', fontsize=10)
     axis.set_xlabel('detected as')
