@@ -14,12 +14,13 @@ from mmdet.apis import init_detector
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.evaluator import Evaluator
+from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS, EVALUATOR
 from mmengine.runner import Runner
 from rich.progress import track
 from torch.utils.data import Subset
 
-from ..errors import ConfigError
+from ..errors import ConfigError, one_line
 from ..speed.stages import StopWatch
 from .boxes import Found, Truth
 
@@ -50,10 +51,15 @@ def collect(config: Config, checkpoint: str, device: str, max_images: int | None
         max_images: take that many, spread over the data set; by default all.
 
     Raises:
-        ConfigError: the config has no test data, they have no objects, or other classes than the model.
+        ConfigError: the config has no test data, they have no objects, or other classes than the model; or there is no
+            such device.
     """
     if config.get('test_dataloader') is None:
         raise ConfigError('the config has no test_dataloader: there are no data to evaluate with')
+    try:
+        torch.zeros(1, device=device)
+    except (AssertionError, RuntimeError) as error:
+        raise ConfigError(f'there is no device {device}: {one_line(error)}') from error
     with _quiet():
         model = init_detector(config, checkpoint, device=device)
         dataset = DATASETS.build(config.test_dataloader.dataset)
@@ -77,6 +83,7 @@ def collect(config: Config, checkpoint: str, device: str, max_images: int | None
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without the lines and tables that mmdet and pycocotools write: they would tear the bar of progress."""
+    MMLogger.get_current_instance()  # made below, it would write to the redirected stdout ever after
     before = logging.root.manager.disable
     logging.disable(logging.INFO)
     try:

@@ -80,7 +80,7 @@ def render(numbers: dict[str, Any], pictures: dict[str, str], sheets: dict[str, 
 
 
 def _number(value: float | None, digits: int = 3) -> str:
-    return '-' if value is None else f'{value:.{digits}f}'
+    return '-' if value is None or value < 0 else f'{value:.{digits}f}'  # mmdet's -1 is for no object
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[object]], texts: Sequence[int] = ()) -> str:
@@ -132,8 +132,10 @@ def _overall(numbers: dict[str, Any]) -> str:
     sizes = numbers['objects_by_size']
     heads = ['', 'AP', 'AP50', 'AP75', *(f'AP of {size} objects' for size in sizes)]
     values = [_number(numbers[key]) for key in ('AP', 'AP50', 'AP75', *(f'AP_{size}' for size in sizes))]
+    of_masks = {key.partition('segm_mAP')[2]: value for key, value in numbers['evaluator'].items() if 'segm_mAP' in key}
+    masks = [_number(of_masks.get(key)) for key in ('', '_50', '_75', '_s', '_m', '_l')]
     counts = ['objects', numbers['objects'], '', '', *sizes.values()]
-    return _table(heads, [['boxes', *values], counts])
+    return _table(heads, [['boxes', *values], *([['masks', *masks]] if of_masks else []), counts])
 
 
 def _classes(numbers: dict[str, Any]) -> str:

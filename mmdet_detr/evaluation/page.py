@@ -53,7 +53,7 @@ def write_page(
         ``pictures``, the names of the files.
 
     Raises:
-        ConfigError: there is no config, or it has no data to evaluate with.
+        ConfigError: there is no config, it has no data to evaluate with, or there is no such device.
         CheckpointError: there are no weights, or they cannot be used.
     """
     if max_images is not None and max_images < 1:
