@@ -157,7 +157,7 @@ def draw_confusion(matrix: np.ndarray, names: Sequence[str], threshold: float, i
     axis.set_xlabel('detected as')
     axis.set_ylabel('true class')
     figure.colorbar(drawn, ax=axis, shrink=0.6, label='share of the row; of the column for background')
-    _save(figure, path)
+    figure.savefig(path, dpi=100, bbox_inches='tight')
 
 
 def draw_costs(gains: dict[ErrorKind, float], path: Path) -> None:
