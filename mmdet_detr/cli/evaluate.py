@@ -2,8 +2,10 @@
 
 import argparse
 import warnings
+from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -17,9 +19,10 @@ def main(args: argparse.Namespace) -> None:
     """Write the page and print its main numbers."""
     warnings.simplefilter('ignore')
     run = args.run
-    out = args.out or (run if run.is_dir() else run.parent) / 'evaluation'
+    out = args.out or (run / 'evaluation' if run.is_dir() else Path('evaluation'))
+    device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
     with errors_in_one_line('evaluate'):
-        numbers = write_page(run, out, args.checkpoint, args.device, args.max_images)
+        numbers = write_page(run, out, args.checkpoint, device, args.max_images)
     Console(highlight=False, markup=False).print(_table(numbers))
     print(f'the page: {out / "index.html"}')
 

@@ -84,7 +84,7 @@ def analyse(collected: Collected, advance: Callable[[], None] = lambda: None) ->
         ],
         'confusion': {'score_threshold': threshold, 'iou_threshold': IOU, 'counts': matrix.tolist()},
         'speed': _speed(collected.milliseconds),
-        'evaluator': {name: float(value) for name, value in collected.metrics.items() if np.isscalar(value)},
+        'evaluator': {name: float(value) if np.isfinite(value) else None for name, value in collected.metrics.items()},
     }
     curve = score_curve(scores, right, int(counted.sum()))
     return Analysis(

@@ -76,6 +76,7 @@ def collect(config: Config, checkpoint: str, device: str, max_images: int | None
     found = _found_of(samples, len(classes), len(_metainfo(dataset)['classes']))
     with _quiet():
         metrics = evaluator.evaluate(len(part)) if evaluator else {}
+    metrics = {name: value for name, value in metrics.items() if isinstance(value, int | float | np.number)}
     paths = [info['img_path'] for info in infos]
     return Collected(classes, paths, truth, found, metrics, list(_milliseconds(model, part, torch.device(device))))
 
@@ -176,9 +177,9 @@ def _found_of(samples: Iterable[Any], num_classes: int, num_labels: int) -> Foun
         labels = instances.labels.cpu().numpy()
         if len(labels) and labels.max() >= num_labels:
             raise ConfigError(f'the model gives the label {labels.max()}, but the test data have {num_labels} classes')
-        thing = labels < num_classes
-        boxes, scores = (values.float().cpu().numpy()[thing] for values in (instances.bboxes, instances.scores))
-        parts.append(Found(np.full(len(boxes), number), boxes.astype(float), labels[thing], scores.astype(float)))
+        boxes, scores = (values.float().cpu().numpy().astype(float) for values in (instances.bboxes, instances.scores))
+        usable = (labels < num_classes) & np.isfinite(boxes).all(1) & np.isfinite(scores)  # a training can diverge
+        parts.append(Found(np.full(len(boxes), number), boxes, labels, scores).only(usable))
     return Found(*(np.concatenate(values) for values in zip(*parts, strict=True)))
 
 

@@ -140,7 +140,7 @@ def _overall(numbers: dict[str, Any]) -> str:
 
 def _classes(numbers: dict[str, Any]) -> str:
     rows = []
-    for entry in sorted(numbers['classes'], key=lambda entry: -1 if entry['AP'] is None else entry['AP']):
+    for entry in sorted(numbers['classes'], key=lambda entry: 2 if entry['AP'] is None else entry['AP']):
         best = entry['best_f1'] or dict.fromkeys(('threshold', 'precision', 'recall', 'f1'))
         aps = [_number(entry[key]) for key in ('AP', 'AP50', 'AP75')]
         places = [_number(best[key], 2) for key in ('threshold', 'precision', 'recall', 'f1')]
@@ -182,7 +182,9 @@ def _speed(numbers: dict[str, Any]) -> str:
 
 
 def _evaluator(numbers: dict[str, Any]) -> Iterable[str]:
-    if numbers['evaluator']:
+    if results := numbers['evaluator']:
         yield '<h2>The evaluator of the config</h2>'
         yield '<p class="note">What testing the run reports. It reads the annotation file itself.</p>'
-        yield _table(('result', 'value'), ([name, f'{value:.4g}'] for name, value in numbers['evaluator'].items()))
+        yield _table(
+            ('result', 'value'), ([name, '-' if value is None else f'{value:.4g}'] for name, value in results.items())
+        )

@@ -83,6 +83,8 @@ def write(
         machine_name: where the speed was measured.
     """
     out.mkdir(parents=True, exist_ok=True)
+    for old in (*out.glob('errors_*.jpg'), out / 'class_curves.png'):  # this evaluation may have none
+        old.unlink(missing_ok=True)
     classes = collected.classes
     numbers = {**names, **analysis.numbers}
     numbers['speed'] = {**numbers['speed'], 'machine': machine_name}

@@ -211,7 +211,9 @@ def _draw_case(axis: Axes, case: Case) -> None:
     (x, y), half = (low + high) / 2, max(0.9 * (high - low).max(), 16)
     left, top = (int(max(0, edge)) for edge in (x - half, y - half))
     part = image[top : math.ceil(max(y + half, top + 1)), left : math.ceil(max(x + half, left + 1))]
-    axis.imshow(part, extent=(left, left + part.shape[1], top + part.shape[0], top), interpolation='nearest')
+    if part.size:  # else the box is outside the image
+        extent = (left, left + part.shape[1], top + part.shape[0], top)
+        axis.imshow(part, extent=extent, interpolation='nearest')
     for box in case.others:
         _outline(axis, box, TRUE_COLOR, 1.0, '-')
     if case.rival is not None:

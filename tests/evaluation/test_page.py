@@ -116,6 +116,7 @@ def check_page(out: Path, numbers: dict) -> None:
     text = (out / 'index.html').read_text()
     page = Page(text)
     assert set(page.links) == set(numbers['pictures'])
+    assert 'NaN' not in (out / 'evaluation.json').read_text()
     assert {path.name for path in out.iterdir()} == {'index.html', 'evaluation.json', *numbers['pictures']}
     assert not re.search(r'https?:|<script', text)
 
@@ -123,10 +124,21 @@ def check_page(out: Path, numbers: dict) -> None:
 def test_numbers_are_those_of_mmdet(run, tmp_path, finder):
     """Overall, by size and by class; mmdet rounds to three digits."""
     finder(0.1)
+    config = Config.fromfile(run / 'config.py')
+    document = json.loads(Path(config.test_evaluator.ann_file).read_text())
+    for annotation in document['annotations'][::3]:
+        annotation['area'] = 5000  # the area in the file decides, not that of the box
+    changed = tmp_path / 'areas.json'
+    changed.write_text(json.dumps(document))
+    config.test_dataloader.dataset.ann_file = config.test_evaluator.ann_file = str(changed)
+    config.dump(run / 'config.py')
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out' / 'errors_old.jpg').touch()
     numbers = write_page(run, tmp_path / 'out', checkpoint='none.pth')
     check_page(tmp_path / 'out', numbers)
+    assert numbers['objects_by_size']['medium'] == len(document['annotations'][::3])
     theirs = numbers['evaluator']
-    keys = {'AP': 'mAP', 'AP50': 'mAP_50', 'AP75': 'mAP_75', 'AP_small': 'mAP_s'}
+    keys = {'AP': 'mAP', 'AP50': 'mAP_50', 'AP75': 'mAP_75', 'AP_small': 'mAP_s', 'AP_medium': 'mAP_m'}
     assert {key: numbers[key] for key in keys} == pytest.approx(
         {key: theirs[f'coco/bbox_{name}'] for key, name in keys.items()}, abs=5.1e-4
     )
@@ -161,6 +173,21 @@ def test_nothing_found(run, tmp_path, finder):
     assert set(kinds.values()) == {0}
     check_page(tmp_path / 'out', numbers)
     assert 'None of the' in (tmp_path / 'out' / 'index.html').read_text()
+
+
+def test_boxes_that_are_no_numbers_or_outside(run, tmp_path, finder, monkeypatch):
+    predict = Finder._predict
+
+    def spoilt(self, sample):
+        boxes = predict(self, sample).pred_instances.bboxes
+        boxes[:1], boxes[1:2] = torch.nan, torch.tensor([200.0, 200, 210, 210])
+        return sample
+
+    monkeypatch.setattr(Finder, '_predict', spoilt)
+    finder(0.1)
+    numbers = write_page(run, tmp_path / 'out', checkpoint='none.pth')
+    assert 0 < numbers['detections'] < 2 * numbers['objects']
+    assert 'errors_background.jpg' in numbers['pictures']
 
 
 def test_some_of_the_images(run, tmp_path, finder):
@@ -259,20 +286,20 @@ def test_pascal_voc(tmp_path, finder):
                         {'type': 'LoadImageFromFile'},
                         {'type': 'Resize', 'scale': (50, 25), 'keep_ratio': True},
                         {'type': 'LoadAnnotations', 'with_bbox': True},
-                        {'type': 'PackDetInputs', 'meta_keys': ('img_id', 'ori_shape', 'img_shape', 'scale_factor')},
+                        {'type': 'PackDetInputs', 'meta_keys': ('img_id', 'ori_shape', 'img_shape')},
                     ],
                 }
             },
-            'test_evaluator': [],
+            'test_evaluator': {'type': 'VOCMetric', 'metric': 'mAP'},
         }
     )
-    config.test_dataloader.dataset.pipeline.insert(1, config.test_dataloader.dataset.pipeline.pop(2))
     collected = collect(config, 'none.pth', 'cpu')
     assert collected.truth.boxes[0].tolist() == [0, 0, 20, 20]
     assert collected.truth.ignored.tolist() == [False, False, True]
     numbers = write(collected, analyse(collected), tmp_path / 'out', {'config': 'a', 'checkpoint': 'b'}, 'here')
     check_page(tmp_path / 'out', numbers)
     assert (numbers['objects'], numbers['ignored_objects'], numbers['AP']) == (2, 1, pytest.approx(1))
+    assert numbers['evaluator']['pascal_voc/mAP'] == pytest.approx(1)
     cow = numbers['classes'][2]
     assert (cow['objects'], cow['AP'], cow['best_f1']) == (0, None, None)
 
