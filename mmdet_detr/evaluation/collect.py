@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import logging
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,12 +84,12 @@ def collect(config: Config, checkpoint: str, device: str, max_images: int | None
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the lines and tables that mmdet and pycocotools write: they would tear the bar of progress."""
+    """Without Python's warnings and the tables that mmdet and pycocotools write: they would tear the bar of progress."""
     MMLogger.get_current_instance()  # made below, it would write to the redirected stdout ever after
     before = logging.root.manager.disable
     logging.disable(logging.INFO)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(record=True):
             yield
     finally:
         logging.disable(before)
