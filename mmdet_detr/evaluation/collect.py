@@ -84,7 +84,7 @@ def collect(config: Config, checkpoint: str, device: str, max_images: int | None
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Python's warnings and the tables that mmdet and pycocotools write: they would tear the bar of progress."""
+    """Without Python's warnings and the tables of mmdet and pycocotools, which would tear the bar of progress."""
     MMLogger.get_current_instance()  # made below, it would write to the redirected stdout ever after
     before = logging.root.manager.disable
     logging.disable(logging.INFO)
