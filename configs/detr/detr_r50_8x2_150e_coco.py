@@ -80,6 +80,7 @@ val_dataloader = dict(
     dataset=dict(type='mmdet_detr.RobustCocoDataset', pipeline=test_pipeline),
 )
 test_dataloader = val_dataloader
+val_evaluator = test_evaluator = dict(type='mmdet_detr.CocoMetric')
 
 # Schedule
 max_epochs = 150

@@ -89,7 +89,9 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type='CocoMetric', ann_file=data_root + 'annotations/instances_val.json', metric='bbox')
+val_evaluator = dict(
+    type='mmdet_detr.CocoMetric', ann_file=data_root + 'annotations/instances_val.json', metric='bbox'
+)
 test_evaluator = val_evaluator
 
 # schedule

@@ -55,4 +55,4 @@ def _of_annotation(entry: dict) -> Iterator[Problem]:
     if entry.get('iscrowd', 0) in (None, '0', '1'):  # training takes these
         yield Problem(Kind.WRONG_TYPE, f'iscrowd {short(entry["iscrowd"])} is not 0 or 1')
     if entry.get('id') == 0:
-        yield Problem(Kind.ANNOTATION_ID_0, 'pycocotools counts it as not found')
+        yield Problem(Kind.ANNOTATION_ID_0, 'pycocotools counts it as not found, but for mmdet_detr.CocoMetric')

@@ -1,4 +1,4 @@
-"""CocoMetric that maps labels to categories by name."""
+"""CocoMetric that maps labels to categories by name, and takes any ids."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +17,9 @@ class CocoMetric(MMDetCocoMetric):
 
     mmdet takes the file's categories that have the name of a class, in the order of the file. The result is wrong where
     the order of the classes is another one, and where the file has stuff before things.
+
+    Annotations whose ids begin with 0 get new ones, because pycocotools takes the id 0 for no match: the object would
+    count as missed, and the detection that finds it as wrong.
 
     Of a data set with ``thing_classes``, only things are evaluated, because COCO's instance files have no stuff.
 
@@ -38,6 +41,11 @@ class CocoMetric(MMDetCocoMetric):
             raise AnnotationError(
                 f"{ann_file} is no file of COCO's instances, which CocoMetric needs: an entry has no {error}"
             ) from error
+        if self._coco_api is not None and 0 in self._coco_api.anns:
+            annotations = self._coco_api.dataset['annotations']
+            for number, annotation in enumerate(annotations, 1):
+                annotation['id'] = number  # the indices by image and category hold the same objects
+            self._coco_api.anns = {annotation['id']: annotation for annotation in annotations}
 
     @MMDetCocoMetric.dataset_meta.setter
     def dataset_meta(self, meta: dict[str, Any]) -> None:

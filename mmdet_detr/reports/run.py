@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,15 +26,19 @@ from torch import Tensor
 
 from ..datasets import LoadPanopticSegments
 
-# Results of evaluations in the curves and in the line of results: name in the log, name here, value of a perfect model.
+# Results in curves and in the line of results: last part of the name in the log, name here, value of a perfect model.
 RESULTS = (
-    ('coco/bbox_mAP', 'AP', 1),
-    ('coco/bbox_mAP_50', 'AP50', 1),
-    ('coco/segm_mAP', 'mask AP', 1),
-    ('coco_panoptic/PQ', 'PQ', 100),
-    ('coco_panoptic/PQ_th', 'PQ things', 100),
-    ('coco_panoptic/PQ_st', 'PQ stuff', 100),
+    ('bbox_mAP', 'AP', 1),
+    ('bbox_mAP_50', 'AP50', 1),
+    ('segm_mAP', 'mask AP', 1),
+    ('bbox_AP', 'AP', 1),  # LVIS
+    ('segm_AP', 'mask AP', 1),
+    ('mAP', 'mAP', 1),  # Pascal VOC and others
+    ('PQ', 'PQ', 100),
+    ('PQ_th', 'PQ things', 100),
+    ('PQ_st', 'PQ stuff', 100),
 )
+METRICS = ('coco', 'coco_panoptic', 'lvis', 'pascal_voc')  # that stand before a name where the config gives no prefix
 SHOWN_SIZE = 256  # pixels: narrower images are enlarged by the largest whole number that does not exceed this width
 
 
@@ -43,7 +48,7 @@ class Scalars(NamedTuple):
     steps: list[int]  # iterations of the losses
     losses: list[float]
     val_steps: list[int]  # iterations of the evaluations
-    results: dict[str, list[float]]  # by the short names of RESULTS, of those that were evaluated; 1 is perfect
+    results: dict[str, list[float]]  # by their names here, of those that were evaluated; 1 is perfect
 
 
 def read_scalars(work_dir: Path) -> Scalars:
@@ -69,18 +74,16 @@ def read_scalars(work_dir: Path) -> Scalars:
                     val.clear()
                 first = False
                 train[latest] = entry['loss']
-            elif train and (results := {name: entry[key] / best for key, name, best in RESULTS if key in entry}):
+            elif train and (results := {name: value / best for name, value, best in _known(entry)}):
                 val[latest] = results
     if not train:
         missing = f'no scalars.json of a training run below {work_dir}'
         raise FileNotFoundError(f'{missing}: train with this folder as --work-dir first')
     steps, val_steps = sorted(train), sorted(val)
-    results = {
-        name: [val[step].get(name, math.nan) for step in val_steps]
-        for _, name, _ in RESULTS
-        if any(name in values for values in val.values())
-    }
-    return Scalars(steps, [train[step] for step in steps], val_steps, results)
+    fullest_first = sorted(val.values(), key=len, reverse=True)  # it has most names in their order
+    names = dict.fromkeys(name for values in fullest_first for name in values)
+    curves = {name: [val[step].get(name, math.nan) for step in val_steps] for name in names}
+    return Scalars(steps, [train[step] for step in steps], val_steps, curves)
 
 
 def draw_curve(scalars: Scalars, path: Path) -> None:
@@ -186,7 +189,19 @@ def summarise(work_dir: Path) -> str:
 
 def _results(metrics: dict[str, float]) -> list[str]:
     """Results as texts, AP between 0 and 1, PQ in per cent."""
-    return [f'{name} {metrics[key]:.{3 if best == 1 else 1}f}' for key, name, best in RESULTS if key in metrics]
+    return [f'{name} {value:.{3 if best == 1 else 1}f}' for name, value, best in _known(metrics)]
+
+
+def _known(metrics: dict[str, Any]) -> Iterator[tuple[str, float, int]]:
+    """Name, value and perfect value of the results that curves show, in the order of RESULTS.
+
+    A prefix of the config, or of one of several data sets, stands behind the name: ``night/coco/bbox_mAP`` is AP night.
+    """
+    for last, name, best in RESULTS:
+        for key, value in metrics.items():
+            *prefixes, end = key.split('/')
+            if end == last:
+                yield ' '.join([name, *(part for part in prefixes if part not in METRICS)]), value, best
 
 
 def _duration(log: str) -> timedelta:

@@ -38,6 +38,7 @@ def evaluate(
     meta: dict = META,
     kind: str = 'mmdet_detr.CocoMetric',
     stuff_found: bool = False,
+    first_id: int = 1,
     **kwargs,
 ) -> dict:
     """AP of a perfect cat and a dog with a perfect box and a mask of IoU 0.6."""
@@ -45,7 +46,9 @@ def evaluate(
     document = {
         'images': [{'id': 1, 'file_name': 'a.jpg', 'height': 100, 'width': 100}],
         'categories': categories,
-        'annotations': [annotation(i, c, boxes[c['id']]) for i, c in enumerate(categories, 1) if c['id'] in boxes],
+        'annotations': [
+            annotation(i, c, boxes[c['id']]) for i, c in enumerate(categories, first_id) if c['id'] in boxes
+        ],
     }
     path = tmp_path / 'instances.json'
     path.write_text(json.dumps(document))
@@ -83,6 +86,13 @@ def test_detected_stuff_is_left_out(tmp_path):
     results = evaluate(tmp_path, [CAT, DOG], stuff_found=True)
     assert results['coco/bbox_mAP'] == 1.0
     assert results['coco/segm_mAP'] == pytest.approx((1 + 0.3) / 2)
+
+
+@pytest.mark.parametrize(('kind', 'ap'), [('mmdet_detr.CocoMetric', 1.0), ('CocoMetric', 0.5)])
+def test_ids_that_begin_with_0(tmp_path, kind, ap):
+    """pycocotools takes the id 0 for no match: the cat with that id is missed by a detection that is perfect."""
+    results = evaluate(tmp_path, [CAT, DOG], kind=kind, first_id=0)
+    assert results['coco/bbox_mAP'] == ap
 
 
 def test_mmdets_own_metric_goes_by_the_order_of_the_file(tmp_path):

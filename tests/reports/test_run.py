@@ -107,6 +107,29 @@ def test_masks_and_panoptic_quality_are_in_curves_and_summary(panoptic_work_dir)
     )
 
 
+@pytest.mark.parametrize(
+    ('metrics', 'names'),
+    [
+        ({'pascal_voc/AP50': 0.5, 'pascal_voc/mAP': 0.5}, ['mAP']),
+        ({'night/bbox_mAP': 0.5, 'night/bbox_mAP_50': 0.5}, ['AP night', 'AP50 night']),
+        ({'a/coco/bbox_mAP': 0.5, 'b/coco/bbox_mAP': 0.5, 'b/coco/cat_precision': 0.9}, ['AP a', 'AP b']),
+        ({'lvis/bbox_AP': 0.5, 'lvis/segm_AP': 0.5}, ['AP', 'mask AP']),
+        ({'day/PQ': 50.0}, ['PQ day']),
+    ],
+)
+def test_results_of_other_metrics(work_dir, metrics, names):
+    """VOC, a prefix of the config, and a MultiDatasetsEvaluator, which writes the name of the data set before."""
+    folder = work_dir / '20260101_020000'
+    (folder / 'vis_data').mkdir(parents=True)
+    lines = [{'loss': 2.0, 'iter': 10}, {**metrics, 'step': 0}]
+    (folder / 'vis_data' / 'scalars.json').write_text('\n'.join(map(json.dumps, lines)))
+    (folder / '20260101_020000.json').write_text(json.dumps(metrics))
+    scalars = read_scalars(work_dir)
+    assert scalars.results == {name: [0.5] for name in names}
+    shown = '50.0' if 'PQ day' in names else '0.500'
+    assert summarise(work_dir).startswith(f'{", ".join(f"{name} {shown}" for name in names)}, 0:00:00')
+
+
 def panoptic_dataset(shapes: Path, pipeline: list[dict]) -> dict:
     return {
         'type': 'mmdet_detr.PanopticDataset',
