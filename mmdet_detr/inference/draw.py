@@ -9,14 +9,15 @@ import numpy as np
 import supervision as sv
 from matplotlib.font_manager import findfont
 
-from ..visualization.legend import draw_legend
+from ..visualization.legend import draw_legend, legend_font
 from ..visualization.panoptic_visualizer import draw_map
 from .result import Result
 
 SHOWN_SIZE = 480  # pixels: smaller images are enlarged by the largest whole number that does not exceed it
 TEXT_SHARE = 1 / 45  # height of letters relative to the shorter side of the picture, within these bounds in pixels
 MIN_TEXT, MAX_TEXT = 11, 32
-LINE_SHARE = 1 / 240  # width of lines, likewise
+LINE_SHARE = 1 / 300  # width of lines, likewise
+MAX_LABELS = 0.2  # of the picture that names may cover
 MASK_OPACITY = 0.45
 GOLDEN_RATIO = 0.618034  # steps of it spread hues evenly, however many there are
 
@@ -33,6 +34,8 @@ def distinct_colours(number: int) -> list[Colour]:
 
 class Painter:
     """Draws results: boxes with names and scores, masks below them; or the panoptic map with a legend on the right.
+
+    In a crowded picture, the surest boxes have names, and the others the colours of their classes alone.
 
     Args:
         classes: names of the classes.
@@ -61,25 +64,28 @@ class Painter:
         if result.panoptic is not None:
             return self._draw_map(picture, _enlarged(result.panoptic, factor), legend_width)
         result = result.take(np.arange(len(result))[::-1])  # the surest come last, on top of the others
-        detections = sv.Detections(result.boxes * factor, confidence=result.scores, class_id=result.labels)
+        detections = _detections(result, factor)
         shorter = min(picture.shape[:2])
         colours, texts = _palette(self.colours), _palette([_readable_on(colour) for colour in self.colours])
         if result.masks is not None:
-            detections.mask = _enlarged(result.masks, factor)
             picture = sv.MaskAnnotator(colours, opacity=MASK_OPACITY).annotate(picture, detections)
         width = max(1, round(shorter * LINE_SHARE))
         picture = sv.BoxAnnotator(colours, thickness=width).annotate(picture, detections)
         size = round(min(max(shorter * TEXT_SHARE, MIN_TEXT), MAX_TEXT))
+        padding = max(2, size // 5)
+        names = [f'{name} {score:.2f}' for name, score in zip(result.names, result.scores, strict=True)]
+        areas = [(legend_font(size).getlength(name) + 2 * padding) * (size + 2 * padding) for name in names]
+        named = np.cumsum(areas[::-1])[::-1] <= MAX_LABELS * picture.shape[0] * picture.shape[1]
         labels = sv.RichLabelAnnotator(
             color=colours,
             text_color=texts,
             font_path=findfont('DejaVu Sans'),
             font_size=size,
-            text_padding=max(2, size // 5),
+            text_padding=padding,
             smart_position=True,
         )
-        names = [f'{name} {score:.2f}' for name, score in zip(result.names, result.scores, strict=True)]
-        return np.asarray(labels.annotate(picture, detections, names))
+        named_detections = _detections(result.take(named), factor)
+        return np.asarray(labels.annotate(picture, named_detections, [names[i] for i in np.flatnonzero(named)]))
 
     def legend_width(self, image: np.ndarray) -> int:
         """A width that a legend beside an image (H, W, 3) can have in every picture of a video."""
@@ -100,6 +106,11 @@ class Painter:
 def enlargement(image: np.ndarray) -> int:
     """The whole number by which an image (H, W, 3) is enlarged."""
     return max(1, SHOWN_SIZE // max(image.shape[:2]))
+
+
+def _detections(result: Result, factor: int) -> sv.Detections:
+    masks = None if result.masks is None else _enlarged(result.masks, factor)
+    return sv.Detections(result.boxes * factor, masks, result.scores, result.labels)
 
 
 def _enlarged(pixels: np.ndarray, factor: int) -> np.ndarray:

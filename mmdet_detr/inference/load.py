@@ -1,6 +1,7 @@
 """Make a detector from a checkpoint, without running code from the file."""
 
 import contextlib
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import CheckpointLoader
 
 from ..checkpoints.architecture import architecture_of, config_for
-from ..checkpoints.class_rows import NAMES_BY_COCO_ID, NAMES_BY_PANOPTIC_ID, NO_NAME, PUBLISHED
+from ..checkpoints.class_rows import COCO_NAMES, PUBLISHED
 from ..checkpoints.config_text import parse_config
 from ..checkpoints.files import HUGGING_FACE_FILES
 from ..checkpoints.fit import CLASS_ROWS, QUERIES
@@ -48,14 +49,25 @@ def load(weights: str | Path, config: str | Path | Config | None = None, device:
         ConfigError: there is no config for it, or the model cannot be built from it.
     """
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        torch.zeros(1, device=device)
+    except (AssertionError, RuntimeError) as error:
+        raise ConfigError(f'there is no device {device}: {one_line(error)}') from error
     path, run = _locate(str(weights))
     checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
-    if config is None:
-        cfg, trusted = _config_without_file(checkpoint, path, run)
-    else:
-        cfg, trusted = config if isinstance(config, Config) else load_config(config), True
-    with contextlib.nullcontext() if trusted else code_forbidden():
-        return _build(cfg, checkpoint, path, device)
+    if config is not None:
+        return _build(config if isinstance(config, Config) else load_config(config), checkpoint, path, device)
+    values = _values_in(checkpoint)
+    if values is not None:
+        try:
+            require_safe_values(f'the config in {path}', values)
+            with code_forbidden():
+                return _build(Config(values), checkpoint, path, device)
+        except ConfigError as error:
+            if run is None:
+                raise ConfigError(f'{error}; name a config that you trust by config=') from error
+    cfg = _packaged_config(checkpoint, path) if run is None else load_config(find_config(run))
+    return _build(cfg, checkpoint, path, device)
 
 
 def _locate(weights: str) -> tuple[str, Path | None]:
@@ -68,22 +80,14 @@ def _locate(weights: str) -> tuple[str, Path | None]:
     return str(find_checkpoint(folder)), folder
 
 
-def _config_without_file(checkpoint: dict[str, Any], path: str, run: Path | None) -> tuple[Config, bool]:
-    """A config for a checkpoint, and whether it may run code: the one in it, a packaged one, or that of its run."""
+def _values_in(checkpoint: dict[str, Any]) -> dict[str, Any] | None:
+    """What a detector needs of the config in a checkpoint; None if there is none, or a part could not be data."""
     meta = checkpoint.get('meta')
     text = meta.get('cfg') if isinstance(meta, dict) else None
     values = parse_config(text) if isinstance(text, str) else {}
-    if isinstance(values.get('model'), dict) and isinstance(values.get('test_dataloader'), dict):
-        needed = {key: values[key] for key in ('model', 'test_dataloader', 'default_scope') if key in values}
-        try:
-            require_safe_values(f'the config in {path}', needed)
-            return Config(needed), False
-        except ConfigError as error:
-            if run is None:
-                raise ConfigError(f'{error}; name a config that you trust by config=') from None
-    if run is not None:
-        return load_config(find_config(run)), True
-    return _packaged_config(checkpoint, path), True
+    if not all(isinstance(values.get(key), dict) for key in ('model', 'test_dataloader')):
+        return None
+    return {key: values[key] for key in ('model', 'test_dataloader', 'default_scope') if key in values}
 
 
 def _packaged_config(checkpoint: dict[str, Any], path: str) -> Config:
@@ -100,15 +104,11 @@ def _packaged_config(checkpoint: dict[str, Any], path: str) -> Config:
     mim = PACKAGE / '.mim'  # of a wheel; an editable install is the checkout
     config = load_config((mim if mim.is_dir() else PACKAGE.parent) / name)
     num_outputs = len(named.weights[CLASS_ROWS[0]]) - 1
-    classes = source.classes or PUBLISHED.get(num_outputs) or tuple(f'class {i}' for i in range(num_outputs))
-    by_id = (*NAMES_BY_COCO_ID, *NAMES_BY_PANOPTIC_ID)
-    if not set(classes) <= {*by_id, NO_NAME} and len(classes) == num_outputs:
-        config.merge_from_dict(
-            {
-                'model.bbox_head.num_classes': num_outputs,
-                'test_dataloader.dataset.metainfo': {'classes': classes},
-            }
-        )
+    coco = source.classes is None or set(COCO_NAMES) <= set(source.classes)
+    if not (num_outputs in PUBLISHED and coco):
+        classes = source.classes or tuple(f'class {i}' for i in range(num_outputs))
+        config.model.bbox_head.num_classes = num_outputs
+        config.test_dataloader.dataset.metainfo = {'classes': classes}
     config.model.neck.num_queries = len(named.weights[f'neck.{QUERIES}'])
     if named.layout.name.startswith('mmdet'):  # trained on other pixels, see docs/checkpoints.md
         pipeline = config.test_dataloader.dataset.pipeline
@@ -122,17 +122,14 @@ def _build(config: Config, checkpoint: dict[str, Any], path: str, device: str) -
         if not isinstance(config.get(key), dict):
             raise ConfigError(f'the config of {path} has no {key}')
     with DefaultScope.overwrite_default_scope(config.get('default_scope', 'mmdet')), _built_from(path):
-        model = revert_sync_batchnorm(MODELS.build(_without_init(config.model)))
+        model = revert_sync_batchnorm(MODELS.build(_without_init(copy.deepcopy(config.model))))
     _load_weights(model, checkpoint, path)
     meta = _names_and_colours(config, checkpoint)
     classes, palette = meta.get('classes'), meta.get('palette')
     if not classes:
         raise ConfigError(f'neither {path} nor its config names classes: name a config with metainfo by config=')
     model.cfg, model.dataset_meta = config, meta  # mmdet's inference reads them
-    try:
-        model.to(device)
-    except (AssertionError, RuntimeError) as error:
-        raise ConfigError(f'the model cannot be moved to {device}: {one_line(error)}') from error
+    model.to(device)
     known = isinstance(palette, list | tuple) and len(palette) >= len(classes)
     colours: list[Colour] | None = [tuple(map(int, colour)) for colour in palette] if known else None  # type: ignore
     with _built_from(path):
@@ -146,8 +143,7 @@ def _built_from(path: str) -> Iterator[None]:
     except ConfigError:
         raise
     except Exception as error:  # constructors raise anything on wrong arguments
-        hint = '; name its config by config=' if 'registry' in str(error) else ''
-        raise ConfigError(f'the detector of {path} cannot be built: {one_line(error)}{hint}') from error
+        raise ConfigError(f'the detector of {path} cannot be built: {one_line(error)}') from error
 
 
 def _without_init(model: Config) -> dict[str, Any]:
