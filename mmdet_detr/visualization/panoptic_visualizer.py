@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmdet.structures import INSTANCE_OFFSET, DetDataSample
+from mmdet.evaluation.functional import INSTANCE_OFFSET
+from mmdet.structures import DetDataSample
 from mmdet.visualization import DetLocalVisualizer
 from mmdet.visualization.palette import get_palette
 from mmengine.structures import InstanceData, PixelData
