@@ -54,8 +54,9 @@ def main(args: argparse.Namespace) -> None:
                 complete = work.on_video(found, frames)
         except KeyboardInterrupt:  # the files are complete as far as it came; a camera has no other end
             complete = frames is not None and frames.is_camera
-    what = f'images, pictures in {args.out}' if frames is None else f'frames of {args.out / found.name}'  # type: ignore
-    print(f'{work.num_detections} detections in {work.num_images} {what}; and detections.json, detections.csv')
+    pictures = f'pictures in {args.out}' if frames is None else f'video {args.out / found.name}'  # type: ignore
+    counts = f'{work.num_detections} found in {work.num_images} {"images" if frames is None else "frames"}'
+    print(f'{counts}: {pictures}, with detections.json and detections.csv')
     sys.exit(0 if complete else 1)
 
 

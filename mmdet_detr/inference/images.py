@@ -47,10 +47,14 @@ def as_bgr(image: np.ndarray | Image.Image) -> np.ndarray:
         (H, W, 3) uint8 BGR.
 
     Raises:
-        UnreadableImageError: an array of another shape or type, an image without pixels, or of mode ``F``.
+        UnreadableImageError: an array of another shape or type, an image without pixels, of mode ``F``, or broken.
     """
     if isinstance(image, Image.Image):
-        image = ImageOps.exif_transpose(image)
+        try:
+            image = ImageOps.exif_transpose(image)
+            image.load()
+        except Exception as error:  # decoders raise anything on broken bytes
+            raise UnreadableImageError(f'a PIL image cannot be decoded: {one_line(error)}') from error
         if image.mode == 'F':
             raise UnreadableImageError('a PIL image of mode F has no defined range: convert it to 8 bits first')
         if image.mode.startswith('I'):

@@ -21,10 +21,10 @@ from ..checkpoints.files import HUGGING_FACE_FILES
 from ..checkpoints.fit import CLASS_ROWS, QUERIES
 from ..checkpoints.layouts import with_mask_head
 from ..checkpoints.whole import whole_detr
-from ..cli.safe_config import code_forbidden, require_safe_values
 from ..configs import load_config
 from ..errors import CheckpointError, ConfigError, one_line
 from ..runs import find_checkpoint, find_config
+from ..safe_config import code_forbidden, require_safe_values
 from .detector import Colour, Detector
 
 CONFIG_SUFFIXES = ('.py', '.json', '.yaml', '.yml')

@@ -73,7 +73,7 @@ def test_folder_of_images(folder, tmp_path):
         assert entry['file_name'] == name
         assert entry['bbox'] == pytest.approx([*box[:2], *(box[2:] - box[:2])], abs=0.02)
         assert entry['score'] == pytest.approx(score, abs=1e-3)
-    assert done.stdout.splitlines()[-1].startswith(f'{len(found)} detections in 7 images, pictures in predictions')
+    assert done.stdout.splitlines()[-1].startswith(f'{len(found)} found in 7 images: pictures in predictions')
     assert cv2.imread(str(out / 'turned.jpg')).shape == (60 * 8, 40 * 8, 3)  # upright, and enlarged
 
 
@@ -106,7 +106,7 @@ def test_video(folder, tmp_path, model):
     assert len(written) == FRAMES
     assert {frame.shape[0] for frame in written} == {64 * 5}
     assert {entry['frame'] for entry in entries(tmp_path)} == set(range(FRAMES))
-    assert f'in {FRAMES} frames of {tmp_path}/film.mp4' in done.stdout
+    assert f'in {FRAMES} frames: video {tmp_path}/film.mp4' in done.stdout
 
 
 def test_camera_until_it_is_stopped(folder, tmp_path):

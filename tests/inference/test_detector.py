@@ -133,6 +133,8 @@ def test_images_that_cannot_be_read(detector, images, tmp_path):
     for array in (np.zeros((8, 8, 3)), np.zeros((8, 8, 2), np.uint8), np.zeros((0, 8, 3), np.uint8), np.zeros(3)):
         with pytest.raises(UnreadableImageError, match='is no image'):
             detector(array)
+    with pytest.raises(UnreadableImageError, match='cannot be decoded: image file is truncated'):
+        detector(Image.open(tmp_path / 'cut.jpg'))
     with pytest.raises(UnreadableImageError, match='mode F'):
         detector(Image.new('F', (8, 8)))
 

@@ -12,6 +12,7 @@ from foreign import R50, Sizes
 from helpers import ROOT
 from mmdet.apis import inference_detector, init_detector
 from mmdet.registry import MODELS
+from mmengine.fileio.io import file_handlers
 from mmengine.registry import Registry, registry
 
 import mmdet_detr
@@ -72,7 +73,7 @@ def test_a_config_in_a_checkpoint_is_not_executed(tmp_path):
     config = small_config()
     marker = tmp_path / 'marker'
     code = f'import os\nos.mkdir({str(marker)!r})\nx = os.mkdir({str(marker)!r})\n'
-    before = Registry.get, registry.get_object_from_string
+    before = Registry.get, registry.get_object_from_string, dict(file_handlers)
     path = save_checkpoint(tmp_path, config, cfg=code + config.pretty_text)
     assert mmdet_detr.load(path, device='cpu').classes == CLASSES
     assert not marker.exists()
@@ -91,7 +92,7 @@ def test_a_config_in_a_checkpoint_is_not_executed(tmp_path):
         with pytest.raises(ConfigError, match=message):
             mmdet_detr.load(tmp_path / 'iter_7.pth', device='cpu')
         assert not marker.exists()
-        assert (Registry.get, registry.get_object_from_string) == before
+        assert (Registry.get, registry.get_object_from_string, file_handlers) == before
     small_config().dump(tmp_path / 'config.py')  # where the folder of a run is named, its config is trusted
     for cfg in (evil.pretty_text, 'x = 1', None):
         content['meta']['cfg'] = cfg

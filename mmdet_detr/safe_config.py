@@ -17,9 +17,9 @@ from mmengine.fileio import PickleHandler, YamlHandler, register_handler
 from mmengine.fileio.io import file_handlers
 from mmengine.registry import Registry, registry
 
-from ..configs import dicts_in
-from ..datasets.annotations import leads_outside
-from ..errors import ConfigError, one_line
+from .configs import dicts_in
+from .datasets.annotations import leads_outside
+from .errors import ConfigError, one_line
 
 PACKAGES = ('mmdet_detr', 'mmdet', 'mmengine', 'mmcv', 'mmpretrain')
 READERS = {'.json': json.loads, '.yaml': yaml.safe_load, '.yml': yaml.safe_load}
