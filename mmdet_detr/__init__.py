@@ -1,5 +1,7 @@
 """DETR (End-to-End Object Detection with Transformers, arXiv 2005.12872) for mmdet."""
 
+from typing import TYPE_CHECKING, Any
+
 from .compat.requirements import require_mmdet
 from .version import __version__
 
@@ -11,4 +13,15 @@ from .compat.latest_checkpoint import register_find_latest  # noqa: E402
 register_loaders()
 register_find_latest()
 
-__all__ = ['__version__']
+if TYPE_CHECKING:
+    from .inference import load
+
+__all__ = ['__version__', 'load']
+
+
+def __getattr__(name: str) -> Any:
+    if name != 'load':
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    from .inference import load  # the models are imported with it, which takes seconds
+
+    return load

@@ -20,9 +20,10 @@ from .config_text import parse_config
 from .files import load_from_local
 from .fit import CLASS_ROWS
 from .hugging_face import Settings, class_names, model_config, processor_config, settings_from_config
-from .layouts import HF, HF_TIMM, MASK_HEAD, MMDET3, OFFICIAL, OURS, REMOVABLE, RESNET, TRAINING_ONLY, with_mask_head
-from .renaming import from_our_names, to_our_names
-from .source import Source, source_of
+from .layouts import HF, HF_TIMM, MASK_HEAD, MMDET3, OFFICIAL, OURS, TRAINING_ONLY, with_mask_head
+from .renaming import from_our_names
+from .source import Source
+from .whole import whole_detr
 
 TARGETS = {layout.name: layout for layout in (OFFICIAL, HF, MMDET3, OURS)}
 
@@ -60,17 +61,7 @@ def convert_checkpoint(
     if dst.suffix == '.safetensors':
         raise CheckpointError(f'{dst}: files are written by torch.save, name it .pth (safetensors: --to hf)')
     checkpoint = load_from_local(str(src), 'cpu')
-    state_dict = checkpoint.get('state_dict', checkpoint)
-    source = source_of(state_dict._metadata[''])
-    assert source is not None  # the loader adds it
-    named = to_our_names(state_dict, source.path)
-    if named is None or named.layout is RESNET:
-        raise CheckpointError(f'{src} is no checkpoint of a DETR')
-    if source.unfit:
-        raise CheckpointError(f'{src} is no checkpoint of this DETR: {source.unfit}')
-    removed = next((start for start in REMOVABLE if not any(name.startswith(start) for name in named.weights)), None)
-    if removed:
-        raise CheckpointError(f'{src} has no {removed}*, which every DETR needs: train it first')
+    named, source = whole_detr(checkpoint)
     without = (TRAINING_ONLY,) if TARGETS[to].has_masks else (TRAINING_ONLY, MASK_HEAD)
     weights = {name: value for name, value in named.weights.items() if not name.startswith(without)}
     num_dropped = len(named.dropped) + len(named.weights) - len(weights)

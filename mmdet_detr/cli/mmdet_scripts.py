@@ -18,8 +18,8 @@ from ..compat.cpu_ranks import allow_ranks_on_cpu
 from ..configs import load_config
 from ..engine.preemption_hook import EXIT_CODE
 from ..errors import UserError, one_line
+from ..safe_config import forbid_code, require_safe_config
 from .fail import fail
-from .safe_config import forbid_code, require_safe_config
 
 MAX_CONSOLE_LINES = 12
 SAFE = '--safe-config'
@@ -30,7 +30,7 @@ def run_mmdet_tool(tool: str) -> None:
 
     A config or checkpoint that cannot be used, parts of a config that do not fit together and a full disk end the
     process with one line and exit code 2, instead of a stack trace from inside mmengine.
-    ``--safe-config`` refuses configs that could run code (:mod:`mmdet_detr.cli.safe_config`).
+    ``--safe-config`` refuses configs that could run code (:mod:`mmdet_detr.safe_config`).
     """
     script = Path(mmdet.__file__).parent / '.mim' / 'tools' / f'{tool}.py'
     if not script.exists():

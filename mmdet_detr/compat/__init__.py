@@ -21,7 +21,7 @@ checkpoints.numpy_values: NumPy trusts the state of a pickled dtype or array, an
 cli.mmdet_scripts: mmengine prints hundreds of lines at each start, lets Python's exit end the process group (PyTorch
     may abort there), and shows a stack trace for every wrong input.
     Until mmengine prints less and destroys the process group.
-cli.safe_config: mmengine imports any object that a config names by its path, and reads pickles and unsafe YAML.
+safe_config: mmengine imports any object that a config names by its path, and reads pickles and unsafe YAML.
     Until mmengine has a way to forbid that.
 engine.fsdp_strategy: mmengine's FSDPStrategy clips each rank's gradients alone, cannot resume, and needs a GPU.
     Until mmengine clips by the norm of all gradients, resumes with current PyTorch versions and runs on CPUs.

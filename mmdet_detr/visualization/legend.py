@@ -25,7 +25,7 @@ def draw_legend(entries: Sequence[Entry], height: int) -> np.ndarray:
         (height, W, 3) uint8 RGB, as wide as the texts need.
     """
     size = round(min(max(height * TEXT_SHARE, MIN_TEXT), MAX_TEXT))
-    font = _font(size)
+    font = legend_font(size)
     line, gap = round(size * 1.4), size // 2
     rows = max(1, (height - gap // 2) // line)
     columns = [entries[start : start + rows] for start in range(0, len(entries), rows)]
@@ -48,5 +48,5 @@ def draw_legend(entries: Sequence[Entry], height: int) -> np.ndarray:
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def legend_font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(findfont('DejaVu Sans'), size)  # matplotlib brings it along

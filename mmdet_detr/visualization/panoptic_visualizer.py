@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmdet.structures import INSTANCE_OFFSET, DetDataSample
+from mmdet.evaluation.functional import INSTANCE_OFFSET
+from mmdet.structures import DetDataSample
 from mmdet.visualization import DetLocalVisualizer
 from mmdet.visualization.palette import get_palette
 from mmengine.structures import InstanceData, PixelData
@@ -78,26 +79,42 @@ class PanopticVisualizer(DetLocalVisualizer):
     def _draw_panoptic_seg(
         self, image: np.ndarray, panoptic_seg: PixelData, classes: Sequence[str], palette: Sequence[Colour] | str | None
     ) -> np.ndarray:
-        values = np.asarray(panoptic_seg.sem_seg)[0]
         colours = self._class_colours(palette, len(classes))
-        counts: dict[int, int] = {}
-        for value in np.unique(values).tolist():
-            label = value % INSTANCE_OFFSET
-            if label < len(classes):
-                number = counts.get(label, 0)
-                colour = _shade(colours[label], number)
-                image = _blend(image, values == value, colour, self.alpha, _edge_width(image))
-                counts[label] = number + 1
-        entries: list[Entry] = [
-            (colours[label], f'{classes[label]} ({count})' if count > 1 else classes[label])
-            for label, count in sorted(counts.items())
-        ]
-        legend = draw_legend(entries or [(None, 'nothing found')], len(image))
-        return np.concatenate((image, legend), axis=1)
+        image, legend = draw_map(image, np.asarray(panoptic_seg.sem_seg)[0], classes, colours, self.alpha)
+        return np.concatenate((image, draw_legend(legend, len(image))), axis=1)
 
     def _class_colours(self, palette: Sequence[Colour] | str | None, count: int) -> Sequence[Colour]:
         chosen = palette if self.mask_color is None else self.mask_color
         return get_palette(chosen, count)
+
+
+def draw_map(
+    image: np.ndarray, values: np.ndarray, classes: Sequence[str], colours: Sequence[Colour], alpha: float = 0.6
+) -> tuple[np.ndarray, list[Entry]]:
+    """Draw a panoptic map.
+
+    Args:
+        image: (H, W, 3) uint8 RGB; not changed.
+        values: (H, W), label + 1000 * number of the instance; a label that has no class is VOID.
+        classes: names of the labels.
+        colours: of the labels.
+        alpha: opacity of the map.
+
+    Returns:
+        The image with the map, and the entries of its legend.
+    """
+    counts: dict[int, int] = {}
+    for value in np.unique(values).tolist():
+        label = value % INSTANCE_OFFSET
+        if label < len(classes):
+            number = counts.get(label, 0)
+            image = _blend(image, values == value, _shade(colours[label], number), alpha, _edge_width(image))
+            counts[label] = number + 1
+    entries: list[Entry] = [
+        (colours[label], f'{classes[label]} ({count})' if count > 1 else classes[label])
+        for label, count in sorted(counts.items())
+    ]
+    return image, entries or [(None, 'nothing found')]
 
 
 def _maps_only(sample: DetDataSample, void: int) -> DetDataSample:

@@ -104,6 +104,10 @@ class MaskHead(BaseModule):
         init_cfg: OptMultiConfig = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
+        if isinstance(in_channels, int):
+            raise ConfigError(
+                f'MaskHead(in_channels={in_channels}) is one number: give a list, with one for each level'
+            )
         self.in_channels = tuple(in_channels)
         self.num_things_classes = num_things_classes
         self.test_cfg = {**TEST_CFG, **(test_cfg or {})}

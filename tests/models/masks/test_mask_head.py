@@ -147,6 +147,7 @@ def test_nothing_to_train_is_an_error():
     ('options', 'message'),
     [
         ({'mask_head.embed_dims': 100}, 'multiple of num_heads'),
+        ({'mask_head.in_channels': 8}, r'in_channels=8\) is one number'),
         ({'mask_head.embed_dims': 8}, 'at least 16 for 3 levels'),
         ({'mask_head.num_things_classes': -1}, 'no number of classes'),
         ({'mask_head.num_things_classes': 6}, 'in a model of 5 classes: None makes all of them things'),

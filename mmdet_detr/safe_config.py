@@ -5,6 +5,7 @@ be Python, YAML may construct any object, ``type='os.system'`` is looked up by i
 anything.
 """
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator
@@ -13,11 +14,12 @@ from typing import Any, NoReturn
 
 import yaml
 from mmengine.fileio import PickleHandler, YamlHandler, register_handler
+from mmengine.fileio.io import file_handlers
 from mmengine.registry import Registry, registry
 
-from ..configs import dicts_in
-from ..datasets.annotations import leads_outside
-from ..errors import ConfigError, one_line
+from .configs import dicts_in
+from .datasets.annotations import leads_outside
+from .errors import ConfigError, one_line
 
 PACKAGES = ('mmdet_detr', 'mmdet', 'mmengine', 'mmcv', 'mmpretrain')
 READERS = {'.json': json.loads, '.yaml': yaml.safe_load, '.yml': yaml.safe_load}
@@ -45,12 +47,17 @@ def require_safe_config(path: Path) -> None:
         names = imports.get('imports', []) if isinstance(imports, dict) else imports
         for name in names if isinstance(names, list) else [names]:
             _require_package(f'{file}: custom_imports', str(name))
-        for inner in dicts_in(content):
-            for key, value in inner.items():
-                _require_safe_entry(file, str(key), value)
+        require_safe_values(file, content)
 
 
-def _require_safe_entry(file: Path, key: str, value: Any) -> None:
+def require_safe_values(file: Path | str, content: Any) -> None:
+    """Check the values of a config that was read as data; ``file`` stands in the UnsafeConfigError."""
+    for inner in dicts_in(content):
+        for key, value in inner.items():
+            _require_safe_entry(file, str(key), value)
+
+
+def _require_safe_entry(file: Path | str, key: str, value: Any) -> None:
     if key in KEYS or (key == 'compile' and isinstance(value, dict)):  # options of compile can name a compiler
         raise UnsafeConfigError(f'{file}: --safe-config takes no {key}')
     if UNQUOTED.search(key):
@@ -121,6 +128,18 @@ def forbid_code() -> None:
     registry.get_object_from_string = refuse
     register_handler(['pickle', 'pkl'])(_NoPickle)
     register_handler(['yaml', 'yml'])(_SafeYaml)
+
+
+@contextlib.contextmanager
+def code_forbidden() -> Iterator[None]:
+    """:func:`forbid_code` for a block, after which the process is as before."""
+    get, from_string, handlers = Registry.get, registry.get_object_from_string, dict(file_handlers)
+    forbid_code()
+    try:
+        yield
+    finally:
+        Registry.get, registry.get_object_from_string = get, from_string
+        file_handlers.update(handlers)
 
 
 class _NoPickle(PickleHandler):

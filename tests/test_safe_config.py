@@ -10,8 +10,8 @@ from mmengine.fileio import dump, load
 from mmengine.fileio.io import file_handlers
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, Registry, registry
 
-from mmdet_detr.cli.safe_config import UnsafeConfigError, forbid_code, require_safe_config
 from mmdet_detr.datasets.shapes import ShapesOptions, write_shapes
+from mmdet_detr.safe_config import UnsafeConfigError, forbid_code, require_safe_config
 
 
 def write(path, content) -> None:
