@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 import yaml
 from mmengine.config import Config
 
-from ..checkpoints.files import load_from_http, load_from_local
+from ..checkpoints.files import load_from_http, load_from_local, load_from_torchvision
 from ..configs import load_config
 from ..errors import CheckpointError, ConfigError, one_line
 
@@ -33,9 +34,9 @@ def find_base(name: str) -> Path:
         ConfigError: there is none.
     """
     if Path(name).is_file():
-        return Path(name)
+        return Path(name).absolute()
     folders = [root / 'configs' for root in (PACKAGE / '.mim', PACKAGE.parent)]
-    known = {path.stem: path for folder in folders for path in sorted(folder.glob('*/*.py'))}
+    known = {path.stem: path for folder in folders for path in sorted(folder.glob('[!_]*/*.py'))}
     path = packaged(name) or known.get(Path(name).stem if '/' not in name else name)
     if path is None:
         near = difflib.get_close_matches(Path(name).stem, known, n=3, cutoff=0.4)
@@ -56,9 +57,11 @@ def load_base(path: Path, classes: Sequence[str]) -> Config:
         variables = {'DATA_ROOT': folder, 'TRAIN_JSON': 'train.json', 'VAL_JSON': 'val.json'}
         before = {name: os.environ.get(name) for name in variables}
         os.environ.update(variables)
+        logging.disable(logging.INFO)  # mmengine tells each variable
         try:
             return load_config(path)
         finally:
+            logging.disable(logging.NOTSET)
             for name, value in before.items():
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
 
@@ -83,15 +86,12 @@ def require_weights(weights: str) -> str:
         path = Path(weights).expanduser().absolute()
         load_from_local(str(path), 'cpu')
         return str(path)
-    if not weights.startswith(('http://', 'https://')):
-        return weights
     try:
-        load_from_http(weights, 'cpu')
+        (load_from_torchvision if weights.startswith('torchvision://') else load_from_http)(weights, 'cpu')
     except OSError as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(
-            f'{weights} cannot be downloaded ({one_line(error)}): download it elsewhere and pass --weights FILE, or '
-            f'--weights {NO_WEIGHTS} to start from initial ones'
+            f'{weights} cannot be downloaded ({one_line(error)}): download it elsewhere and pass --weights FILE'
         ) from error
     return weights

@@ -113,7 +113,7 @@ def _fit_model(model: dict[str, Any], data: OwnData, weights: bool) -> str:
     for part in dicts_in(model):
         if 'num_classes' in part:
             part['num_classes'] = len(data.classes)
-        if 'num_queries' in part or str(part.get('type')).endswith('QueryGroups'):
+        if 'num_queries' in part or str(part.get('type')).endswith(('QueryGroups', 'TransformerNeck')):
             part['num_queries'] = wanted
         if isinstance(part.get('max_per_img'), int):
             part['max_per_img'] = max(part['max_per_img'], wanted or needed)

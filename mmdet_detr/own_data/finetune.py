@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from ..configs import load_config
+from ..configs import dicts_in, load_config
 from ..data_check import SplitReport, check_config, check_overlap, num_queries_of
 from ..datasets.problems import Kind
 from ..errors import ConfigError, UserError
@@ -84,7 +84,8 @@ def finetune(
     if resume:
         if not (run / CONFIG).is_file():
             raise ConfigError(f'{run} has no {CONFIG} to resume')
-        _start('train', environment, run / CONFIG, '--resume')
+        started = (run / 'last_checkpoint').exists()  # mmdet forgets load_from where it looks for a checkpoint
+        _start('train', environment, run / CONFIG, *(['--resume'] if started else []))
     else:
         _start('train', environment, prepare(folder, weights, base, epochs, batch, device, run, seed, say))
     checkpoint = find_checkpoint(run)
@@ -131,6 +132,9 @@ def prepare(
     images = _write_data(data, run, seed)
     adapted = load_base(base_file, data.classes)
     config, notes = fit_config(adapted, data, run / 'annotations', images, run, start, epochs, batch, device)
+    for part in dicts_in(config.model):
+        if (part.get('init_cfg') or {}).get('type') == 'Pretrained':
+            require_weights(part['init_cfg']['checkpoint'])
     for note in notes:
         say(f'  {note}')
     reports = check_config(config)
@@ -139,9 +143,7 @@ def prepare(
     for line in _findings(reports):
         say(f'  {line}')
     if overlap:
-        say(
-            f'  {len(overlap)} images are in training and validation: the AP will be too high; first {overlap[0].where}'
-        )
+        say(f'  images that are also trained on, which make the AP too high: {len(overlap)}, first {overlap[0].where}')
     write_config(config, data, run / CONFIG)
     say(f'config: {run / CONFIG}; pictures of the data: {run / "data_check" / "data_check.png"}')
     return run / CONFIG
@@ -169,7 +171,7 @@ def _title(data: OwnData) -> str:
         for split, document in data.documents.items()
     ]
     names = ', '.join(data.classes[:8]) + (', ...' if len(data.classes) > 8 else '')
-    return f'{data.root}: {data.kind}; {"; ".join(sizes)}; {len(data.classes)} classes: {names}'
+    return f'{data.root}: {data.kind}; {"; ".join(sizes)}; classes ({len(data.classes)}): {names}'
 
 
 def _write_data(data: OwnData, run: Path, seed: int) -> Path:

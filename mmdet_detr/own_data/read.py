@@ -141,15 +141,18 @@ def _inspect(images: list[Any], split: str) -> tuple[list[dict], list[str]]:
             return f'{image["file_name"]}: {error}'
         return {**image, **dict(zip(('width', 'height'), header.size(), strict=True))}
 
+    console, title = Console(stderr=True), f'reading {split or "images"}'
     with ThreadPoolExecutor() as pool:
-        bar = track(
-            pool.map(look, images),
-            f'reading {split or "images"}',
-            len(images),
-            console=Console(stderr=True),
-            transient=True,
+        looked = list(
+            track(
+                pool.map(look, images),
+                title,
+                len(images),
+                console=console,
+                transient=True,
+                disable=not console.is_terminal,
+            )
         )
-        looked = list(bar)
     return [one for one in looked if isinstance(one, dict)], [one for one in looked if isinstance(one, str)]
 
 
@@ -199,20 +202,21 @@ def _settle(documents: dict[str, Document], files: Files, seed: int, notes: list
     """A document for training, one for validation, and for the test if there is one with boxes."""
     rest = documents.pop('', None)
     if rest and 'train' in documents:
-        notes.append(f'{len(rest["images"])} images are in no folder of a split and are left out')
+        notes.append(f'images in no folder of a split, left out: {len(rest["images"])}')
     elif rest:
         documents['train'] = rest
     if 'train' not in documents:
         raise OwnDataError(f'{files.root} has nothing to train on: it only has images for {" and ".join(documents)}')
     for split in ('val', 'test'):
         if split in documents and not documents[split]['annotations']:
-            notes.append(f'{split}: {len(documents.pop(split)["images"])} images without a box, not used')
+            notes.append(f'{split} is not used: none of its {len(documents.pop(split)["images"])} images has a box')
     if not documents['train']['annotations']:
-        raise OwnDataError(f'{files.root} has no boxes to train on: they are all in {" and ".join(documents)}')
+        with_boxes = ' and '.join(split for split in documents if split != 'train')
+        raise OwnDataError(f'{files.root} has no boxes to train on: they are all in {with_boxes}')
     if 'val' not in documents:
         documents['train'], documents['val'] = split_off(documents['train'], files.root, seed)
         number = len(documents['val']['images'])
-        notes.append(f'no validation split: {number} images, drawn from the training by seed {seed}, become it')
+        notes.append(f'no validation split: it gets {number} of the images, drawn by seed {seed}')
     return {split: documents[split] for split in SPLITS if split in documents}
 
 

@@ -27,7 +27,7 @@ def read_voc(files: Files, notes: list[str]) -> dict[str, Document] | None:
     if not parsed:
         return None
     if broken:
-        notes.append(f'{len(broken)} .xml files are no annotations and are left out, first {broken[0]}')
+        notes.append(f'.xml files that are no annotations, left out: {len(broken)}, first {broken[0]}')
     listed = _listed_splits(files)
     names = sorted({name for root in parsed.values() for name in map(_name, root.findall('object')) if name})
     ids = {name: number for number, name in enumerate(names, 1)}
@@ -60,12 +60,12 @@ def read_voc(files: Files, notes: list[str]) -> dict[str, Document] | None:
     if unlisted := documents.pop(UNLISTED, None):
         if not documents:
             return {'': unlisted}
-        notes.append(f'{len(unlisted["images"])} .xml files are in no list of ImageSets/Main and are left out')
+        notes.append(f'.xml files in no list of ImageSets/Main, left out: {len(unlisted["images"])}')
     without = [path for path in files.images if str(path) not in labelled]
     if without:
-        notes.append(f'{len(without)} images have no .xml file and are left out, first {files.below_root(without[0])}')
+        notes.append(f'images without .xml file, left out: {len(without)}, first {files.below_root(without[0])}')
     if difficult:
-        notes.append(f'{difficult} objects are marked as difficult: neither learnt nor counted as missed')
+        notes.append(f'objects marked as difficult, neither learnt nor counted as missed: {difficult}')
     return documents
 
 

@@ -61,7 +61,7 @@ def read_yolo(files: Files, notes: list[str]) -> dict[str, Document] | None:
     for document in documents.values():
         document['categories'] = [{'id': number, 'name': name} for number, name in sorted(names.items())]
     if without := sum(image not in labels for images in splits.values() for image in images):
-        notes.append(f'{without} images have no labels and count as background')
+        notes.append(f'images without labels, which count as background: {without}')
     return documents
 
 
