@@ -4,7 +4,7 @@ import argparse
 import io
 import sys
 
-from ..own_data.finetune import TrainingError, finetune, prepare
+from ..own_data.training import TrainingError, finetune, prepare
 from .fail import errors_in_one_line
 
 

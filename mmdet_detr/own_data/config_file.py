@@ -65,7 +65,7 @@ def fit_config(
     Raises:
         ConfigError: the base trains masks, or lacks a model, data loaders or a training loop.
     """
-    config = copy.deepcopy(base._cfg_dict.to_dict())
+    config = copy.deepcopy(base.to_dict())
     missing = [key for key in ('model', 'train_dataloader', 'val_dataloader', 'train_cfg') if not config.get(key)]
     if missing:
         raise ConfigError(f'{base.filename} has no {missing[0]} to fine-tune')

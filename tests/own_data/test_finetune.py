@@ -1,6 +1,8 @@
 """The whole command, on a tiny network."""
 
 import json
+import re
+from unittest.mock import create_autospec
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from helpers import ROOT
 from own_pictures import write_coco, write_images, write_yolo
 from processes import run_tool
 
+from mmdet_detr import own_data
 from mmdet_detr.errors import ConfigError, UserError
 from mmdet_detr.own_data import OwnDataError, finetune, prepare
 
@@ -122,6 +125,20 @@ def test_devices(folder):
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match='no GPU that PyTorch can use'):
             finetune(folder / 'my pictures', device='cuda')
+
+
+def test_the_page(monkeypatch):
+    """It lists the options of the command, and its Python calls the functions as they are."""
+    page = (ROOT / 'docs' / 'finetuning.md').read_text()
+    listed = set(re.findall(r'^\| `(--\w+)', page, re.MULTILINE))
+    help_text = run_tool('finetune', '--help').stdout
+    assert listed == set(re.findall(r'^  (--\w+)', help_text, re.MULTILINE))
+    calls = {name: create_autospec(getattr(own_data, name)) for name in ('finetune', 'prepare', 'read_folder')}
+    for name, function in calls.items():
+        monkeypatch.setattr(own_data, name, function)
+    exec(re.search(r'```python\n(from mmdet_detr.own_data.*?)```', page, re.DOTALL)[1], {})
+    assert calls['finetune'].called
+    assert calls['read_folder'].called
 
 
 def test_one_line_on_the_terminal(tmp_path):
