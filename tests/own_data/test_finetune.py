@@ -2,17 +2,18 @@
 
 import json
 import re
+from types import SimpleNamespace
 from unittest.mock import create_autospec
 
 import pytest
 import torch
 from helpers import ROOT
 from own_pictures import write_coco, write_images, write_yolo
-from processes import run_tool
+from processes import Forked, run_tool
 
 from mmdet_detr import own_data
 from mmdet_detr.errors import ConfigError, UserError
-from mmdet_detr.own_data import OwnDataError, finetune, prepare
+from mmdet_detr.own_data import OwnDataError, finetune, prepare, read_folder, training
 
 TINY = 'detr_tiny_shapes'
 
@@ -29,13 +30,15 @@ def files_of(folder) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in sorted(folder.rglob('*')) if path.is_file()}
 
 
-def test_from_the_folder_to_the_report(folder):
+def test_from_the_folder_to_the_report(folder, monkeypatch):
+    """The processes of training and test are forked here, which saves the start of two interpreters."""
+    forked = {'Popen': lambda command, env: Forked(*command[1:], cwd=folder, **env)}
+    monkeypatch.setattr(training, 'subprocess', SimpleNamespace(**forked))
+    monkeypatch.chdir(folder)
     before = files_of(folder / 'my pictures')
-    options = ('--base', TINY, '--epochs', 1, '--batch', 2, '--device', 'cpu')
-    done = run_tool('finetune', 'my pictures', *options, cwd=folder)
-    assert done.returncode == 0, done.stderr + done.stdout
-    run = folder / 'work_dirs' / 'finetune_my_pictures'
-    lines = done.stdout.splitlines()
+    lines: list[str] = []
+    run = finetune('my pictures', base=TINY, epochs=1, batch=2, device='cpu', say=lines.append)
+    assert run == folder / 'work_dirs' / 'finetune_my_pictures'
     assert any('YOLO; train 4 images with ' in line and line.endswith('classes (2): cat, dog') for line in lines)
     assert f'best checkpoint: {run}/best_coco_bbox_mAP_epoch_1.pth' in lines
     assert any(line.startswith('AP ') and line.endswith(f'are in {run}') for line in lines)
@@ -52,7 +55,7 @@ def test_from_the_folder_to_the_report(folder):
     checkpoint = torch.load(run / 'best_coco_bbox_mAP_epoch_1.pth', weights_only=False)
     assert checkpoint['meta']['iter'] == 2
     assert checkpoint['meta']['dataset_meta']['classes'] == ('cat', 'dog')
-    done = run_tool('finetune', 'my pictures', *options, cwd=folder)
+    done = run_tool('finetune', 'my pictures', '--base', TINY, cwd=folder)
     message = f'finetune: {run} has another run: name another folder by --out, or continue that one by --resume\n'
     assert (done.returncode, done.stdout.splitlines()[-1:], done.stderr[-len(message) :]) == (2, [], message)
 
@@ -80,11 +83,9 @@ def test_findings_are_said_and_not_fatal(tmp_path):
     assert (tmp_path / 'run' / 'data_check' / 'data_check.png').is_file()
 
 
-def test_the_seed_makes_the_split(folder, tmp_path):
-    splits = []
-    for number, seed in enumerate((0, 0, 1, 2, 3)):
-        said(folder / 'my pictures', out=tmp_path / str(number), seed=seed)
-        splits.append(json.loads((tmp_path / str(number) / 'split.json').read_text())['val'])
+def test_the_seed_makes_the_split(folder):
+    pictures = folder / 'my pictures'
+    splits = [read_folder(pictures, seed).documents['val']['images'] for seed in (0, 0, 1, 2, 3)]
     assert splits[0] == splits[1]
     assert any(split != splits[0] for split in splits[2:])
 
