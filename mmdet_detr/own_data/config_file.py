@@ -73,7 +73,7 @@ def fit_config(
         raise ConfigError(f'{base.filename} trains masks; finetune trains boxes')
     notes = [_fit_model(config['model'], data, bool(weights))]
     number = len(data.documents['train']['images'])
-    base_batch = config['train_dataloader']['batch_size']
+    base_batch = config['train_dataloader'].get('batch_size') or 1
     scaling = config.get('auto_scale_lr') or {}
     batch = min(number, batch or _batch(base_batch, scaling.get('base_batch_size') or base_batch, number, device))
     _fit_loaders(config, data, annotations, images, batch)

@@ -88,7 +88,11 @@ def _listed_splits(files: Files) -> dict[Path, dict[str, str]]:
     for name, split in (('trainval', ''), ('train', 'train'), ('val', 'val'), ('test', 'test')):
         for path in files.all:
             if path.name == f'{name}.txt' and path.parts[-3:-1] == ('ImageSets', 'Main'):
-                stems = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+                stems = [
+                    line.split()[0]
+                    for line in path.read_text(encoding='utf-8-sig', errors='replace').splitlines()
+                    if line.strip()
+                ]
                 found.setdefault(path.parents[2], {}).update(dict.fromkeys(stems, split))
     return found
 

@@ -104,7 +104,11 @@ def _listed(settings: dict[str, Any], value: Any, files: Files) -> list[Path]:
         if path.is_dir():
             return Files(path).images
         if path.is_file():
-            lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+            lines = [
+                line.strip()
+                for line in path.read_text(encoding='utf-8-sig', errors='replace').splitlines()
+                if line.strip()
+            ]
             bases = (path.parent, files.root, folder / str(settings.get('path') or ''))
             paths = [next((base / line for base in bases if (base / line).is_file()), None) for line in lines]
             return [path for path in paths if path and is_image(path)]
@@ -139,7 +143,7 @@ def _names(settings: dict[str, Any] | None, files: Files) -> tuple[dict[int, str
     lists = [path for path in files.all if path.name in LISTS or path.suffix == '.names']
     if not lists:
         return {}, None
-    lines = lists[0].read_text(encoding='utf-8-sig').strip().splitlines()
+    lines = lists[0].read_text(encoding='utf-8-sig', errors='replace').strip().splitlines()
     return {number: line.strip() for number, line in enumerate(lines)}, lists[0]
 
 

@@ -1,7 +1,9 @@
 """The whole command, on a tiny network."""
 
 import json
+import os
 import re
+import signal
 from types import SimpleNamespace
 from unittest.mock import create_autospec
 
@@ -9,11 +11,12 @@ import pytest
 import torch
 from helpers import ROOT
 from own_pictures import write_coco, write_images, write_yolo
-from processes import Forked, run_tool
+from processes import Forked, run_tool, wait_for
 
 from mmdet_detr import own_data
 from mmdet_detr.errors import ConfigError, UserError
 from mmdet_detr.own_data import OwnDataError, finetune, prepare, read_folder, training
+from mmdet_detr.own_data.training import TrainingError
 
 TINY = 'detr_tiny_shapes'
 
@@ -148,3 +151,47 @@ def test_one_line_on_the_terminal(tmp_path):
     assert done.stderr.splitlines()[-1] == 'finetune: no such folder: nowhere'
     with pytest.raises(OwnDataError):
         said(tmp_path / 'nowhere')
+
+
+CHILD = """
+import pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+pathlib.Path('started').touch()
+time.sleep(60)
+"""
+PARENT = """
+import argparse, pathlib
+from mmdet_detr.cli.finetune import main
+from mmdet_detr.own_data import training
+training.packaged = lambda path: pathlib.Path('child.py')
+training.prepare = lambda *_: 'config.py'
+main(argparse.Namespace(folder='.', weights=None, base=None, epochs=None, batch=None, device='cpu', out=None, seed=0,
+                        prepare=False, resume=False))
+"""
+
+
+def test_a_request_to_end_reaches_the_training(tmp_path):
+    """And the exit code of the training is that of the command, by which a scheduler knows that it may be resumed."""
+    (tmp_path / 'child.py').write_text(CHILD)
+    process = Forked('-c', PARENT, cwd=tmp_path)
+    wait_for((tmp_path / 'started').exists, process)
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait() == 75
+
+
+@pytest.mark.parametrize(('checkpoint', 'arguments'), [(False, []), (True, ['--resume'])])
+def test_resuming(tmp_path, monkeypatch, checkpoint, arguments):
+    """Without a checkpoint, the run starts as it would have: mmdet would forget the weights to start from."""
+    (tmp_path / 'config.py').touch()
+    if checkpoint:
+        (tmp_path / 'last_checkpoint').touch()
+    started = []
+
+    def start(tool, environment, *given):
+        started.append([tool, *given])
+        raise TrainingError('train ended with exit code 1', 1)
+
+    monkeypatch.setattr(training, '_start', start)
+    with pytest.raises(TrainingError):
+        finetune(tmp_path, out=tmp_path, resume=True)
+    assert started == [['train', tmp_path / 'config.py', *arguments]]
