@@ -4,24 +4,20 @@ import argparse
 import io
 import json
 import logging
-import os
 import sys
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config, DictAction
-from mmengine.registry import init_default_scope
+from mmengine.config import DictAction
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ..configs import load_config
-from ..data_check import SplitReport, check_overlap, check_split, num_queries_of, sources_of
+from ..data_check import SplitReport, check_config, check_overlap, num_queries_of
 from ..datasets.problems import Problem
 from ..errors import ConfigError
-from ..reports.data import draw, kinds, markdown
+from ..reports.data import kinds, write_report
 from .fail import errors_in_one_line
 
 
@@ -33,11 +29,9 @@ def main(args: argparse.Namespace) -> None:
         sys.stdout.reconfigure(errors='backslashreplace')  # the terminal may lack the letters of a class name
     with errors_in_one_line('check_data'):
         config = load_config(args.config, _overrides(args.cfg_options))
-        model = config.get('model') or {}
-        num_queries = num_queries_of(model)
-        reports = _check(config, model, num_queries, args.decode)
+        reports = check_config(config, args.decode)
         overlap = check_overlap(reports)
-        _write_report(args.out, reports, overlap, num_queries)
+        write_report(args.out, reports, overlap, num_queries_of(config.get('model')))
         if args.clean:
             _write_clean(args.clean, reports)
     console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 160)
@@ -57,50 +51,6 @@ def _overrides(texts: list[str] | None) -> dict[str, Any] | None:
         return parser.parse_args(['--cfg-options', *texts] if texts else []).cfg_options
     except AssertionError as error:  # brackets or quotes that are not closed
         raise ConfigError(f'--cfg-options takes KEY=VALUE: {error}') from error
-
-
-def _num_classes_of(model: dict) -> int | None:
-    """The number of classes of the head, if the config has one that says it."""
-    if not isinstance(model, dict):
-        raise ConfigError(f'the config has a {type(model).__name__} as its model')
-    head = model.get('bbox_head') or (model.get('roi_head') or {}).get('bbox_head')
-    return head.get('num_classes') if isinstance(head, dict) else None
-
-
-def _num_things_of(model: dict) -> int | None:
-    """The number of classes of things of a mask head, if the config has one that says it."""
-    head = model.get('mask_head')
-    return head.get('num_things_classes') if isinstance(head, dict) else None
-
-
-def _check(config: Config, model: dict, num_queries: int | None, decode: bool) -> list[SplitReport]:
-    """Check every data set of a config, with a bar of progress for each."""
-    num_classes, num_things = _num_classes_of(model), _num_things_of(model)
-    init_default_scope('mmdet')
-    columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    reports = []
-    # Threads suffice: decoders and hashes release Python's lock.
-    with Progress(*columns, console=Console(stderr=True)) as progress, ThreadPoolExecutor(os.cpu_count()) as pool:
-        for source in sources_of(config):
-            task = progress.add_task(source.name, total=None)
-
-            def advance(done: int, total: int, task: TaskID = task) -> None:
-                progress.update(task, completed=done, total=total)
-
-            reports.append(check_split(source, num_classes, num_queries, decode, pool, advance, num_things))
-    return reports
-
-
-def _write_report(folder: Path, reports: list[SplitReport], overlap: list[Problem], num_queries: int | None) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    lists = [(r.source.splits, r.source.ann_file, r.problems) for r in reports] + [((), '', overlap)]
-    found = [
-        {'splits': splits, 'ann_file': path, 'problems': [problem.as_json() for problem in problems]}
-        for splits, path, problems in lists
-    ]
-    (folder / 'data_check.json').write_text(json.dumps(found, indent=1) + '\n', encoding='utf-8')
-    (folder / 'data_check.md').write_text(markdown(reports, overlap, num_queries), encoding='utf-8')
-    draw(reports, num_queries, folder / 'data_check.png')
 
 
 def _write_clean(folder: Path, reports: list[SplitReport]) -> None:

@@ -3,6 +3,7 @@
 import os.path as osp
 from collections.abc import Iterator
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 from mmdet.datasets import CocoDataset
@@ -15,6 +16,7 @@ from ..datasets.images import MAX_PIXELS, decodes_files, is_local
 from ..datasets.panoptic_dataset import SPLIT, PanopticDataset
 from ..datasets.robust_coco_dataset import RobustCocoDataset
 from ..errors import ConfigError
+from ..models import TransformerNeck
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,10 @@ def _reads_coco(kind: type[CocoDataset]) -> bool:
 
 
 def num_queries_of(model: Any) -> int | None:
-    """The first ``num_queries`` in the config of a model; None for detectors without queries."""
-    numbers = (part.get('num_queries') for part in dicts_in(model))
+    """The first ``num_queries`` in the config of a model, or that of our transformer; None without queries."""
+    default = signature(TransformerNeck).parameters['num_queries'].default
+    numbers = (
+        part.get('num_queries', default if str(part.get('type')).endswith('TransformerNeck') else None)
+        for part in dicts_in(model)
+    )
     return next((number for number in numbers if isinstance(number, int)), None)

@@ -1,5 +1,6 @@
 """Writes what a data check found as tables and a picture."""
 
+import json
 from collections import defaultdict
 from pathlib import Path
 
@@ -26,6 +27,19 @@ def kinds_table() -> str:
     """The table of all kinds in docs/data.md."""
     rows = [f'| {kind} | {kind.level} | {kind.training} | {kind.evaluation} |' for kind in Kind]
     return '\n'.join(['| problem | level | training | evaluation |', '| --- | --- | --- | --- |', *rows]) + '\n'
+
+
+def write_report(folder: Path, reports: list[SplitReport], overlap: list[Problem], num_queries: int | None) -> None:
+    """Write data_check.json, data_check.md and data_check.png."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lists = [(r.source.splits, r.source.ann_file, r.problems) for r in reports] + [((), '', overlap)]
+    found = [
+        {'splits': splits, 'ann_file': path, 'problems': [problem.as_json() for problem in problems]}
+        for splits, path, problems in lists
+    ]
+    (folder / 'data_check.json').write_text(json.dumps(found, indent=1) + '\n', encoding='utf-8')
+    (folder / 'data_check.md').write_text(markdown(reports, overlap, num_queries), encoding='utf-8')
+    draw(reports, num_queries, folder / 'data_check.png')
 
 
 def _cell(text: str) -> str:

@@ -1,0 +1,84 @@
+"""Reads folders with COCO files: COCO itself, and the exports of Roboflow, CVAT and Label Studio."""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from ..datasets.annotations import LISTS, Document
+from .files import Files, OwnDataError, nearest, split_of
+
+WHAT = 'COCO (a .json file with images, annotations and categories)'
+
+
+def read_coco(files: Files) -> dict[str, Document] | None:
+    """The COCO files of a folder, by the split that they are for; None if there is none.
+
+    The name of a file or of its folders tells the split (``train``, ``val``, ``valid``, ``test``); an empty string
+    stands for a file whose names do not tell. Each image gets the path of its file as ``file_name``, wherever below the
+    folder that is.
+
+    Raises:
+        OwnDataError: several files could be that of one split, or one has no categories.
+    """
+    found: dict[str, dict[Path, Document]] = defaultdict(dict)
+    for path in files.ending('.json'):
+        document = _document(path)
+        if document is not None:
+            found[split_of(files.below_root(path).with_suffix(''))][path] = document
+    if 'train' in found and '' in found:
+        _refuse('train', {**found['train'], **found['']}, files)
+    chosen = {split: _one_of(split, several, files) for split, several in found.items()}
+    return {split: _with_paths(path, document, split, files) for split, (path, document) in chosen.items()} or None
+
+
+def _document(path: Path) -> Document | None:
+    """The content of a file if it has boxes in COCO's format."""
+    try:
+        document = json.loads(path.read_bytes().decode('utf-8-sig'))
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(document, dict) or not all(isinstance(document.get(name), list) for name in LISTS[:2]):
+        return None
+    annotations = [entry for entry in document['annotations'] if isinstance(entry, dict)]
+    if annotations and not any('bbox' in entry for entry in annotations):
+        return None  # captions, or a panoptic file
+    if not document.get('categories') or not isinstance(document['categories'], list):
+        raise OwnDataError(f'{path} names no classes: it has no list of categories')
+    return document
+
+
+def _one_of(split: str, several: dict[Path, Document], files: Files) -> tuple[Path, Document]:
+    if len(several) > 1:  # COCO's own folder has keypoints of the same images, too
+        several = {path: doc for path, doc in several.items() if path.stem.startswith('instances')} or several
+    if len(several) > 1:
+        _refuse(split, several, files)
+    return next(iter(several.items()))
+
+
+def _refuse(split: str, several: dict[Path, Document], files: Files) -> None:
+    names = ', '.join(str(files.below_root(path)) for path in list(several)[:4])
+    raise OwnDataError(
+        f'{files.root} has several files that could be for {split or "train"}: {names}. Keep one, or name them after '
+        'what they are for: train.json, val.json, test.json'
+    )
+
+
+def _with_paths(path: Path, document: Document, split: str, files: Files) -> Document:
+    """The document with paths of images as their file names; of those that are not found, the name as it was."""
+    images: list[Any] = []
+    for image in document['images']:
+        if isinstance(image, dict) and isinstance(image.get('file_name'), str):
+            found = _find(image['file_name'].replace('\\', '/'), path.parent, split, files)
+            image = {**image, 'file_name': image['file_name'] if found is None else str(found)}
+        images.append(image)
+    return {'images': images, 'annotations': document['annotations'], 'categories': document['categories']}
+
+
+def _find(name: str, near: Path, split: str, files: Files) -> Path | None:
+    if '\0' in name or not name:
+        return None
+    for folder in (near, files.root):
+        if (folder / name).is_file() and '..' not in name:
+            return folder / name
+    return nearest(files.by_name.get(name.rsplit('/', 1)[-1], []), name, near, split, files)

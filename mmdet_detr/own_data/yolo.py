@@ -1,0 +1,170 @@
+"""Reads folders with YOLO labels: with data.yaml, with a list of classes, or with numbers alone."""
+
+import math
+from pathlib import Path, PurePath
+from typing import Any
+
+import yaml
+
+from ..datasets.annotations import Document
+from .files import SPLITS, Files, OwnDataError, is_image, split_of
+
+WHAT = 'YOLO (data.yaml, or .txt files named like the images)'
+LISTS = ('classes.txt', 'obj.names', 'classes.names', 'predefined_classes.txt', 'labels.txt')
+FARTHEST = 1.5  # a coordinate beyond is in pixels and not a share of the image
+UNUSABLE = -1  # the class of a line that has no box
+
+
+def read_yolo(files: Files, notes: list[str]) -> dict[str, Document] | None:
+    """The YOLO labels of a folder as COCO documents, by split; None if there are none.
+
+    ``data.yaml`` tells the split and the classes, or else names of folders and a list such as ``classes.txt``. A line
+    is a class and a box, with or without a confidence; or a class and a polygon, of which the box is taken; with
+    ``kpt_shape``, the key points behind a box are not read. Boxes are those of the text in double precision, in shares
+    of the image: the caller, who knows its size, makes pixels of them (:func:`to_pixels`). An image without labels is
+    background.
+
+    Args:
+        files: the folder.
+        notes: gets a line about what was left out or changed.
+
+    Raises:
+        OwnDataError: a class has no name.
+    """
+    settings = next((found for path in files.ending('.yaml', '.yml') if (found := _settings(path))), None)
+    splits = _listed_splits(settings, files) if settings else {}
+    if not splits:
+        for image in files.images:
+            splits.setdefault(split_of(files.below_root(image.parent)), []).append(image)
+    labels = {image: path for images in splits.values() for image in images if (path := _labels_of(image))}
+    if not labels or (settings is None and not any(map(_looks_like_labels, labels.values()))):
+        return None
+    names, source = _names(settings, files)
+    documents: dict[str, Document] = {}
+    numbers = set()
+    for split, images in splits.items():
+        document: Document = {'images': [], 'annotations': [], 'categories': []}
+        for image_id, image in enumerate(images, 1):
+            document['images'].append({'id': image_id, 'file_name': str(image)})
+            path = labels.get(image)
+            for number, box in _read_labels(path, (settings or {}).get('kpt_shape')) if path else ():
+                numbers.add(number)
+                if names and number not in names and isinstance(box, tuple):
+                    raise OwnDataError(f'{path} has the class {number}, and {source} names {len(names)} classes')
+                document['annotations'].append(
+                    {'id': len(document['annotations']) + 1, 'image_id': image_id, 'category_id': number, 'bbox': box}
+                )
+        documents[split] = document
+    if not names:
+        names = {number: f'class_{number}' for number in range(max(numbers, default=0) + 1)}
+        notes.append(f'no data.yaml or classes.txt names the classes: they are called {", ".join(names.values())}')
+    for document in documents.values():
+        document['categories'] = [{'id': number, 'name': name} for number, name in sorted(names.items())]
+    if without := sum(image not in labels for images in splits.values() for image in images):
+        notes.append(f'images without labels, which count as background: {without}')
+    return documents
+
+
+def to_pixels(box: Any, width: int, height: int) -> Any:
+    """The x, y, width and height in pixels of (x1, y1, x2, y2) in shares of the image."""
+    if not isinstance(box, tuple):
+        return box
+    x1, y1, x2, y2 = box
+    return [x1 * width, y1 * height, (x2 - x1) * width, (y2 - y1) * height]
+
+
+def _settings(path: Path) -> dict[str, Any] | None:
+    """The content of a data.yaml, with its path."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding='utf-8'))
+    except (yaml.YAMLError, ValueError):
+        return None
+    known = isinstance(content, dict) and isinstance(content.get('names'), list | dict)
+    return {**content, 'file': path} if known else None
+
+
+def _listed_splits(settings: dict[str, Any], files: Files) -> dict[str, list[Path]]:
+    """The images that a data.yaml lists; nothing if there are none to train on, or validation has some of the same."""
+    found = {split: _listed(settings, settings.get(split), files) for split in SPLITS}
+    found['val'] = found['val'] or _listed(settings, settings.get('valid'), files)
+    if not found['train'] or set(found['train']) & set(found['val']):
+        return {}
+    return {split: images for split, images in found.items() if images}
+
+
+def _listed(settings: dict[str, Any], value: Any, files: Files) -> list[Path]:
+    """Images of a folder, of a list in a text file, or of several of both."""
+    if isinstance(value, list):
+        return [path for one in value for path in _listed(settings, one, files)]
+    if not isinstance(value, str) or not value:
+        return []
+    folder = settings['file'].parent
+    inside = Path(*[part for part in PurePath(value).parts if part != '..'])  # Roboflow writes ../train/images
+    for path in (folder / str(settings.get('path') or '') / value, folder / value, folder / inside):
+        if path.is_dir():
+            return Files(path).images
+        if path.is_file():
+            lines = [
+                line.strip()
+                for line in path.read_text(encoding='utf-8-sig', errors='replace').splitlines()
+                if line.strip()
+            ]
+            bases = (path.parent, files.root, folder / str(settings.get('path') or ''))
+            paths = [next((base / line for base in bases if (base / line).is_file()), None) for line in lines]
+            return [path for path in paths if path and is_image(path)]
+    return []
+
+
+def _labels_of(image: Path) -> Path | None:
+    """The labels of an image: in ``labels`` in the place of the last ``images`` of its path, or beside it."""
+    parts = list(image.with_suffix('.txt').parts)
+    places = [image.with_suffix('.txt'), image.parent / 'labels' / f'{image.stem}.txt']
+    for number in range(len(parts) - 2, -1, -1):
+        if parts[number].lower() == 'images':
+            places.insert(0, Path(*parts[:number], 'labels', *parts[number + 1 :]))
+            break
+    return next((path for path in places if path.is_file() and path.name not in LISTS), None)
+
+
+def _looks_like_labels(path: Path) -> bool:
+    line = next(iter(path.read_text(errors='replace').split('\n')), '').split()
+    return len(line) >= 5 and not isinstance(_parse(line, None)[1], str)
+
+
+def _names(settings: dict[str, Any] | None, files: Files) -> tuple[dict[int, str], Path | None]:
+    """The names of the classes by their numbers, and the file that tells them."""
+    if settings:
+        names = settings['names']
+        pairs = names.items() if isinstance(names, dict) else enumerate(names)
+        try:
+            return {int(number): str(name) for number, name in pairs}, settings['file']
+        except ValueError as error:
+            raise OwnDataError(f'{settings["file"]}: names has to be a list, or numbers with names: {error}') from error
+    lists = [path for path in files.all if path.name in LISTS or path.suffix == '.names']
+    if not lists:
+        return {}, None
+    lines = lists[0].read_text(encoding='utf-8-sig', errors='replace').strip().splitlines()
+    return {number: line.strip() for number, line in enumerate(lines)}, lists[0]
+
+
+def _read_labels(path: Path, kpt_shape: Any) -> list[tuple[int, Any]]:
+    lines = [line.split() for line in path.read_text(encoding='utf-8-sig', errors='replace').splitlines()]
+    return [_parse(line, kpt_shape) for line in lines if line]
+
+
+def _parse(line: list[str], kpt_shape: Any) -> tuple[int, Any]:
+    """Class and box (x1, y1, x2, y2) in shares of the image; the line as it is instead of a box if it has none."""
+    unusable = (UNUSABLE, ' '.join(line))
+    try:
+        number, *values = map(float, line)
+        points = math.prod(kpt_shape) if kpt_shape else 0
+    except (TypeError, ValueError):
+        return unusable
+    box_only = len(values) in (4, 5, 4 + points)
+    corners = values[:4] if box_only else values[: len(values) // 2 * 2]
+    if not number.is_integer() or len(values) < 4 or not all(abs(value) <= FARTHEST for value in corners):
+        return unusable
+    if box_only:
+        x, y, w, h = corners
+        return int(number), (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
+    return int(number), (min(corners[::2]), min(corners[1::2]), max(corners[::2]), max(corners[1::2]))

@@ -1,0 +1,100 @@
+"""What is wrong with a folder is one line."""
+
+import json
+
+import pytest
+from own_pictures import coco, write_coco, write_images, write_voc, write_yolo
+
+from mmdet_detr.own_data import OwnDataError, read_folder
+
+
+def refused(folder) -> str:
+    with pytest.raises(OwnDataError) as caught:
+        read_folder(folder)
+    assert '\n' not in str(caught.value)
+    return str(caught.value)
+
+
+def test_no_folder(tmp_path):
+    assert refused(tmp_path / 'mine') == f'no such folder: {tmp_path / "mine"}'
+    (tmp_path / 'mine').touch()
+    assert refused(tmp_path / 'mine').endswith('mine is a file, not a folder')
+
+
+def test_nothing_is_recognised(tmp_path):
+    (tmp_path / 'readme.md').touch()
+    assert 'has no images' in refused(tmp_path)
+    write_images(tmp_path / 'images')
+    (tmp_path / 'images' / 'a.txt').write_text('a photograph of a cat and of a dog\n')
+    (tmp_path / 'notes.json').write_text('{"categories": []}')
+    message = refused(tmp_path)
+    assert 'looked for COCO (a .json file with images, annotations and categories), YOLO (data.yaml' in message
+    assert message.endswith('found files of 5 .jpg, 1 .json, 1 .md, 1 .txt')
+
+
+def test_no_classes(tmp_path):
+    write_images(tmp_path)
+    document = coco()
+    for categories in ({}, {'categories': []}):
+        del document['categories']
+        document |= categories
+        (tmp_path / 'boxes.json').write_text(json.dumps(document))
+        assert refused(tmp_path) == f'{tmp_path / "boxes.json"} names no classes: it has no list of categories'
+        document['categories'] = []
+
+
+def test_several_candidates(tmp_path):
+    write_images(tmp_path)
+    write_coco(tmp_path / 'old.json')
+    write_coco(tmp_path / 'new.json')
+    assert 'several files that could be for train: new.json, old.json. Keep one' in refused(tmp_path)
+    (tmp_path / 'old.json').rename(tmp_path / 'train.json')
+    assert 'several files that could be for train: train.json, new.json' in refused(tmp_path)
+    (tmp_path / 'new.json').rename(tmp_path / 'val_1.json')
+    write_coco(tmp_path / 'val_2.json')
+    assert 'several files that could be for val: val_1.json, val_2.json' in refused(tmp_path)
+
+
+def test_no_boxes(tmp_path):
+    write_images(tmp_path)
+    (tmp_path / 'boxes.json').write_text(json.dumps({**coco(), 'annotations': []}))
+    assert refused(tmp_path) == f'{tmp_path} (COCO) has 5 images and no boxes'
+
+
+def test_nothing_to_train_on(tmp_path):
+    write_images(tmp_path)
+    write_coco(tmp_path / 'val.json')
+    assert refused(tmp_path) == f'{tmp_path} has nothing to train on: it only has images for val'
+    (tmp_path / 'train.json').write_text(json.dumps({**coco('c'), 'annotations': []}))
+    assert refused(tmp_path) == f'{tmp_path} has no boxes to train on: they are all in val'
+
+
+def test_images_that_are_not_there(tmp_path):
+    write_images(tmp_path, 'abd')
+    write_coco(tmp_path / 'boxes.json')
+    message = refused(tmp_path)
+    assert message == 'all: 2 of 5 images cannot be used, first: c.jpg: there is no such file. That is more than 10%'
+
+
+def test_a_class_without_a_name(tmp_path):
+    write_images(tmp_path)
+    write_yolo(tmp_path)
+    (tmp_path / 'classes.txt').write_text('cat\n')
+    message = refused(tmp_path)
+    assert message == f'{tmp_path / "b.txt"} has the class 1, and {tmp_path / "classes.txt"} names 1 classes'
+
+
+def test_sizes_of_other_images(tmp_path):
+    write_images(tmp_path, 'bd')
+    write_voc(tmp_path, 'b')
+    (tmp_path / 'd.xml').write_text((tmp_path / 'b.xml').read_text())
+    assert 'd.jpg: 50 x 60 pixels, but 30 x 30 in the annotations' in refused(tmp_path)
+
+
+def test_boxes_that_are_none(tmp_path):
+    write_images(tmp_path, 'ab')
+    write_voc(tmp_path, 'ab')
+    (tmp_path / 'a.xml').write_text((tmp_path / 'a.xml').read_text().replace('<xmin>5</xmin>', ''))
+    message = refused(tmp_path)
+    assert message.startswith('all: 1 of 3 annotations cannot be used, first: no box in ')
+    assert "a.jpg: bbox [None, '6', '14', '13'] is not four finite numbers" in message
