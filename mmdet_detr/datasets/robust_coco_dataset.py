@@ -94,7 +94,7 @@ class RobustCocoDataset(CocoDataset):
         """The sound entries of a file, after a report of the others."""
         given = read_annotations(path, labelled=not self.test_mode)
         masks = any(getattr(step, 'with_mask', False) for step in self.pipeline.transforms)
-        document, self.problems = check_annotations(given, self.allow_outside, masks)
+        document, self.problems = check_annotations(given, self.allow_outside, masks, join=not self.test_mode)
         self._report(document)
         if masks and document['annotations'] and not any(entry['segmentation'] for entry in document['annotations']):
             raise BrokenDataError(f'{self.ann_file}: the pipeline loads masks, and no annotation has a segmentation')

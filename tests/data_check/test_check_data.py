@@ -78,7 +78,7 @@ def test_one_of_everything(folder):
     def change(document):
         images, annotations = document['images'], document['annotations']
         images[6]['width'] += 1
-        images[7]['id'] = images[6]['id']
+        images[7]['id'] = images[10]['id']
         images[8]['file_name'] = '../../../etc/passwd'
         document['annotations'] = [a for a in annotations if a['image_id'] != images[9]['id']]
         last = document['annotations'][-1]
@@ -99,7 +99,7 @@ def test_one_of_everything(folder):
     assert found['training and validation'] == [('trained on', True)]
     expected = {
         ('broken image', True): 4,  # missing, cut off, text, other size
-        ('duplicate image id', True): 1,
+        ('duplicate image id', True): 2,
         ('outside the data', True): 1,
         ('degenerate box', True): 1,
         ('box outside its image', True): 1,
