@@ -1,4 +1,4 @@
-"""The blocks of docs/recipes.md, run as they stand there."""
+"""The blocks of docs/recipes.md, and of the section on own loaders in docs/data.md, run as they stand there."""
 
 import importlib.util
 import json
@@ -161,3 +161,38 @@ def test_small_objects_in_large_images(folder):
     assert boxes.min() >= 0
     assert boxes[:, 2].max() > 64
     assert boxes[:, 3].max() <= 64
+
+
+def test_images_that_only_an_own_loader_reads(folder, tmp_path):
+    """Training, validation and check_data on five bands of uint16."""
+    page = (ROOT / 'docs' / 'data.md').read_text()
+    section = re.search(r'^## Images that only your own loader reads\n(.*?)^## ', page, re.DOTALL | re.MULTILINE)[1]
+    loader, config = re.findall(r'```python\n(.*?)```', section, re.DOTALL)
+    (tmp_path / 'bands.py').write_text(loader)
+    (tmp_path / 'config.py').write_text(config)
+    (tmp_path / 'configs').symlink_to(ROOT / 'configs')
+    for split in ('train', 'val'):
+        data, source = tmp_path / 'data' / 'shapes', folder / 'data' / 'shapes'
+        (data / split).mkdir(parents=True)
+        (data / 'annotations').mkdir(exist_ok=True)
+        for path in (source / split).iterdir():
+            pixels = np.asarray(Image.open(path)).astype(np.uint16) * 39
+            np.save(data / split / f'{path.stem}.npy', np.concatenate([pixels, pixels[..., :2]], axis=-1))
+        name = f'instances_{split}.json'
+        (data / 'annotations' / name).write_text((source / 'annotations' / name).read_text().replace('.jpg', '.npy'))
+
+    def tool(name: str, *arguments: str) -> subprocess.CompletedProcess:
+        path = ROOT / 'tools' / f'{name}.py'
+        code = (
+            f'import runpy, sys; sys.path.append({str(path.parent)!r}); sys.argv[1:] = {[*arguments]!r}\n'
+            f'runpy.run_path({str(path)!r}, run_name="__main__")'
+        )
+        return run('-c', code, cwd=tmp_path)
+
+    options = ('--cfg-options', *QUICK, 'train_cfg.max_iters=1', 'train_cfg.val_interval=1')
+    done = tool('train', 'config.py', '--work-dir', 'run', *options)
+    assert done.returncode == 0, done.stderr
+    assert load_from_local(str(tmp_path / 'run' / 'iter_1.pth'))['state_dict']['backbone.conv1.weight'].shape[1] == 5
+    done = tool('check_data', 'config.py')
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count('nothing wrong') == 2
