@@ -47,7 +47,7 @@ def read_annotations(path: Path | str, labelled: bool = True) -> Document:
         document.setdefault('annotations', [])
     for name in LISTS:
         if not isinstance(document.get(name), list):
-            raise AnnotationError(f'{path} has no list of {name}')
+            raise AnnotationError(f'{path} has no list of {name}, which every COCO file has: is it the right file?')
     return document
 
 
