@@ -313,6 +313,19 @@ def test_bad_data_is_one_line_from_a_worker_too(folder, tmp_path):
     assert 'Traceback' not in done.stderr
 
 
+def test_a_training_without_any_object_is_one_line(folder, tmp_path):
+    document = json.loads((folder / 'data/shapes/annotations/instances_train.json').read_text())
+    document['annotations'] = [{**entry, 'iscrowd': 1} for entry in document['annotations']]
+    (tmp_path / 'crowds.json').write_text(json.dumps(document))
+    done = train(folder, 'nothing', f'train_dataloader.dataset.ann_file={tmp_path}/crowds.json')
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith(
+        'train: train_dataloader: not one of its 16 images has an object to learn of the classes circle, square, '
+    )
+    assert 'File "' not in done.stderr
+    assert 'Iter(train)' not in done.stdout
+
+
 def test_full_disk_is_one_line(run_python, tmp_path):
     (tmp_path / 'run.py').write_text(
         'import runpy\n'
