@@ -14,6 +14,7 @@ from .problems import Kind, Problem, short
 Document = dict[str, Any]
 LISTS = ('images', 'annotations', 'categories')
 FLAGS = ('iscrowd', 'ignore')
+LISTED_TWICE = (Kind.DUPLICATE_CATEGORY, Kind.DUPLICATE_ANNOTATION_ID, Kind.FILE_LISTED_TWICE)
 FARTHEST_CORNER = 1e6  # pixels; pycocotools draws every pixel of an edge, also outside the image
 
 
@@ -75,7 +76,8 @@ def check_annotations(
     annotations = sound_entries(document['annotations'], 'annotations', check, problems)
     same_images = of_images.kept if join else {}
     images = [image for image in images if image['id'] not in same_images]
-    annotations = list(_joined(annotations, same_images, of_categories.kept))
+    if any(problem.kind in LISTED_TWICE for problem in problems):
+        annotations = list(_joined(annotations, same_images, of_categories.kept))
     problems += check_corners(annotations, sizes)
     completed = [_completed(entry, i, sizes[entry['image_id']]) for i, entry in enumerate(annotations, 1)]
     return {**document, 'images': images, 'categories': categories, 'annotations': completed}, problems

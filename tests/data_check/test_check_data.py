@@ -308,7 +308,7 @@ def test_wrapped_data_sets():
     first, second = sources_of(config)
     assert (first.splits, first.ann_file, first.images) == (('train', 'test'), 'd/1.json', 'd/i')
     assert (second.splits, second.ann_file) == (('train',), '/2.json')
-    with pytest.raises(ConfigError, match='no data loaders'):
+    with pytest.raises(ConfigError, match='no train_dataloader, val_dataloader or test_dataloader to check'):
         sources_of(Config({}))
 
 
