@@ -115,8 +115,11 @@ def test_auto_scale_lr(folder):
 
 def test_wrong_number_of_classes_is_said_before_training(folder):
     done = train(folder, 'wrong', 'model.bbox_head.num_classes=2')
-    assert done.returncode != 0
-    assert '`num_classes` (2) in DETRHead of DETR does not matches' in done.stderr
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(
+        'train: NumClassCheckHook cannot be built from the config: The `num_classes` (2) in DETRHead of DETR does not'
+    )
+    assert 'File "' not in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -141,6 +144,19 @@ def test_wrong_number_of_classes_is_said_before_training(folder):
             'mmdet_detr.DETRHead cannot be built from the config: DETRHead.__init__() got an unexpected keyword',
         ),
         ('optim_wrapper.optimizer.type=Adma', 'Adma cannot be built from the config: '),
+        ('model.backbone.depth=19', "ResNet cannot be built from the config: 'invalid depth 19 for resnet'"),
+        ('model.backbone.out_indices=[7]', 'ResNet cannot be built from the config: assert max(out_indices) < '),
+        ('val_evaluator.metric=bbx', 'CocoMetric cannot be built from the config: "metric should be one of'),
+        ('val_evaluator.ann_file=none.json', 'CocoMetric cannot be built from the config: [Errno 2] No such file'),
+        ('val_evaluator=None', 'a run cannot be built from the config: val_dataloader, val_cfg, and val_evaluator'),
+        (
+            'default_hooks.checkpoint.save_best=coco/x',
+            'mmdet_detr.AtomicCheckpointHook cannot be built from the config: Cannot',
+        ),
+        (
+            'model.bbox_head.loss.loss_cls.type=QualityFocalLoss',
+            'loss_cls of BipartiteMatchLoss takes class labels, and QualityFocalLoss needs soft targets',
+        ),
     ],
 )
 def test_parts_that_do_not_fit_are_one_line(folder, option, message):
@@ -295,6 +311,19 @@ def test_bad_data_is_one_line_from_a_worker_too(folder, tmp_path):
     assert done.returncode == 2, done.stderr
     assert re.match(r'train: \d of \d images cannot be used, more than max_broken=0.1', done.stderr.splitlines()[-1])
     assert 'Traceback' not in done.stderr
+
+
+def test_a_training_without_any_object_is_one_line(folder, tmp_path):
+    document = json.loads((folder / 'data/shapes/annotations/instances_train.json').read_text())
+    document['annotations'] = [{**entry, 'iscrowd': 1} for entry in document['annotations']]
+    (tmp_path / 'crowds.json').write_text(json.dumps(document))
+    done = train(folder, 'nothing', f'train_dataloader.dataset.ann_file={tmp_path}/crowds.json')
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith(
+        'train: train_dataloader: not one of its 16 images has an object to learn of the classes circle, square, '
+    )
+    assert 'File "' not in done.stderr
+    assert 'Iter(train)' not in done.stdout
 
 
 def test_full_disk_is_one_line(run_python, tmp_path):

@@ -71,7 +71,9 @@ def convert_checkpoint(
     if coco80:
         weights, classes = _coco80_rows(weights, source), COCO_NAMES
     if to == HF.name:
-        _write_hugging_face(dst, weights, classes, _settings(config, cfg, source, weights))
+        settings = _settings(config, cfg, source, weights)
+        with _what_else_writes(src):
+            _write_hugging_face(dst, weights, classes, settings)
     else:
         _write_file(dst, to, weights, classes, cfg)
     origin = f'from {named.layout.title}, {num_dropped} dropped'
@@ -80,13 +82,24 @@ def convert_checkpoint(
     return f'{dst}: {TARGETS[to].title}, {len(weights)} entries ({origin})'
 
 
+@contextlib.contextmanager
+def _what_else_writes(path: Path | str) -> Iterator[None]:
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(
+            f'{error}: so transformers has no such model, and --to mmdet_detr writes {path}'
+        ) from error
+
+
 def _settings(config: Path | None, cfg: str, source: Source, weights: dict[str, Tensor]) -> Settings:
     values = load_config(config).to_dict() if config else parse_config(cfg)
     model = values.get('model')
     if isinstance(model, dict) and model.get('type') == 'mmdet_detr.DETR':
-        return settings_from_config(values)
+        with _what_else_writes(source.path):
+            return settings_from_config(values)
     if config:
-        raise CheckpointError(f'{config} is no config of a mmdet_detr.DETR')
+        raise CheckpointError(f'{config} is no config of a mmdet_detr.DETR: --config takes that of {source.path}')
     num_heads = source.num_heads or (8 if architecture_of(weights).embed_dims == 256 else None)
     if num_heads is None:
         raise CheckpointError(f'{source.path} does not tell the number of attention heads: name its config by --config')

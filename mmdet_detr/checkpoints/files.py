@@ -77,7 +77,7 @@ def _file_in(folder: Path) -> Path:
             return folder / name
         if (folder / f'{name}.index.json').is_file():
             raise CheckpointError(f'{folder} holds {name} in several parts: save it in one')
-    raise CheckpointError(f'{folder} is a folder without {" or ".join(HUGGING_FACE_FILES)}')
+    raise CheckpointError(f'{folder} is a folder without {" or ".join(HUGGING_FACE_FILES)}: name the file')
 
 
 def _read_config(path: Path) -> dict:
@@ -94,7 +94,7 @@ def _read_file(path: Path, map_location: MapLocation) -> dict:
     with path.open('rb') as file:
         head = file.read(9)
     if not head:
-        raise CheckpointError(f'{path} is empty')
+        raise CheckpointError(f'{path} is empty: copy or download it again')
     try:
         if head[8:] == b'{':  # safetensors: the header's length in 8 bytes, then the header, which is JSON
             tensors = safetensors.torch.load_file(path)

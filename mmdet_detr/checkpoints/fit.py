@@ -72,7 +72,9 @@ def fit_to_model(model: nn.Module, state_dict: dict[str, Tensor], prefix: str, m
         return
     if named is None:
         first = ', '.join(list(entries)[:3]) or 'nothing'
-        raise CheckpointError(f'{source.path} is no checkpoint of a DETR: its first entries are {first}')
+        raise CheckpointError(
+            f'{source.path} is no checkpoint of a DETR: its first entries are {first}. Name the file of one'
+        )
     expected = model.state_dict()
     report = Report(dropped={**source.dropped, **named.dropped})
     weights = _drop_surplus(named.weights, expected, report)
@@ -143,7 +145,10 @@ def _check(weights: dict[str, Tensor], expected: dict[str, Tensor], parts: tuple
         raise CheckpointError(f'the model lacks {extra}')
     rows = {len(weights[name]) for name in CLASS_ROWS if name in weights}
     if len(rows) > 1 or any(not len(weights[name]) for name in weights if _rows_may_differ(name)):
-        raise CheckpointError('its classifier or queries are incomplete')
+        raise CheckpointError(
+            'its classifier or queries are incomplete: weight and bias of class_embed need '
+            'one number of rows, and at least one'
+        )
 
 
 def _rows_may_differ(name: str) -> bool:

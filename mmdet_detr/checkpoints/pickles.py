@@ -32,12 +32,15 @@ def load_pickle(path: Path, map_location: MapLocation) -> Any:
         CheckpointError: the file would run code, is compressed, or is no pickle.
     """
     if _is_compressed(path):  # a small file may become a large one in memory
-        raise CheckpointError(f'{path} is refused: it is compressed, and torch.save compresses nothing')
+        raise CheckpointError(f'{path} is refused: it is compressed, and torch.save compresses nothing: save it again')
     try:
         return numpy_values.with_arrays(_torch_load(path, map_location))
     except pickle.UnpicklingError as error:
         if refused := re.search(r'GLOBAL ([\w.]+)', str(error)):
-            raise CheckpointError(f'{path} is refused: it would run code ({refused[1]}) when read') from error
+            raise CheckpointError(
+                f'{path} is refused: it would run code ({refused[1]}) when read. If you trust it, load it by '
+                'torch.load(weights_only=False) and save its weights alone'
+            ) from error
         raise CheckpointError(f'{path} is no checkpoint, or is damaged') from error
 
 

@@ -55,7 +55,9 @@ def to_our_names(state_dict: dict[str, Tensor], path: str) -> Named | None:
     for name, value in renamed.items():
         our_name = layout.to_ours(name)
         if our_name is None:
-            raise CheckpointError(f'{path} looks like {layout.title}, but {name} belongs to no DETR')
+            raise CheckpointError(
+                f'{path} looks like {layout.title}, but {name} belongs to no DETR: name the file of a DETR'
+            )
         ours[our_name] = value
     return Named(layout, ours, dropped)
 
@@ -135,7 +137,7 @@ def _merge_attention(weights: dict[str, Tensor], path: str) -> dict[str, Tensor]
         parts = [f'{match[1]}.{part}_proj.{match[3]}' for part in 'qkv']
         missing = [part for part in parts if part not in weights]
         if missing:
-            raise CheckpointError(f'{path} lacks {missing[0]}')
+            raise CheckpointError(f'{path} lacks {missing[0]}: it is incomplete, save it again')
         if match[2] == 'q':
             merged[f'{match[1]}.in_proj_{match[3]}'] = torch.cat([weights[part] for part in parts])
     return merged

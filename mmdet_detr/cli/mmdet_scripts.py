@@ -8,10 +8,12 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import mmdet
 import torch.distributed as dist
+from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 
 from ..compat.cpu_ranks import allow_ranks_on_cpu
@@ -22,6 +24,8 @@ from ..safe_config import forbid_code, require_safe_config
 from .fail import fail
 
 MAX_CONSOLE_LINES = 12
+LONGEST_REASON = 300  # characters
+HOOK_POINTS = ('before_run', 'before_train', 'before_train_epoch', 'before_val', 'before_test')  # they look at the run
 SAFE = '--safe-config'
 
 
@@ -47,15 +51,13 @@ def run_mmdet_tool(tool: str) -> None:
         _run(script)
     except UserError as error:
         fail(tool, _last_line(str(error)))
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
+    except (AssertionError, KeyError, OSError, TypeError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            fail(tool, f'{error.filename or "a file of the run"} cannot be written: {error.strerror}')
         refused = _refused_part(error)
         if refused is None:
             raise
-        fail(tool, f'{refused} cannot be built from the config: {one_line(error)}')
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        fail(tool, f'{error.filename or "a file of the run"} cannot be written: {error.strerror}')
+        fail(tool, f'{refused} cannot be built from the config: {_reason(error)}')
 
 
 def _run(script: Path) -> None:
@@ -75,15 +77,31 @@ def _end_ranks() -> None:
 
 
 def _refused_part(error: Exception) -> str | None:
-    """The type in the config whose constructor refused its arguments; None for an error from anywhere else."""
+    """The part of the config that does not fit: its type, or a word for it. None for an error from anywhere else."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     checked = isinstance(error, AssertionError | ValueError)
     while checked and frames[-1].f_code.co_name == '__init__':  # others raise no TypeError or KeyError on purpose
         frames.pop()
-    last = frames[-1]
-    if last.f_code.co_name == 'build_from_cfg':
-        return str(last.f_locals['cfg'].get('type'))
-    return 'a data loader' if last.f_code.co_name == 'build_dataloader' else None
+    line = traceback.extract_tb(error.__traceback__)[-1].line or ''
+    if line.startswith(('raise ', 'assert ')) or isinstance(error, OSError):  # raised on purpose, or a file is missing
+        named = (part for frame in reversed(frames) if (part := _part_of(frame)))
+        return next(named, None)
+    return _part_of(frames[-1])
+
+
+def _part_of(frame: FrameType) -> str | None:
+    name = frame.f_code.co_name
+    if name == 'build_from_cfg':
+        return str(frame.f_locals['cfg'].get('type', 'a part without a type'))
+    if name in HOOK_POINTS and isinstance(hook := frame.f_locals.get('self'), Hook):
+        return type(hook).__name__
+    return {'build_dataloader': 'a data loader', 'from_cfg': 'a run'}.get(name)
+
+
+def _reason(error: Exception) -> str:
+    """The message of an error in one line that can be read; of an assertion without one, what it asserts."""
+    message = one_line(error) or traceback.extract_tb(error.__traceback__)[-1].line or type(error).__name__
+    return message if len(message) <= LONGEST_REASON else f'{message[:LONGEST_REASON]}...'
 
 
 def _last_line(message: str) -> str:

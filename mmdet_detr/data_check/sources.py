@@ -69,14 +69,14 @@ def sources_of(config: Config) -> list[Source]:
         loader = config.get(f'{split}_dataloader')
         if loader:
             if not isinstance(loader, dict) or 'dataset' not in loader:
-                raise ConfigError(f'{split}_dataloader has no dataset')
+                raise ConfigError(f'{split}_dataloader has no dataset: give it dataset=dict(type=..., ann_file=...)')
             try:
                 for leaf in _leaves(loader['dataset']):
                     found.setdefault(_key(leaf), []).append(split)
             except (AttributeError, KeyError, TypeError, UnicodeError) as error:
                 raise ConfigError(f'{split}_dataloader is not understood: {type(error).__name__}: {error}') from error
     if not found:
-        raise ConfigError(f'{config.filename} has no data loaders')
+        raise ConfigError(f'{config.filename} has no train_dataloader, val_dataloader or test_dataloader to check')
     return [Source(tuple(dict.fromkeys(splits)), *key) for key, splits in found.items()]
 
 

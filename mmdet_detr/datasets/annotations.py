@@ -1,6 +1,7 @@
 """Reads a COCO annotation file and takes out what cannot be used."""
 
 import json
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -13,6 +14,7 @@ from .problems import Kind, Problem, short
 Document = dict[str, Any]
 LISTS = ('images', 'annotations', 'categories')
 FLAGS = ('iscrowd', 'ignore')
+LISTED_TWICE = (Kind.DUPLICATE_CATEGORY, Kind.DUPLICATE_ANNOTATION_ID, Kind.FILE_LISTED_TWICE)
 FARTHEST_CORNER = 1e6  # pixels; pycocotools draws every pixel of an edge, also outside the image
 
 
@@ -46,12 +48,12 @@ def read_annotations(path: Path | str, labelled: bool = True) -> Document:
         document.setdefault('annotations', [])
     for name in LISTS:
         if not isinstance(document.get(name), list):
-            raise AnnotationError(f'{path} has no list of {name}')
+            raise AnnotationError(f'{path} has no list of {name}, which every COCO file has: is it the right file?')
     return document
 
 
 def check_annotations(
-    document: Document, allow_outside: bool = False, masks: bool = False
+    document: Document, allow_outside: bool = False, masks: bool = False, join: bool = True
 ) -> tuple[Document, list[Problem]]:
     """Find what is wrong in a document of :func:`read_annotations`.
 
@@ -59,17 +61,23 @@ def check_annotations(
         document: the document; it is not changed.
         allow_outside: whether a ``file_name`` may be absolute or lead out of the image folder by ``..``.
         masks: whether an annotation without any segmentation is a problem, too.
+        join: whether a file that is listed under several ids becomes one image with the objects of all.
 
     Returns:
         A document of the sound entries, where ids of annotations are unique and every annotation has an ``area`` and
-        an ``iscrowd``, and the problems in the order of the file.
+        an ``iscrowd``, and the problems in the order of the file. Categories of one name are one category.
     """
     problems: list[Problem] = []
-    categories = sound_entries(document['categories'], 'categories', CategoryCheck(document), problems)
-    images = sound_entries(document['images'], 'images', ImageCheck(allow_outside), problems)
+    of_categories, of_images = CategoryCheck(document), ImageCheck(document['images'], allow_outside)
+    categories = sound_entries(document['categories'], 'categories', of_categories, problems)
+    images = sound_entries(document['images'], 'images', of_images, problems)
     sizes = {image['id']: (image['width'], image['height']) for image in images}
-    check = _Annotations(sizes, categories, masks)
+    check = _Annotations(sizes, [*categories, *({'id': number} for number in of_categories.kept)], masks)
     annotations = sound_entries(document['annotations'], 'annotations', check, problems)
+    same_images = of_images.kept if join else {}
+    images = [image for image in images if image['id'] not in same_images]
+    if any(problem.kind in LISTED_TWICE for problem in problems):
+        annotations = list(_joined(annotations, same_images, of_categories.kept))
     problems += check_corners(annotations, sizes)
     completed = [_completed(entry, i, sizes[entry['image_id']]) for i, entry in enumerate(annotations, 1)]
     return {**document, 'images': images, 'categories': categories, 'annotations': completed}, problems
@@ -145,7 +153,10 @@ def missing_keys(entry: dict, *names: str) -> Iterator[Problem]:
 
 
 class CategoryCheck:
-    """Checks the categories of a file one by one; annotations tell which of two equal ones is used."""
+    """Checks the categories of a file one by one; annotations tell which of two equal ones is used.
+
+    ``kept`` then has the id of the category that takes the objects of another one with its name, by the other one's id.
+    """
 
     def __init__(self, document: Document) -> None:
         used = [e.get('category_id') for e in document['annotations'] if isinstance(e, dict)]
@@ -153,11 +164,15 @@ class CategoryCheck:
         categories = [c for c in document['categories'] if isinstance(c, dict) and is_id(c.get('id'))]
         self.names_used = {repr(c.get('name')) for c in categories if c['id'] in self.used}
         self.ids: set[int | str] = set()
-        self.names: set[str] = set()
+        self.names: dict[str, int | str] = {}
+        self.kept: dict[int | str, int | str] = {}
 
     def __call__(self, entry: dict) -> Iterator[Problem]:
-        yield from missing_keys(entry, 'id', 'name')
-        number, name = entry.get('id', 0), entry.get('name', '')
+        missing = list(missing_keys(entry, 'id', 'name'))
+        if missing:
+            yield from missing
+            return
+        number, name = entry['id'], entry['name']
         if not is_id(number) or not is_text(name):
             yield Problem(Kind.WRONG_TYPE, f'id {short(number)}, name {short(name)}')
             return
@@ -165,28 +180,48 @@ class CategoryCheck:
         unused = number not in self.used and repr(name) in self.names_used
         if number in self.ids or name in self.names or unused:
             yield Problem(Kind.DUPLICATE_CATEGORY, f'id {short(number)}, name {short(name)}')
+            if number not in self.ids and not unused:
+                self.kept[number] = self.names[name]
+        elif not unused:
+            self.names[name] = number
         self.ids.add(number)
-        if not unused:
-            self.names.add(name)
 
 
 class ImageCheck:
-    """Checks the images of a file one by one."""
+    """Checks the images of a file one by one.
 
-    def __init__(self, allow_outside: bool) -> None:
+    ``kept`` then has the id of the image that takes the objects of another entry of its file and size, by the other
+    one's id.
+    """
+
+    def __init__(self, images: list, allow_outside: bool) -> None:
         self.allow_outside = allow_outside
         self.ids: set[int | str] = set()
-        self.files: set[str] = set()
+        self.files: dict[str, dict] = {}
+        self.kept: dict[int | str, int | str] = {}
+        self.names: dict[int | str, set[str]] = defaultdict(set)
+        for image in images:
+            if isinstance(image, dict) and is_id(image.get('id')) and is_text(image.get('file_name')):
+                self.names[image['id']].add(image['file_name'])
 
     def __call__(self, entry: dict) -> Iterator[Problem]:
+        found = list(self._problems(entry))
+        if not any(problem.fatal for problem in found):
+            first = self.files.setdefault(entry['file_name'], entry)
+            if first is not entry and all(first[side] == entry[side] for side in ('height', 'width')):
+                self.kept[entry['id']] = first['id']
+            self.ids.add(entry['id'])
+        return iter(found)
+
+    def _problems(self, entry: dict) -> Iterator[Problem]:
         yield from missing_keys(entry, 'id', 'file_name', 'height', 'width')
         number, name = entry.get('id', 0), entry.get('file_name', 'none')
         if not is_id(number):
             yield Problem(Kind.WRONG_TYPE, f'id {short(number)}')
-        elif 'id' in entry:
-            if number in self.ids:
-                yield Problem(Kind.DUPLICATE_IMAGE_ID, short(number))
-            self.ids.add(number)
+        elif 'id' in entry and len(self.names[number]) > 1:  # nobody knows which of them an object is in
+            yield Problem(Kind.DUPLICATE_IMAGE_ID, f'{short(number)}, of {first_names(sorted(self.names[number]))}')
+        elif number in self.ids and 'id' in entry:
+            yield Problem(Kind.DUPLICATE_IMAGE_ID, short(number))
         for side in ('height', 'width'):
             length = entry.get(side, 1)
             if not is_finite(length) or length < 1 or length != int(length):
@@ -198,7 +233,6 @@ class ImageCheck:
             yield Problem(Kind.OUTSIDE_FOLDER, f'file_name {short(name)}')
         if 'file_name' in entry and name in self.files:
             yield Problem(Kind.FILE_LISTED_TWICE, short(name))
-        self.files.add(name)
 
 
 def check_flags(entry: dict, *names: str) -> Iterator[Problem]:
@@ -307,6 +341,26 @@ def _sound_segmentation(value: object, size: tuple[int, int]) -> Any:
     if _are_run_lengths(value, size):
         return value
     return [polygon for polygon in value if _is_polygon(polygon)] if isinstance(value, list) else []
+
+
+def _joined(
+    annotations: list[dict], images: dict[int | str, int | str], categories: dict[int | str, int | str]
+) -> Iterator[dict]:
+    """Sound annotations without copies, with the ids of the images and the categories that take their objects."""
+    of_several = {*images, *images.values()}
+    numbers = Counter(entry['id'] for entry in annotations if 'id' in entry)
+    seen = set()
+    for entry in annotations:
+        image, category = entry['image_id'], entry['category_id']
+        joined = {'image_id': images.get(image, image), 'category_id': categories.get(category, category)}
+        # Equal entries may be two objects; under one id, or in two lists of an image's objects, they are one.
+        number = '' if image in of_several else entry.get('id')
+        if image in of_several or numbers[number] > 1:
+            key = json.dumps({**entry, **joined, 'id': number}, sort_keys=True)
+            if key in seen:
+                continue
+            seen.add(key)
+        yield {**entry, **joined}
 
 
 def _completed(entry: dict, number: int, size: tuple[int, int]) -> dict:

@@ -8,6 +8,8 @@ from typing import Any
 from ..box_rule import SMALLEST, overlaps
 from .problems import Kind, Problem, short
 
+ROUNDING = 1e-3  # pixels; a converter's sums of floats end that much beyond the image
+
 
 def check_box(box: Any, width: float, height: float) -> Problem | None:
     """What is wrong with the ``bbox`` of an annotation in an image of this size; None for a box inside its image."""
@@ -19,7 +21,7 @@ def check_box(box: Any, width: float, height: float) -> Problem | None:
     x1, y1, x2, y2 = array('f', (x, y, x + w, y + h))  # the loss gets float32 and has to decide the same
     if not (overlaps(x1, x2, width) and overlaps(y1, y2, height)):
         kind = Kind.BOX_OUTSIDE
-    elif x < 0 or y < 0 or x + w > width or y + h > height:
+    elif min(x, y, width - x - w, height - y - h) < -ROUNDING:
         kind = Kind.BOX_REACHES_OUT
     else:
         return None

@@ -41,8 +41,9 @@ def check_panoptic(
     """
     problems: list[Problem] = []
     used = {'annotations': list(_given_segments(document)), 'categories': document['categories']}
-    categories = sound_entries(document['categories'], 'categories', CategoryCheck(used), problems)
-    images = sound_entries(document['images'], 'images', ImageCheck(allow_outside), problems)
+    of_categories = CategoryCheck(used)
+    categories = sound_entries(document['categories'], 'categories', of_categories, problems)
+    images = sound_entries(document['images'], 'images', ImageCheck(document['images'], allow_outside), problems)
     sizes = {image['id']: (image['width'], image['height']) for image in images}
     entries = sound_entries(document['annotations'], 'annotations', _Entries(sizes, allow_outside), problems)
     places = {id(entry): i for i, entry in enumerate(document['annotations'])}
@@ -50,9 +51,11 @@ def check_panoptic(
     for entry in entries:
         image = entry['image_id']
         place = f'annotations[{places[id(entry)]}].segments_info'
-        check = _Segments(image, sizes[image], {category['id'] for category in categories})
+        check = _Segments(image, sizes[image], {category['id'] for category in categories} | of_categories.kept.keys())
         sound = sound_entries(entry['segments_info'], place, check, problems)
-        segments += [_segment(given, i, image, check) for i, given in enumerate(sound, len(segments) + 1)]
+        for given in sound:
+            category = of_categories.kept.get(given['category_id'], given['category_id'])
+            segments.append({**_segment(given, len(segments) + 1, image, check), 'category_id': category})
     maps = {entry['image_id']: entry['file_name'] for entry in entries}
     if labelled:
         problems += _images_without(document['images'], images, maps)

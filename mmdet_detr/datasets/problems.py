@@ -21,11 +21,16 @@ class Kind(Enum):
     MISSING_KEY = 'missing key', ERROR, LEFT_OUT, ENDS
     WRONG_TYPE = 'wrong type', ERROR, LEFT_OUT, ENDS
     OUTSIDE_FOLDER = 'outside the data', ERROR, 'left out, unless allow_outside=True', ENDS
-    DUPLICATE_CATEGORY = 'duplicate category', ERROR, 'left out; of equal names the one without boxes', ENDS
-    DUPLICATE_IMAGE_ID = 'duplicate image id', ERROR, LEFT_OUT, ENDS
-    DUPLICATE_ANNOTATION_ID = 'duplicate annotation id', WARNING, 'used with a new id', ENDS
+    DUPLICATE_CATEGORY = 'duplicate category', ERROR, 'left out; boxes go to the one of its name', ENDS
+    DUPLICATE_IMAGE_ID = 'duplicate image id', ERROR, 'left out; of different files all', ENDS
+    DUPLICATE_ANNOTATION_ID = 'duplicate annotation id', WARNING, 'used with a new id; a copy is left out', ENDS
     ANNOTATION_ID_0 = 'annotation id 0', WARNING, USED, 'counted as not found'
-    FILE_LISTED_TWICE = 'file listed twice', WARNING, 'used twice', 'counted twice'
+    FILE_LISTED_TWICE = (
+        'file listed twice',
+        WARNING,
+        'one image with the boxes of both; panoptic ones twice',
+        'counted twice',
+    )
     UNKNOWN_IMAGE = 'unknown image', ERROR, LEFT_OUT, LEFT_OUT
     UNKNOWN_CATEGORY = 'unknown category', ERROR, LEFT_OUT, LEFT_OUT
     NO_BOX = 'no box', ERROR, LEFT_OUT, ENDS

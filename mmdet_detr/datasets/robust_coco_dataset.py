@@ -20,7 +20,7 @@ from .randomness import seed_transforms
 from .seeded_sampler import SeededIndex
 
 SHOWN = 20  # problems in the log; all of them are in the report of check_data
-CLEAN = 'mim run mmdet_detr check_data CONFIG --clean FOLDER writes one that can; '
+CLEAN = 'mim run mmdet_detr check_data CONFIG --clean FOLDER writes one without these'
 UNSEEN, SOUND, BROKEN = range(3)
 ENOUGH = 1000  # the share of broken images is taken of at least that many, or of all
 ALL_BROKEN = 20  # without a sound image among that many, the pipeline is broken and not the images
@@ -94,10 +94,12 @@ class RobustCocoDataset(CocoDataset):
         """The sound entries of a file, after a report of the others."""
         given = read_annotations(path, labelled=not self.test_mode)
         masks = any(getattr(step, 'with_mask', False) for step in self.pipeline.transforms)
-        document, self.problems = check_annotations(given, self.allow_outside, masks)
+        document, self.problems = check_annotations(given, self.allow_outside, masks, join=not self.test_mode)
         self._report(document)
         if masks and document['annotations'] and not any(entry['segmentation'] for entry in document['annotations']):
-            raise BrokenDataError(f'{self.ann_file}: the pipeline loads masks, and no annotation has a segmentation')
+            raise BrokenDataError(
+                f'{self.ann_file}: the pipeline loads masks, and no annotation has a segmentation: set with_mask=False'
+            )
         classes = self.metainfo['classes']
         if not self.test_mode or self.evaluated:
             self._require_none(check_classes(document, classes))
@@ -107,14 +109,14 @@ class RobustCocoDataset(CocoDataset):
 
     def _require_none(self, problems: list[Problem]) -> None:
         for problem in problems:
-            raise BrokenDataError(f'{self.ann_file}: {problem}')
+            raise BrokenDataError(f'{self.ann_file}: {problem}: metainfo of the config has to fit the file')
 
     def _require_ground_truth(self, given: Document, found: list[Problem]) -> None:
         fatal = [problem for problem in found if problem.fatal]
         if fatal:
             raise BrokenDataError(
                 f'{self.ann_file} cannot be evaluated: {summary(fatal)}; the first: '
-                f'{fatal[0]}. {CLEAN}evaluated=False is for evaluators that do not read it'
+                f'{fatal[0]}. {CLEAN}; evaluated=False is for evaluators that do not read it'
             )
         for problem in found:
             warn(f'{self.ann_file}: {problem}')
@@ -133,7 +135,7 @@ class RobustCocoDataset(CocoDataset):
             if share > self.max_broken:
                 raise BrokenDataError(
                     f'{self.ann_file}: {lost} of the {name}, {share:.0%}, cannot be used, more than '
-                    f'max_broken={self.max_broken:g}: {summary(self.problems)}'
+                    f'max_broken={self.max_broken:g}: {summary(self.problems)}. {CLEAN}'
                 )
 
     def parse_data_info(self, raw_data_info: dict) -> dict:
@@ -168,7 +170,9 @@ class RobustCocoDataset(CocoDataset):
                 broken.append(one_line(f'{info["img_path"]}: {error}'))
         if broken:
             more = f', and {len(broken) - 3} more' if len(broken) > 3 else ''
-            raise BrokenDataError(f'{self.ann_file}: validation needs all its images: {"; ".join(broken[:3])}{more}')
+            raise BrokenDataError(
+                f'{self.ann_file}: validation needs all its images: {"; ".join(broken[:3])}{more}. {CLEAN}'
+            )
 
     def prepare_data(self, idx: int) -> Any:
         """The sample of an index after the pipeline; None in training if it cannot be read."""

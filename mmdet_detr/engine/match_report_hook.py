@@ -1,6 +1,7 @@
 """Reports in the log, once per epoch, what went wrong in matching."""
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from mmengine.dist import all_gather_object
@@ -8,6 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
+from ..errors import ConfigError
 from ..log import warn
 from ..models.matching.assigner import HungarianAssigner
 from ..models.matching.loss import BipartiteMatchLoss, queries_advice
@@ -22,6 +24,7 @@ class MatchReportHook(Hook):
 
     At the end of an epoch and before every validation, the hook collects the first three from every
     :class:`HungarianAssigner` and :class:`BipartiteMatchLoss` in the model. Collapsed queries show in ``query_spread``.
+    A training on images without any object ends before its first iteration with a :class:`ConfigError`.
 
     Args:
         min_spread: the queries are collapsed if their boxes differ less than this, as a fraction of the image size.
@@ -35,6 +38,16 @@ class MatchReportHook(Hook):
         self.min_spread = min_spread
         self.collapse_iters = collapse_iters
         self._collapsed_for = 0
+
+    def before_train(self, runner: Runner) -> None:
+        dataset = runner.train_loop.dataloader.dataset
+        if not any(map(_may_have_objects, _infos(dataset))):
+            classes = ', '.join(map(str, dataset.metainfo.get('classes', ())))
+            raise ConfigError(
+                f'train_dataloader: not one of its {len(dataset)} images has an object to learn of the classes '
+                f'{classes}: look at its ann_file, and at iscrowd and ignore in it. mim run mmdet_detr check_data '
+                'CONFIG says more'
+            )
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         # The name has a prefix such as 'aux.' if the head is an auxiliary one.
@@ -78,6 +91,20 @@ class MatchReportHook(Hook):
             )
 
     before_val_epoch = after_train_epoch
+
+
+def _infos(dataset: Any) -> Iterator[dict]:
+    """What the annotation files of a data set say of each image; of a wrapper that does not tell, one empty dict."""
+    if not hasattr(dataset, 'get_data_info'):
+        yield {}
+        return
+    for index in range(len(dataset)):
+        yield dataset.get_data_info(index)
+
+
+def _may_have_objects(info: dict) -> bool:
+    instances = info.get('instances')
+    return instances is None or any(not instance.get('ignore_flag') for instance in instances)
 
 
 def _collect(model: nn.Module) -> tuple[Counter, Counter, Counter, Counter]:

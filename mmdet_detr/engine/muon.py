@@ -43,7 +43,7 @@ class Muon(AdamW):
 
     def __init__(self, params: Iterable[dict[str, Any]], **kwargs: Any) -> None:
         if kwargs.pop('fused', False):  # It would have GradScaler leave steps with infinite gradients to the optimizer.
-            raise ConfigError('Muon does not take fused=True')
+            raise ConfigError('Muon does not take fused=True: leave it out of optim_wrapper.optimizer')
         super().__init__(params, **{'foreach': True, **kwargs})  # On a CPU, PyTorch's default is half as fast.
 
     @torch.no_grad()

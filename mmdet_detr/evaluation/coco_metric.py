@@ -60,7 +60,10 @@ class CocoMetric(MMDetCocoMetric):
         ids = {category['name']: category['id'] for category in categories}
         missing = [name for name in classes if name not in ids]
         if missing:
-            raise ConfigError(f'the annotation file of CocoMetric has no category {", ".join(missing)}')
+            raise ConfigError(
+                f'the annotation file of CocoMetric has no category {", ".join(missing)}: set '
+                'metainfo.classes to its names'
+            )
         self.cat_ids = sorted(ids[name] for name in classes)  # pycocotools sorts them, and mmdet's tables need the same
         if 'segm' in self.metrics and not self.format_only:
             self._require_masks()
@@ -78,7 +81,8 @@ class CocoMetric(MMDetCocoMetric):
         if bad:
             raise AnnotationError(
                 f"CocoMetric with metric='segm' needs a segmentation of every object, and {len(bad)} of "
-                f'{len(annotations)} annotations have none that pycocotools reads; the first has the id {bad[0]}'
+                f'{len(annotations)} annotations have none that pycocotools reads; the first has the id {bad[0]}. '
+                "metric='bbox' needs none"
             )
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:

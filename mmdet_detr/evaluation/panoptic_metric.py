@@ -20,6 +20,7 @@ from ..datasets.annotations import read_annotations
 from ..datasets.ground_truth import ending_problems
 from ..datasets.panoptic_annotations import check_panoptic, split_classes
 from ..datasets.problems import summary
+from ..datasets.robust_coco_dataset import CLEAN
 from ..datasets.segment_map import read_segment_map
 from ..errors import ConfigError
 from ..log import warn
@@ -76,7 +77,7 @@ class PanopticMetric(BaseMetric):
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         if format_only and outfile_prefix is None:
-            raise ConfigError('PanopticMetric with format_only needs outfile_prefix')
+            raise ConfigError('PanopticMetric(format_only=True) needs outfile_prefix, the path to write to')
         self.ann_file = ann_file
         self.seg_prefix = str(ann_file).removesuffix('.json') if seg_prefix is None else seg_prefix
         self.classwise = classwise
@@ -87,7 +88,7 @@ class PanopticMetric(BaseMetric):
             document, problems = check_panoptic(read_annotations(path, not format_only), labelled=not format_only)
         fatal = [problem for problem in ending_problems(problems) if problem.fatal]
         if fatal:
-            raise AnnotationError(f'{ann_file} cannot be evaluated: {summary(fatal)}; the first: {fatal[0]}')
+            raise AnnotationError(f'{ann_file} cannot be evaluated: {summary(fatal)}; the first: {fatal[0]}. {CLEAN}')
         self._categories: list[dict] = document['categories']
         self._images: dict[int | str, dict] = {image['id']: image for image in document['images']}
         self._segments: defaultdict[int | str, list[dict]] = defaultdict(list)  # by image
@@ -98,7 +99,10 @@ class PanopticMetric(BaseMetric):
         if not format_only and backend_args is None:
             missing = [path for path in map(self._path, self._images.values()) if not Path(path).is_file()]
             if missing:
-                raise AnnotationError(f'{ann_file}: {len(missing)} of its PNGs are not there: {missing[0]}')
+                raise AnnotationError(
+                    f'{ann_file}: {len(missing)} of its PNGs are not there: {missing[0]}. Set seg_prefix to '
+                    'their folder'
+                )
 
     def _path(self, image: dict) -> str:
         return join_path(self.seg_prefix, image['segment_map'], backend_args=self.backend_args)
@@ -111,7 +115,9 @@ class PanopticMetric(BaseMetric):
         ids = {category['name']: category['id'] for category in self._categories}
         missing = [name for name in classes if name not in ids]
         if missing:
-            raise ConfigError(f'{self.ann_file} has no category {", ".join(missing)}')
+            raise ConfigError(
+                f'{self.ann_file} has no category {", ".join(missing)}: set metainfo.classes to its names'
+            )
         kinds = (meta.get('thing_classes'), meta.get('stuff_classes'))
         things, _, problems = split_classes(self._categories, classes, *kinds)
         for problem in problems:
@@ -131,7 +137,9 @@ class PanopticMetric(BaseMetric):
                 )
             image = self._images.get(sample['img_id'])
             if image is None:
-                raise BrokenDataError(f'{self.ann_file} has no image with the id {sample["img_id"]}')
+                raise BrokenDataError(
+                    f'{self.ann_file} has no image with the id {sample["img_id"]}: the data loader has to read it too'
+                )
             prediction = sample['pred_panoptic_seg']['sem_seg'][0].cpu().numpy()
             values = [value for value in np.unique(prediction).tolist() if value % INSTANCE_OFFSET < len(self._infos)]
             segments = {value: Segment(value % INSTANCE_OFFSET) for value in values}

@@ -372,6 +372,17 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path, monkeypatch, capsys)
             runpy.run_path(str(ROOT / 'tools' / 'convert_checkpoint.py'), run_name='__main__')
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(f'convert_checkpoint: {message}')
+        assert ('--to mmdet_detr writes' in line) == any(
+            words in line
+            for words in (
+                'the model reads BGR',
+                'the backbone ',
+                'the mask head ',
+                'the test pip',
+                'sigmoid',
+                'no place',
+            )
+        )
         assert exit_.value.code == 2
         assert sorted(os.listdir(tmp_path)) == before
 

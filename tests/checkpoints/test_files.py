@@ -229,7 +229,9 @@ def test_code_is_refused(key, zipped, tmp_path, either_torch):
     content = {'state_dict': WEIGHTS, 'meta': {}}
     content[key] = {**content[key], 'x': Evil(os.mkdir, str(tmp_path / 'hacked'))}
     torch.save(content, tmp_path / 'file.pth', _use_new_zipfile_serialization=zipped)
-    with pytest.raises(CheckpointError, match=r'file.pth is refused: it would run code \(\w+\.mkdir\) when read'):
+    with pytest.raises(
+        CheckpointError, match=r'file.pth is refused: it would run code \(\w+\.mkdir\) when read\. If you'
+    ):
         CheckpointLoader.load_checkpoint(str(tmp_path / 'file.pth'), 'cpu')
     assert not (tmp_path / 'hacked').exists()
 
@@ -264,7 +266,7 @@ def sharded(path):
 
 
 BAD_FILES = [
-    ('is empty', lambda path: path.touch()),
+    ('is empty: copy or download it again', lambda path: path.touch()),
     ('is no checkpoint, or is damaged', truncated),
     ('is no checkpoint, or is damaged: Error', truncated_safetensors),
     ('is no checkpoint, or is damaged', lambda path: path.write_bytes(bytes(range(256)) * 4)),

@@ -78,7 +78,7 @@ def test_one_of_everything(folder):
     def change(document):
         images, annotations = document['images'], document['annotations']
         images[6]['width'] += 1
-        images[7]['id'] = images[6]['id']
+        images[7]['id'] = images[10]['id']
         images[8]['file_name'] = '../../../etc/passwd'
         document['annotations'] = [a for a in annotations if a['image_id'] != images[9]['id']]
         last = document['annotations'][-1]
@@ -99,7 +99,7 @@ def test_one_of_everything(folder):
     assert found['training and validation'] == [('trained on', True)]
     expected = {
         ('broken image', True): 4,  # missing, cut off, text, other size
-        ('duplicate image id', True): 1,
+        ('duplicate image id', True): 2,
         ('outside the data', True): 1,
         ('degenerate box', True): 1,
         ('box outside its image', True): 1,
@@ -308,7 +308,7 @@ def test_wrapped_data_sets():
     first, second = sources_of(config)
     assert (first.splits, first.ann_file, first.images) == (('train', 'test'), 'd/1.json', 'd/i')
     assert (second.splits, second.ann_file) == (('train',), '/2.json')
-    with pytest.raises(ConfigError, match='no data loaders'):
+    with pytest.raises(ConfigError, match='no train_dataloader, val_dataloader or test_dataloader to check'):
         sources_of(Config({}))
 
 

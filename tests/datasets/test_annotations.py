@@ -222,6 +222,115 @@ def test_duplicates_of_images_and_categories():
     assert (len(clean['images']), len(clean['categories'])) == (1, 1)
 
 
+def test_objects_of_a_category_listed_twice_under_one_name_are_joined():
+    """Both have boxes, so neither may take them along."""
+    document = changed(
+        ('categories',), [{'id': 7, 'name': 'dog'}, {'id': 'b', 'name': 'dog'}, {'id': 9, 'name': 'cat'}]
+    )
+    document['annotations'][1]['category_id'] = 'b'
+    clean, problems = check_annotations(document)
+    assert [str(problem) for problem in problems] == ["categories[1]: duplicate category: id 'b', name 'dog'"]
+    assert [category['id'] for category in clean['categories']] == [7, 9]
+    assert [entry['category_id'] for entry in clean['annotations']] == [7, 7]
+
+
+@pytest.mark.parametrize(
+    ('place', 'broken'),
+    [
+        ('categories', {'name': 'cat'}),
+        ('categories', {'id': 0}),
+        ('images', {'file_name': 'a.jpg', 'height': 40, 'width': 60}),
+        ('images', {'id': 0, 'file_name': 'a.jpg', 'height': 'tall', 'width': 60}),
+        ('images', {'id': 0, 'height': 40, 'width': 60}),
+    ],
+)
+def test_an_entry_that_is_left_out_is_no_first_of_two(place, broken):
+    document = changed(('images', 0, 'id'), 0)
+    document['categories'][0]['id'] = 0
+    for entry in document['annotations']:
+        entry.update(image_id=0, category_id=0)
+    document[place].insert(0, broken)
+    clean, problems = check_annotations(document)
+    assert {problem.where for problem in problems} == {f'{place}[0]'}
+    assert len(clean[place]) == 1
+    assert len(clean['annotations']) == 2
+
+
+def test_images_of_different_files_under_one_id_are_all_left_out():
+    """Nobody knows which of them an object is in."""
+    first = SOUND['images'][0]
+    document = changed(('images',), [first, {**first, 'file_name': 'b.jpg'}, {**first, 'id': 2, 'file_name': 'c.jpg'}])
+    document['annotations'].append({**SOUND['annotations'][0], 'id': 3, 'image_id': 2})
+    clean, problems = check_annotations(document)
+    assert [str(p) for p in problems if p.kind is Kind.DUPLICATE_IMAGE_ID] == [
+        'images[0]: duplicate image id: 1, of a.jpg, b.jpg',
+        'images[1]: duplicate image id: 1, of a.jpg, b.jpg',
+    ]
+    assert [image['file_name'] for image in clean['images']] == ['c.jpg']
+    assert [entry['image_id'] for entry in clean['annotations']] == [2]
+
+
+@pytest.mark.parametrize('copies', [False, True])
+def test_an_image_under_several_ids_has_the_objects_of_all(copies):
+    """Some converters write an entry for every object. Each would teach that the others are background."""
+    first, (box, other) = SOUND['images'][0], SOUND['annotations']
+    document = changed(('images',), [first, {**first, 'id': 2}, {**first, 'id': 3, 'file_name': 'b.jpg'}])
+    document['annotations'] = [box, {**other, 'image_id': 2}]
+    if copies:  # two files joined into one
+        document['annotations'] += [{**box, 'id': 3, 'image_id': 2}, {**other, 'id': 4}]
+    clean, problems = check_annotations(document)
+    assert [str(problem) for problem in problems] == ["images[1]: file listed twice: 'a.jpg'"]
+    assert [image['id'] for image in clean['images']] == [1, 3]
+    assert [(entry['image_id'], entry['bbox']) for entry in clean['annotations']] == [
+        (1, box['bbox']),
+        (1, other['bbox']),
+    ]
+    apart, _ = check_annotations(document, join=False)  # as pycocotools evaluates the file
+    assert [image['id'] for image in apart['images']] == [1, 2, 3]
+
+
+def test_an_image_under_several_ids_and_sizes_is_not_joined():
+    """One of the two sizes is wrong, which a look at the image shows."""
+    first = SOUND['images'][0]
+    clean, problems = check_annotations(changed(('images',), [first, {**first, 'id': 2, 'width': 61}]))
+    assert [problem.kind for problem in problems] == [Kind.FILE_LISTED_TWICE]
+    assert [image['id'] for image in clean['images']] == [1, 2]
+
+
+def test_a_copy_of_an_annotation_is_no_second_object():
+    first, second = SOUND['annotations']
+    document = changed(('annotations',), [first, second, first, {**first, 'id': 3}, {**second, 'id': 1}])
+    clean, problems = check_annotations(document)
+    assert [str(problem) for problem in problems] == [
+        'annotations[2]: duplicate annotation id: 1',
+        'annotations[4]: duplicate annotation id: 1',
+    ]
+    boxes = [first['bbox'], second['bbox']]  # that of another id may be another object, that of another box is one
+    assert [entry['bbox'] for entry in clean['annotations']] == [*boxes, *boxes]
+    assert [entry['id'] for entry in clean['annotations']] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ('box', 'reaches_out'),
+    [
+        ([-0.0009, 2, 10, 12], False),
+        ([-0.0011, 2, 10, 12], True),
+        ([1, -0.0009, 10, 12], False),
+        ([1, -0.0011, 10, 12], True),
+        ([50, 2, 10.0009, 12], False),
+        ([50, 2, 10.0011, 12], True),
+        ([1, 28, 10, 12.0009], False),
+        ([1, 28, 10, 12.0011], True),
+        ([59.1, 2, 0.1 + 0.2 + 0.6 + 0.1, 12], True),
+        ([59.1, 2, 0.9, 12], None),  # too small
+    ],
+)
+def test_boxes_end_outside_by_more_than_rounding(box, reaches_out):
+    kinds = [problem.kind for problem in check_annotations(changed(('annotations', 0, 'bbox'), box))[1]]
+    expected = Kind.DEGENERATE_BOX if reaches_out is None else Kind.BOX_REACHES_OUT
+    assert kinds == ([] if reaches_out is False else [expected])
+
+
 def test_what_is_missing_is_filled_in():
     document = changed(('annotations', 0), {'image_id': 1, 'category_id': 7, 'bbox': [1, 2, 10, 12]})
     clean, problems = check_annotations(document)

@@ -42,6 +42,16 @@ def test_nothing_wrong():
     assert restored['annotations'] == before['annotations'][::-1]  # now in the order of the images
 
 
+def test_segments_of_a_category_listed_twice_under_one_name_are_joined():
+    given = document()
+    given['categories'].append({'id': 77, 'name': 'sky', 'isthing': 0})
+    given['annotations'][1]['segments_info'][2]['category_id'] = 77
+    clean, problems = check_panoptic(given)
+    assert [str(problem) for problem in problems] == ["categories[4]: duplicate category: id 77, name 'sky'"]
+    assert clean['categories'] == CATEGORIES
+    assert [entry['category_id'] for entry in clean['annotations']] == [1, 3, 11, 20] * 2
+
+
 NO_ID = 'is no number of 1 to 16777215'
 SECOND = ('annotations', 1, 'segments_info')  # of image 10
 

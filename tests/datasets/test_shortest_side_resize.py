@@ -91,9 +91,26 @@ def test_no_masks_and_polygons():
     assert 'gt_masks' not in transform({'img': image, 'img_shape': (60, 90)})
 
 
-def test_float_images_are_refused():
-    with pytest.raises(ValueError, match='got float32'):
-        ShortestSideResize(sizes=[20])({'img': np.zeros((60, 90, 3), np.float32)})
+@pytest.mark.parametrize('dtype', ['uint8', 'uint16', 'int16', 'float32', 'float64'])
+@pytest.mark.parametrize('bands', [(), (1,), (3,), (4,), (5,)])
+def test_other_pixels_than_photographs(dtype, bands):
+    """Each band by itself has the pixels that PIL gives a single one: a fourth is not taken for transparency."""
+    low, high = (-1000, 1000) if dtype != 'uint8' else (0, 255)
+    pixels = np.random.default_rng(0).uniform(max(low, 0) if dtype == 'uint16' else low, high, (60, 90, *bands))
+    image = pixels.astype(dtype)
+    results = ShortestSideResize(sizes=[20])({'img': image})
+    got = results['img']
+    assert (got.shape, got.dtype, results['img_shape']) == ((20, 30, *bands), image.dtype, (20, 30))
+    assert results['scale_factor'] == pytest.approx((1 / 3, 1 / 3))
+    for band in np.ndindex(bands):
+        one = Image.fromarray(image[(..., *band)].astype(np.uint8 if dtype == 'uint8' else np.float32))
+        expected = np.asarray(one.resize((30, 20), Image.Resampling.BILINEAR))
+        np.testing.assert_allclose(got[(..., *band)], expected, rtol=1e-6, atol=0.5 if dtype[-2:] == '16' else 1e-3)
+
+
+def test_pixels_that_float32_does_not_hold_are_refused():
+    with pytest.raises(ValueError, match='pixels are int64, and only uint8, uint16, int16, float32, float64 can be'):
+        ShortestSideResize(sizes=[20])({'img': np.zeros((60, 90, 3), np.int64)})
 
 
 def test_draws_every_size_and_nothing_else():

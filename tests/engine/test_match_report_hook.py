@@ -1,5 +1,7 @@
+import contextlib
 import logging
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from mmengine.logging import MessageHub, MMLogger
 from torch import nn
 
 from mmdet_detr.engine import MatchReportHook
+from mmdet_detr.errors import ConfigError
 from mmdet_detr.models import BipartiteMatchLoss, HungarianAssigner
 
 
@@ -54,6 +57,45 @@ def test_reports_the_assigner_of_any_head(warnings):
     assert '78 predictions' in warnings[0]
     assert '12 in 12.jpg; ' in warnings[0]
     assert '3 in 3.jpg; and 2 more.' in warnings[0]
+
+
+class Data:
+    """As much of a data set as its annotations."""
+
+    metainfo: ClassVar[dict] = {'classes': ('circle', 'square')}
+
+    def __init__(self, *infos: dict) -> None:
+        self.infos = infos
+
+    def __len__(self) -> int:
+        return len(self.infos)
+
+    def get_data_info(self, index: int) -> dict:
+        return self.infos[index]
+
+
+CROWD, OBJECT = {'ignore_flag': 1}, {'ignore_flag': 0}
+
+
+@pytest.mark.parametrize(
+    ('infos', 'learns'),
+    [
+        ([], False),
+        ([{'instances': []}, {'instances': [CROWD]}], False),
+        ([{'instances': []}, {'instances': [CROWD, OBJECT]}], True),
+        ([{}], True),  # a data set of another kind
+    ],
+)
+def test_a_training_without_any_object_ends_before_it_begins(infos, learns):
+    runner = SimpleNamespace(train_loop=SimpleNamespace(dataloader=SimpleNamespace(dataset=Data(*infos))))
+    message = f'not one of its {len(infos)} images has an object to learn of the classes circle, square: look at its'
+    with contextlib.nullcontext() if learns else pytest.raises(ConfigError, match=message):
+        MatchReportHook().before_train(runner)
+
+
+def test_a_wrapper_that_hides_its_annotations_is_believed():
+    runner = SimpleNamespace(train_loop=SimpleNamespace(dataloader=SimpleNamespace(dataset=object())))
+    MatchReportHook().before_train(runner)
 
 
 def test_nothing_to_report(warnings):

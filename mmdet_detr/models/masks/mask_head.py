@@ -89,7 +89,7 @@ class MaskHead(BaseModule):
 
     Raises:
         ConfigError: ``embed_dims`` is no multiple of ``num_heads``, or too small for so many levels;
-            ``num_things_classes`` is negative; or ``test_cfg`` has another key.
+            ``num_things_classes`` is negative; ``groups`` is below 1; or ``test_cfg`` has another key.
     """
 
     def __init__(
@@ -114,6 +114,8 @@ class MaskHead(BaseModule):
         unknown = sorted(self.test_cfg.keys() - TEST_CFG.keys())
         if unknown:
             raise ConfigError(f'test_cfg of MaskHead has {", ".join(TEST_CFG)}, and not {", ".join(unknown)}')
+        if groups < 1:
+            raise ConfigError(f'MaskHead(groups={groups}) needs at least one group for its GroupNorm')
         if num_things_classes is not None and num_things_classes < 0:
             raise ConfigError(f'MaskHead(num_things_classes={num_things_classes}) is no number of classes')
         widths = [embed_dims // 2 ** (level + 1) for level in range(len(self.in_channels) + 1)]

@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 from mmdet.models.task_modules.assigners import AssignResult, BaseAssigner
+from mmdet.models.task_modules.assigners.match_cost import BaseMatchCost
 from mmdet.registry import TASK_UTILS as MMDET_TASK_UTILS
 from mmdet.utils import ConfigType
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from ...errors import ConfigError
+from ...errors import ConfigError, one_line
 from ...registry import TASK_UTILS
 from ..precision import at_least_float32
 from .assignment import Solution, batch_linear_assignment, solve
@@ -37,16 +38,20 @@ class HungarianAssigner(BaseAssigner):
         device_solver_from: :meth:`match` solves on the GPU if the package torch-linear-assignment is installed and an
             image of the batch has at least this many objects. None leaves everything to SciPy. Not measured on a GPU
             yet: ``benchmarks/cuda.py`` prints the number from which it is faster.
+
+    Raises:
+        ConfigError: ``match_costs`` is empty, or one of them cannot be built.
+        ValueError: ``device_solver_from`` is below 1.
     """
 
     def __init__(
         self, match_costs: ConfigType | Sequence[ConfigType] = DETR_COSTS, device_solver_from: int | None = None
     ) -> None:
-        if isinstance(match_costs, dict):
-            match_costs = [match_costs]
         if not match_costs:
             raise ConfigError('HungarianAssigner needs at least one cost in match_costs')
-        self.match_costs = [MMDET_TASK_UTILS.build(cost) for cost in match_costs]
+        if isinstance(match_costs, dict):
+            match_costs = [match_costs]
+        self.match_costs = [_built(cost) for cost in match_costs]
         if device_solver_from is not None and device_solver_from < 1:
             raise ValueError(f'device_solver_from must be at least 1 or None, got {device_solver_from}')
         self.device_solver_from = device_solver_from
@@ -132,6 +137,18 @@ class HungarianAssigner(BaseAssigner):
             gt_inds[solution.queries] = solution.targets + 1
             labels[solution.queries] = gt_labels[solution.targets]
         return AssignResult(num_gts=num_gts, gt_inds=gt_inds, max_overlaps=None, labels=labels)
+
+
+def _built(cost: ConfigType) -> BaseMatchCost:
+    try:
+        built = MMDET_TASK_UTILS.build(cost)
+    except (AssertionError, KeyError, TypeError) as error:  # mmengine raises these for a type or argument it lacks
+        raise ConfigError(
+            f'match_costs of HungarianAssigner: {cost!r} is no cost of mmdet: {one_line(error)}'
+        ) from error
+    if not isinstance(built, BaseMatchCost):
+        raise ConfigError(f'match_costs of HungarianAssigner: {cost!r} is no cost, but a {type(built).__name__}')
+    return built
 
 
 def _at_least_float32(instances: InstanceData) -> InstanceData:

@@ -5,13 +5,14 @@ from collections import Counter
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mmdet.models.losses import FocalLoss, GIoULoss
+from mmdet.models.losses import FocalLoss, GaussianFocalLoss, GIoULoss, QualityFocalLoss, VarifocalLoss
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmdet.registry import TASK_UTILS as MMDET_TASK_UTILS
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from mmdet.utils import ConfigType, reduce_mean
 from torch import Tensor, nn
 
+from ...errors import ConfigError
 from ...log import warn
 from ...registry import MODELS
 from ..precision import at_least_float32
@@ -23,6 +24,7 @@ ASSIGNER = {'type': 'mmdet_detr.HungarianAssigner'}
 LOSS_CLS = {'type': 'CrossEntropyLoss', 'loss_weight': 1.0}
 LOSS_BBOX = {'type': 'L1Loss', 'loss_weight': 5.0}
 LOSS_IOU = {'type': 'GIoULoss', 'eps': OVERLAP_EPS, 'loss_weight': 2.0}
+SOFT_TARGETS = (GaussianFocalLoss, QualityFocalLoss, VarifocalLoss)
 
 LOSS_NAMES = ('loss_cls', 'loss_bbox', 'loss_iou')
 MAX_WARNINGS = 20  # images with bad annotations that get a warning of their own
@@ -51,6 +53,7 @@ class BipartiteMatchLoss(nn.Module):
             mmdet's). Several ranks then have the gradients of one process with all images; the official code has not.
 
     Raises:
+        ConfigError: ``loss_cls`` needs soft targets.
         ValueError: ``on_bad_annotation`` is neither 'drop' nor 'raise'; or, from training, it is 'raise' and an
             annotation cannot be learnt.
     """
@@ -71,6 +74,11 @@ class BipartiteMatchLoss(nn.Module):
             raise ValueError(f"on_bad_annotation is 'drop' or 'raise', got {on_bad_annotation!r}")
         self.assigner = MMDET_TASK_UTILS.build(assigner)
         self.loss_cls = MMDET_MODELS.build(loss_cls)
+        if isinstance(self.loss_cls, SOFT_TARGETS):
+            raise ConfigError(
+                f'loss_cls of BipartiteMatchLoss takes class labels, and {type(self.loss_cls).__name__} needs soft '
+                'targets: use CrossEntropyLoss or FocalLoss'
+            )
         self.loss_bbox = MMDET_MODELS.build(loss_bbox)
         self.loss_iou = MMDET_MODELS.build(loss_iou)
         self.no_object_weight = no_object_weight

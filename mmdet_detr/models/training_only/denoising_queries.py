@@ -31,7 +31,7 @@ class DenoisingQueries(nn.Module):
         embed_dims: C; the head fills it in.
 
     Raises:
-        ValueError: there is no set, or the noise is out of range.
+        ValueError: there is no set or no query, or the noise is out of range.
     """
 
     prefix = 'dn'
@@ -48,9 +48,10 @@ class DenoisingQueries(nn.Module):
         embed_dims: int = 256,
     ) -> None:
         super().__init__()
-        if num_sets < 1 or not 0 <= box_noise <= 1 or not 0 <= label_noise <= 1:
+        if num_sets < 1 or max_queries < 1 or not 0 <= box_noise <= 1 or not 0 <= label_noise <= 1:
             raise ValueError(
-                f'DenoisingQueries needs a set and noise from 0 to 1, got {num_sets=}, {box_noise=}, {label_noise=}'
+                f'DenoisingQueries needs a set, a query and noise from 0 to 1, got {num_sets=}, {max_queries=}, '
+                f'{box_noise=}, {label_noise=}'
             )
         self.num_sets = num_sets
         self.box_noise = box_noise

@@ -150,6 +150,7 @@ def test_nothing_to_train_is_an_error():
         ({'mask_head.in_channels': 8}, r'in_channels=8\) is one number'),
         ({'mask_head.embed_dims': 8}, 'at least 16 for 3 levels'),
         ({'mask_head.num_things_classes': -1}, 'no number of classes'),
+        ({'mask_head.groups': 0}, 'groups=0. needs at least one group'),
         ({'mask_head.num_things_classes': 6}, 'in a model of 5 classes: None makes all of them things'),
         ({'test_cfg.panoptic': {'score_threshold': 0.3}}, 'has score_thr, min_area, and not score_threshold'),
     ],

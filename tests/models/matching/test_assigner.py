@@ -135,8 +135,56 @@ def test_when_the_solver_of_the_device_is_used(monkeypatch):
 
 def test_single_cost_no_list_and_nothing():
     assert len(HungarianAssigner({'type': 'BBoxL1Cost'}).match_costs) == 1
-    with pytest.raises(ConfigError, match='at least one cost'):
-        HungarianAssigner([])
+    for nothing in ([], (), {}, None):
+        with pytest.raises(ConfigError, match='at least one cost'):
+            HungarianAssigner(nothing)
+
+
+@pytest.mark.parametrize(
+    ('costs', 'message'),
+    [
+        ([{'type': 'IoUCoast'}], "{'type': 'IoUCoast'} is no cost of mmdet: .*IoUCoast is not in the"),
+        ([{'weight': 2.0}], 'is no cost of mmdet: .*"type"'),
+        ([{'type': 'IoUCost', 'wait': 2.0}], "is no cost of mmdet: .*'wait'"),
+        ([{'type': 'BBoxL1Cost', 'box_format': 'cxcywh'}], 'is no cost of mmdet'),
+        (['IoUCost'], "'IoUCost' is no cost of mmdet"),
+        ([{'type': 'MaxIoUAssigner', 'pos_iou_thr': 0.5, 'neg_iou_thr': 0.4}], 'is no cost, but a MaxIoUAssigner'),
+    ],
+)
+def test_unknown_costs_are_one_line(costs, message):
+    with pytest.raises(ValueError, match=f'^match_costs of HungarianAssigner: .*{message}') as raised:
+        HungarianAssigner(costs)
+    assert '\n' not in str(raised.value)
+
+
+CLASS_COST, L1_COST, GIOU_COST = DETR_COSTS
+LISTS_OF_MMDETS_TEST = [
+    [CLASS_COST, L1_COST, GIOU_COST],
+    [L1_COST],
+    [{**L1_COST, 'weight': 1.0}],
+    [{'type': 'IoUCost', 'iou_mode': 'iou'}],
+    [GIOU_COST],
+    [{'type': 'FocalLossCost'}, L1_COST, GIOU_COST],
+    [{'type': 'FocalLossCost', 'weight': 1.0}],
+]
+
+
+@pytest.mark.parametrize('costs', LISTS_OF_MMDETS_TEST)
+def test_what_mmdets_own_test_asks_of_an_assigner(costs):
+    """Without objects nothing is assigned; of two objects each gets one prediction with its label."""
+    assigner = HungarianAssigner(costs)
+    predictions = InstanceData(scores=torch.rand(10, 81), bboxes=torch.rand(10, 4))
+    nothing = InstanceData(bboxes=torch.empty(0, 4), labels=torch.empty(0).long())
+    result = assigner.assign(predictions, nothing, {'img_shape': (10, 8)})
+    assert (result.gt_inds == 0).all()
+    assert (result.labels == -1).all()
+    two = InstanceData(bboxes=torch.tensor([[0.0, 0, 5, 7], [3, 5, 7, 8]]), labels=torch.tensor([1, 20]))
+    result = assigner.assign(predictions, two, {'img_shape': (10, 8)})
+    assert (result.gt_inds > -1).all()
+    assert (result.gt_inds > 0).sum() == (result.labels > -1).sum() == 2
+    assert result.labels[result.gt_inds == 1].tolist() == [1]
+    assert result.labels[result.gt_inds == 2].tolist() == [20]
+    assert result.num_gts == 2
 
 
 @pytest.mark.parametrize('bad', [float('nan'), float('inf'), -float('inf')])

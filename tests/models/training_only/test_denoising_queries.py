@@ -112,7 +112,7 @@ def test_crowded_images_get_fewer_sets():
     assert queries(targets_of_counts(50)).pos.shape[1:3] == (1, 50)
 
 
-@pytest.mark.parametrize('wrong', [{'num_sets': 0}, {'box_noise': 1.5}, {'label_noise': -0.1}])
+@pytest.mark.parametrize('wrong', [{'num_sets': 0}, {'max_queries': 0}, {'box_noise': 1.5}, {'label_noise': -0.1}])
 def test_settings_out_of_range_are_an_error(wrong):
     ((name, value),) = wrong.items()
     with pytest.raises(ValueError, match=f'{name}={value}'):
