@@ -47,7 +47,7 @@ setup(
         'matplotlib',
         'pycocotools',
         'safetensors',
-        'supervision>=0.31',  # reads YOLO and Pascal VOC, slices large images
+        'supervision>=0.31',
     ],
     extras_require={
         'onedl': [*ONEDL, 'onedl-mim>=0.5.1'],

@@ -8,6 +8,14 @@ from mmengine.config import Config
 
 from .errors import ConfigError, one_line
 
+PACKAGE = Path(__file__).parent
+ROOTS = (PACKAGE / '.mim', PACKAGE.parent)  # of configs and tools: in an installed package, and in a checkout
+
+
+def packaged(path: str) -> Path | None:
+    """A file of the package by its path in a checkout, such as ``configs/detr/...`` or ``tools/...``; None: missing."""
+    return next((root / path for root in ROOTS if (root / path).is_file()), None)
+
 
 def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Config:
     """Read a config file.

@@ -21,14 +21,13 @@ from ..checkpoints.files import HUGGING_FACE_FILES
 from ..checkpoints.fit import CLASS_ROWS, QUERIES
 from ..checkpoints.layouts import with_mask_head
 from ..checkpoints.whole import whole_detr
-from ..configs import load_config
+from ..configs import load_config, packaged
 from ..errors import CheckpointError, ConfigError, one_line
 from ..runs import find_checkpoint, find_config
 from ..safe_config import code_forbidden, require_safe_values
 from .detector import Colour, Detector
 
 CONFIG_SUFFIXES = ('.py', '.json', '.yaml', '.yml')
-PACKAGE = Path(__file__).parents[1]
 
 
 def load(weights: str | Path, config: str | Path | Config | None = None, device: str | None = None) -> Detector:
@@ -101,8 +100,7 @@ def _packaged_config(checkpoint: dict[str, Any], path: str) -> Config:
     name = config_for(sizes, dilated, masks=with_mask_head(named.weights))
     if name is None:
         raise ConfigError(f'{path} holds no config, and is no published DETR, but {sizes}: name its config by config=')
-    mim = PACKAGE / '.mim'  # of a wheel; an editable install is the checkout
-    config = load_config((mim if mim.is_dir() else PACKAGE.parent) / name)
+    config = load_config(packaged(name) or name)
     num_outputs = len(named.weights[CLASS_ROWS[0]]) - 1
     coco = source.classes is None or set(COCO_NAMES) <= set(source.classes)
     if not (num_outputs in PUBLISHED and coco):

@@ -12,19 +12,13 @@ import yaml
 from mmengine.config import Config
 
 from ..checkpoints.files import load_from_http, load_from_local, load_from_torchvision
-from ..configs import load_config
+from ..configs import ROOTS, load_config, packaged
 from ..errors import CheckpointError, ConfigError, one_line
 
-PACKAGE = Path(__file__).parents[1]
 DEFAULT = 'configs/detr/detr_r50_finetune.py'
 OFFICIAL = 'detr_r50_8x2_500e_coco'
 PUBLISHED = {'detr_r50_finetune': OFFICIAL, 'detr_r50_finetune_frozen-backbone': OFFICIAL}  # metafile's names
 NO_WEIGHTS = 'none'
-
-
-def packaged(path: str) -> Path | None:
-    """A file that mim would find by this path: beside the package in a checkout, in ``.mim`` of an installed one."""
-    return next((root / path for root in (PACKAGE / '.mim', PACKAGE.parent) if (root / path).is_file()), None)
 
 
 def find_base(name: str) -> Path:
@@ -35,8 +29,7 @@ def find_base(name: str) -> Path:
     """
     if Path(name).is_file():
         return Path(name).absolute()
-    folders = [root / 'configs' for root in (PACKAGE / '.mim', PACKAGE.parent)]
-    known = {path.stem: path for folder in folders for path in sorted(folder.glob('[!_]*/*.py'))}
+    known = {path.stem: path for root in ROOTS for path in sorted(root.glob('configs/[!_]*/*.py'))}
     path = packaged(name) or known.get(Path(name).stem if '/' not in name else name)
     if path is None:
         near = difflib.get_close_matches(Path(name).stem, known, n=3, cutoff=0.4)

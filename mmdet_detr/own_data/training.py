@@ -13,14 +13,15 @@ from pathlib import Path
 
 import torch
 
-from ..configs import dicts_in, load_config
+from ..configs import dicts_in, load_config, packaged
 from ..data_check import SplitReport, check_config, check_overlap, num_queries_of
 from ..datasets.problems import Kind
 from ..errors import ConfigError, UserError
+from ..evaluation.page import write_page
 from ..reports.data import kinds, write_report
 from ..reports.run import draw_curve, draw_predictions, read_scalars, summarise
 from ..runs import find_checkpoint
-from .base import DEFAULT, NO_WEIGHTS, find_base, load_base, packaged, published_weights, require_weights
+from .base import DEFAULT, NO_WEIGHTS, find_base, load_base, published_weights, require_weights
 from .config_file import fit_config, write_config
 from .files import OwnDataError
 from .read import OwnData, read_folder
@@ -71,7 +72,7 @@ def finetune(
 
     Returns:
         The folder of the run: ``config.py``, the best checkpoint ``best_*.pth``, ``annotations``, ``data_check``,
-        ``split.json``, ``curve.png`` and ``predictions.png``.
+        ``split.json``, ``curve.png``, ``predictions.png`` and ``evaluation/index.html``.
 
     Raises:
         OwnDataError: the pictures cannot be trained on.
@@ -92,10 +93,11 @@ def finetune(
     _start('test', environment, run / CONFIG, checkpoint)
     draw_curve(read_scalars(run), run / 'curve.png')
     draw_predictions(load_config(run / CONFIG), checkpoint, run / 'predictions.png', 12, 3, 0.5)
-    # write_page(run, run / 'evaluation') goes here
+    write_page(run, run / 'evaluation', device=device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     say(summarise(run))
     say(f'best checkpoint: {checkpoint}')
-    say(f'next: mim run mmdet_detr predict {run} IMAGE_OR_FOLDER\n      mim run mmdet_detr evaluate {run}')
+    say(f'what it can and cannot do: {run / "evaluation" / "index.html"}')
+    say(f'next: mim run mmdet_detr predict {run} IMAGE_OR_FOLDER')
     return run
 
 
