@@ -71,6 +71,7 @@ class RobustCocoDataset(CocoDataset):
         self.allow_outside = allow_outside
         self.evaluated = evaluated
         self.problems: list[Problem] = []
+        self.num_objects = 0  # in all images, once they are read
         self._found = torch.empty(0, dtype=torch.uint8)  # state of each image, shared by all workers of a data loader
         self._seed: tuple[int, ...] | None = None  # seed of the sample that is read
         super().__init__(*args, **kwargs)
@@ -147,6 +148,7 @@ class RobustCocoDataset(CocoDataset):
         if not kept:
             why = summary(self.problems) or 'none of its images has a box of a class of the config'
             raise BrokenDataError(f'{self.ann_file}: no image is left to read: {why}')
+        self.num_objects = sum(len(info['instances']) for info in kept)
         return kept
 
     def full_init(self) -> None:

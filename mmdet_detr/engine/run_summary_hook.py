@@ -1,0 +1,142 @@
+"""Says at the start of a training what is trained, and at its end what came out and what to do next."""
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch import nn
+
+from ..log import warn
+from ..registry import HOOKS
+
+MAX_NAMES = 6  # classes that the line names
+BEST = 'coco/bbox_mAP'
+
+
+@HOOKS.register_module()
+class RunSummaryHook(Hook):
+    """Logs a summary of a training, in a few lines, before its first iteration and after its last.
+
+    Before: the config, the data (images, objects, classes), the model, the device, the images of a step, the schedule,
+    and where the log is; and a warning where a frozen part of the backbone has random weights. After: the best AP, its
+    checkpoint, and the command that draws the run.
+    """
+
+    priority = 'LOWEST'  # the last checkpoint is written by then
+
+    def __init__(self) -> None:
+        self._results: list[tuple[str, float]] = []  # when and AP of each validation
+
+    def before_train(self, runner: Runner) -> None:
+        train = runner.train_dataloader.dataset
+        rows = {
+            'config': runner.cfg.filename or 'without a file',
+            'training': f'{_data(train)}, {_classes(getattr(train, "metainfo", {}).get("classes", ()))}',
+            'validation': 'none' if runner.val_loop is None else _data(runner.val_dataloader.dataset),
+            'model': _model(runner),
+            'device': _device(runner),
+            'schedule': _schedule(runner),
+            'folder': _shown(runner.work_dir),
+            'log': f'{_shown(runner.logger.log_file)}, every loss in vis_data/scalars.json beside it',
+        }
+        lines = [f'  {name:<12}{text}' for name, text in rows.items()]
+        runner.logger.info('\n'.join([f'Training {runner.experiment_name}', *lines]))
+        self._warn_about_random_weights(runner)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        if metrics and BEST in metrics and hasattr(runner.train_loop, 'iter'):
+            by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+            when = f'epoch {runner.epoch}' if by_epoch else f'iteration {runner.iter}'
+            self._results.append((when, metrics[BEST]))
+
+    def after_train(self, runner: Runner) -> None:
+        hub = runner.message_hub
+        folder = _shown(runner.work_dir)
+        checkpoint = hub.get_info('best_ckpt') if 'best_ckpt' in hub.runtime_info else None
+        if checkpoint and self._results:
+            when, best = max(self._results, key=lambda result: result[1])
+            result = f'Best AP {best:.3f} after {when}: '
+        else:
+            checkpoint = hub.get_info('last_ckpt') if 'last_ckpt' in hub.runtime_info else None
+            result = f'Last AP {self._results[-1][1]:.3f}: ' if self._results else ''
+        if checkpoint:
+            runner.logger.info(f'{result}{_shown(checkpoint)}')
+        runner.logger.info(f'Next, to see curve and predictions: mim run mmdet_detr report {folder}')
+
+    def _warn_about_random_weights(self, runner: Runner) -> None:
+        backbone = getattr(_unwrapped(runner.model), 'backbone', None)
+        if runner._load_from or runner._resume or not isinstance(backbone, nn.Module):
+            return
+        if not _is_pretrained(_unwrapped(runner.model)) and not _is_pretrained(backbone) and _is_frozen(backbone):
+            warn(
+                'Without load_from all weights start random, also those of the backbone (init_cfg=None), whose frozen '
+                'parts stay so: add load_from=CHECKPOINT to --cfg-options.'
+            )
+
+
+def _shown(path: str) -> str:
+    """A path as one would type it here."""
+    relative = os.path.relpath(path)
+    return path if relative.startswith('..') else relative
+
+
+def _unwrapped(model: nn.Module) -> Any:
+    return model.module if is_model_wrapper(model) else model
+
+
+def _is_pretrained(module: nn.Module) -> bool:
+    given = getattr(module, 'init_cfg', None) or ()
+    return any(one.get('type') == 'Pretrained' for one in ([given] if isinstance(given, dict) else given))
+
+
+def _is_frozen(backbone: nn.Module) -> bool:
+    return any(not parameter.requires_grad for parameter in backbone.parameters())
+
+
+def _data(dataset: Any) -> str:
+    """File, images and objects of a data set, as far as it says them."""
+    path = getattr(dataset, 'ann_file', '') or type(dataset).__name__
+    counted = hasattr(dataset, 'num_objects') and dataset._indices is None  # not of a part of it
+    objects = f', {dataset.num_objects} objects' if counted else ''
+    return f'{_shown(path)}: {len(dataset)} images{objects}'
+
+
+def _classes(names: Iterable[str]) -> str:
+    shown = list(names)
+    more = f' and {len(shown) - MAX_NAMES} more' if len(shown) > MAX_NAMES else ''
+    return f'{len(shown)} class{"" if len(shown) == 1 else "es"} ({", ".join(shown[:MAX_NAMES])}{more})'
+
+
+def _model(runner: Runner) -> str:
+    model = _unwrapped(runner.model)
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    trained = sum(size for size, trains in sizes if trains)
+    frozen = sum(size for size, _ in sizes) - trained
+    start = f'from {runner._load_from}' if runner._load_from else 'from its initial weights'
+    more = f' and {frozen / 1e6:.1f} M frozen' if frozen else ''
+    return f'{type(model).__name__}, {trained / 1e6:.1f} M parameters{more}, {start}'
+
+
+def _device(runner: Runner) -> str:
+    device = next(runner.model.parameters()).device
+    name = torch.cuda.get_device_name(device) if device.type == 'cuda' else 'CPU'
+    loader = runner.train_dataloader
+    batch = loader.batch_size or getattr(loader.batch_sampler, 'batch_size', None) or 1
+    step = batch * runner.world_size * getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+    return f'{runner.world_size} x {name}, {step} image{"" if step == 1 else "s"} a step'
+
+
+def _schedule(runner: Runner) -> str:
+    by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+    length = f'{runner.max_epochs} epochs of {len(runner.train_dataloader)}' if by_epoch else f'{runner.max_iters}'
+    unit = 'epoch' if by_epoch else 'iteration'
+    interval = '' if runner.val_loop is None else runner.val_interval
+    every = f', validation after every {unit if interval == 1 else f"{interval} {unit}s"}' if interval else ''
+    optimizer = getattr(runner.optim_wrapper, 'optimizer', None)
+    rates = sorted({group.get('initial_lr', group['lr']) for group in optimizer.param_groups}) if optimizer else []
+    used = f'; {type(optimizer).__name__} at {" and ".join(f"{rate:g}" for rate in rates)}' if rates else ''
+    return f'{length} iterations{every}{used}'
