@@ -15,6 +15,7 @@ from ..registry import DATASETS
 from .annotations import Document, check_annotations, check_classes, read_annotations, require_names
 from .ground_truth import evaluation_problems
 from .images import MAX_PIXELS, BrokenImageError, decodes_files, inspect_image, is_local, require_file
+from .palette import complete_palette
 from .problems import Problem, summary
 from .randomness import seed_transforms
 from .seeded_sampler import SeededIndex
@@ -80,6 +81,10 @@ class RobustCocoDataset(CocoDataset):
     def _load_metainfo(cls, metainfo: Mapping | None = None) -> dict:
         loaded = super()._load_metainfo(metainfo)
         require_names(loaded.get('classes'))
+        given = metainfo or {}
+        known = () if 'classes' in given and 'palette' not in given else loaded.get('palette', ())
+        if not isinstance(known, str):  # a name of mmdet's, such as 'random'
+            loaded['palette'] = complete_palette(known, len(loaded.get('classes') or ()))
         return loaded
 
     # CocoDataset calls this name with a path.
