@@ -14,7 +14,7 @@ from ..log import warn
 from ..registry import HOOKS
 
 MAX_NAMES = 6  # classes that the line names
-BEST = 'coco/bbox_mAP'
+AP = 'coco/bbox_mAP'  # its name in the log
 
 
 @HOOKS.register_module()
@@ -27,9 +27,6 @@ class RunSummaryHook(Hook):
     """
 
     priority = 'LOWEST'  # the last checkpoint is written by then
-
-    def __init__(self) -> None:
-        self._results: list[tuple[str, float]] = []  # when and AP of each validation
 
     def before_train(self, runner: Runner) -> None:
         train = runner.train_dataloader.dataset
@@ -47,25 +44,21 @@ class RunSummaryHook(Hook):
         runner.logger.info('\n'.join([f'Training {runner.experiment_name}', *lines]))
         self._warn_about_random_weights(runner)
 
-    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        if metrics and BEST in metrics and hasattr(runner.train_loop, 'iter'):
-            by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
-            when = f'epoch {runner.epoch}' if by_epoch else f'iteration {runner.iter}'
-            self._results.append((when, metrics[BEST]))
-
     def after_train(self, runner: Runner) -> None:
         hub = runner.message_hub
-        folder = _shown(runner.work_dir)
-        checkpoint = hub.get_info('best_ckpt') if 'best_ckpt' in hub.runtime_info else None
-        if checkpoint and self._results:
-            when, best = max(self._results, key=lambda result: result[1])
-            result = f'Best AP {best:.3f} after {when}: '
+        known, result = hub.runtime_info, ''
+        if 'best_ckpt' in known and 'best_score' in known:
+            checkpoint = known['best_ckpt']
+            name = 'AP' if f'best_{AP.replace("/", "_")}_' in os.path.basename(checkpoint) else 'result'
+            result = f'Best {name} {known["best_score"]:.3f}: '
         else:
-            checkpoint = hub.get_info('last_ckpt') if 'last_ckpt' in hub.runtime_info else None
-            result = f'Last AP {self._results[-1][1]:.3f}: ' if self._results else ''
+            checkpoint = known.get('last_ckpt')
+            if f'val/{AP}' in hub.log_scalars:
+                result = f'Last AP {hub.get_scalar(f"val/{AP}").current():.3f}: '
         if checkpoint:
             runner.logger.info(f'{result}{_shown(checkpoint)}')
-        runner.logger.info(f'Next, to see curve and predictions: mim run mmdet_detr report {folder}')
+        command = f'mim run mmdet_detr report {_shown(runner.work_dir)}'
+        runner.logger.info(f'Next, to see its curve and predictions: {command}')
 
     def _warn_about_random_weights(self, runner: Runner) -> None:
         backbone = getattr(_unwrapped(runner.model), 'backbone', None)
@@ -113,12 +106,15 @@ def _classes(names: Iterable[str]) -> str:
 
 def _model(runner: Runner) -> str:
     model = _unwrapped(runner.model)
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
-    trained = sum(size for size, trains in sizes if trains)
-    frozen = sum(size for size, _ in sizes) - trained
+    trained, frozen = (
+        sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad is trains) / 1e6
+        for trains in (True, False)
+    )
+    more = f' and {frozen:.1f} M frozen' if frozen else ''
+    shard = ' on this rank' if 'FullySharded' in type(runner.model).__name__ else ''
     start = f'from {runner._load_from}' if runner._load_from else 'from its initial weights'
     more = f' and {frozen / 1e6:.1f} M frozen' if frozen else ''
-    return f'{type(model).__name__}, {trained / 1e6:.1f} M parameters{more}, {start}'
+    return f'{type(model).__name__}, {trained:.1f} M parameters{shard}{more}, {start}'
 
 
 def _device(runner: Runner) -> str:
