@@ -74,7 +74,7 @@ def test_the_terminal_is_short(folder):
     summary = '\n'.join(lines[:first])
     assert 'instances_train.json: 16 images, ' in summary
     assert '3 classes (circle, square, triangle)' in summary
-    assert '2 iterations, validation after every 2 iterations; Muon at 0.001 and 0.01' in summary
+    assert '2 iterations, validation every 2 iterations; Muon at 0.001 and 0.01' in summary
     assert f'work/{next((folder / "work").glob("*/*.log")).parent.name}/' in summary
     iterations = [line for line in lines if 'Iter(train)' in line]
     assert len(iterations) == 2

@@ -101,7 +101,7 @@ def _data(dataset: Any) -> str:
 def _classes(names: Iterable[str]) -> str:
     shown = list(names)
     more = f' and {len(shown) - MAX_NAMES} more' if len(shown) > MAX_NAMES else ''
-    return f'{len(shown)} class{"" if len(shown) == 1 else "es"} ({", ".join(shown[:MAX_NAMES])}{more})'
+    return f'{_count(len(shown), "class", "es")} ({", ".join(shown[:MAX_NAMES])}{more})'
 
 
 def _model(runner: Runner) -> str:
@@ -112,9 +112,15 @@ def _model(runner: Runner) -> str:
     )
     more = f' and {frozen:.1f} M frozen' if frozen else ''
     shard = ' on this rank' if 'FullySharded' in type(runner.model).__name__ else ''
-    start = f'from {runner._load_from}' if runner._load_from else 'from its initial weights'
-    more = f' and {frozen / 1e6:.1f} M frozen' if frozen else ''
-    return f'{type(model).__name__}, {trained:.1f} M parameters{shard}{more}, {start}'
+    return f'{type(model).__name__}, {trained:.1f} M parameters{shard}{more}, {_start(runner, model)}'
+
+
+def _start(runner: Runner, model: nn.Module) -> str:
+    if runner._resume and runner._has_loaded:
+        return f'resumed after iteration {runner.iter}'
+    if runner._load_from:
+        return f'from {runner._load_from}'
+    return 'from a pretrained backbone' if _is_pretrained(getattr(model, 'backbone', model)) else 'from random weights'
 
 
 def _device(runner: Runner) -> str:
@@ -123,16 +129,20 @@ def _device(runner: Runner) -> str:
     loader = runner.train_dataloader
     batch = loader.batch_size or getattr(loader.batch_sampler, 'batch_size', None) or 1
     step = batch * runner.world_size * getattr(runner.optim_wrapper, '_accumulative_counts', 1)
-    return f'{runner.world_size} x {name}, {step} image{"" if step == 1 else "s"} a step'
+    return f'{runner.world_size} x {name}, {_count(step, "image")} a step'
 
 
 def _schedule(runner: Runner) -> str:
     by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
-    length = f'{runner.max_epochs} epochs of {len(runner.train_dataloader)}' if by_epoch else f'{runner.max_iters}'
-    unit = 'epoch' if by_epoch else 'iteration'
-    interval = '' if runner.val_loop is None else runner.val_interval
-    every = f', validation after every {unit if interval == 1 else f"{interval} {unit}s"}' if interval else ''
+    iterations = _count(len(runner.train_dataloader) if by_epoch else runner.max_iters, 'iteration')
+    length = f'{_count(runner.max_epochs, "epoch")} of {iterations}' if by_epoch else iterations
+    if runner.val_loop is not None:
+        length += f', validation every {_count(runner.val_interval, "epoch" if by_epoch else "iteration")}'
     optimizer = getattr(runner.optim_wrapper, 'optimizer', None)
     rates = sorted({group.get('initial_lr', group['lr']) for group in optimizer.param_groups}) if optimizer else []
     used = f'; {type(optimizer).__name__} at {" and ".join(f"{rate:g}" for rate in rates)}' if rates else ''
-    return f'{length} iterations{every}{used}'
+    return f'{length}{used}'
+
+
+def _count(number: int, unit: str, plural: str = 's') -> str:
+    return f'{number} {unit}{"" if number == 1 else plural}'

@@ -125,7 +125,8 @@ def draw_predictions(
     model = init_detector(config, str(checkpoint), device='cpu')
     dataset = DATASETS.build(config.test_dataloader.dataset)
     classes = dataset.metainfo['classes']
-    palette = complete_palette(dataset.metainfo.get('palette', ()), len(classes))
+    given = dataset.metainfo.get('palette', ())
+    palette = complete_palette(() if isinstance(given, str) else given, len(classes))
     visualizer = VISUALIZERS.build({'type': 'mmdet_detr.PanopticVisualizer', 'name': 'report'})
     visualizer.dataset_meta = {**dataset.metainfo, 'palette': palette}
     indices = np.linspace(0, len(dataset) - 1, min(num_images, len(dataset))).round().astype(int)
@@ -139,7 +140,8 @@ def draw_predictions(
         image = _resize(mmcv.imread(info['img_path'], channel_order='rgb'), sample)
         shown.append((info['img_path'], image, sample))
     used = sorted({label for *_, sample in shown for label in _labels(sample, len(classes))})
-    names = classes if len(used) > MAX_IN_LEGEND else None
+    maps = any('pred_panoptic_seg' in sample for *_, sample in shown)  # they have no other place for names
+    names = classes if len(used) > MAX_IN_LEGEND and not maps else None
     pairs = []
     for name, image, sample in shown:
         if 'pred_panoptic_seg' in sample:
