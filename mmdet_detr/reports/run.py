@@ -217,7 +217,7 @@ def _resize(image: np.ndarray, sample: DetDataSample) -> np.ndarray:
     size = (max(1, round(height * factor)), max(1, round(width * factor)))
 
     def resized(pixels: Tensor) -> Tensor:
-        return functional.interpolate(pixels[None].float(), size, mode='nearest-exact')[0].to(pixels.dtype)
+        return functional.interpolate(pixels[:, None].float(), size, mode='nearest-exact')[:, 0].to(pixels.dtype)
 
     for instances in (sample.gt_instances, sample.pred_instances):
         masks = instances.pop('masks', None)

@@ -25,7 +25,9 @@ class Pair(NamedTuple):
     found: np.ndarray
 
 
-def draw_boxes(image: np.ndarray, objects: supervision.Detections, palette: list[Colour], texts: list[str]) -> np.ndarray:
+def draw_boxes(
+    image: np.ndarray, objects: supervision.Detections, palette: list[Colour], texts: list[str]
+) -> np.ndarray:
     """The image (H, W, 3) uint8 RGB with boxes, masks if there are, and texts that keep out of each other's way."""
     colours = supervision.ColorPalette([supervision.Color(*colour) for colour in palette])
     readable = supervision.ColorPalette([_text_colour(colour) for colour in palette])

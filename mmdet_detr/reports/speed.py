@@ -122,7 +122,9 @@ def _stages(axis: Axes, group: list[Row]) -> None:
         axis.bar_label(bars, texts, label_type='center', fontsize='small', color='white')
         left = [a + b for a, b in zip(left, widths, strict=True)]
     for row, total in enumerate(left):
-        axis.annotate(_milliseconds(total), (total, row), (4, 0), textcoords='offset points', va='center', weight='bold')
+        axis.annotate(
+            _milliseconds(total), (total, row), (4, 0), textcoords='offset points', va='center', weight='bold'
+        )
     axis.set_yticks(range(len(group)), [_label(row) for row in group])
     axis.margins(x=0.15)
     axis.legend(fontsize='small', loc='center left', bbox_to_anchor=(1.01, 0.5), frameon=False)

@@ -15,7 +15,7 @@ def test_colours_differ(count, least):
     colours = np.array(palette, dtype=float)
     distances = np.linalg.norm(colours[:, None] - colours[None], axis=-1) + 1000 * np.eye(count)
     assert distances.min() >= least
-    assert 0 <= colours.min()
+    assert colours.min() >= 0
     assert colours.max() <= 255
 
 

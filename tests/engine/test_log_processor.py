@@ -48,7 +48,7 @@ def test_all_losses_on_request(printed):
 
 
 def test_mmengines_own_processor_has_its_own_lines(printed):
-    lines, _ = printed(**{'log_processor': {'_delete_': True, 'type': 'LogProcessor', 'window_size': 5}})
+    lines, _ = printed(log_processor={'_delete_': True, 'type': 'LogProcessor', 'window_size': 5})
     assert all('d0.loss_cls: ' in line for line in lines if 'Epoch(train)' in line)
     assert sum('coco/bbox_mAP: ' in line for line in lines) == 1
 

@@ -40,9 +40,7 @@ def test_a_legend_takes_as_many_rows_as_it_needs():
 @pytest.mark.parametrize('texts', [['', ''], ['97', '55']])
 def test_boxes_have_the_colours_of_their_classes(texts):
     image = np.zeros((60, 80, 3), dtype=np.uint8)
-    objects = supervision.Detections(
-        xyxy=np.array([[5, 25, 30, 50], [40, 25, 70, 55.0]]), class_id=np.array([0, 1])
-    )
+    objects = supervision.Detections(xyxy=np.array([[5, 25, 30, 50], [40, 25, 70, 55.0]]), class_id=np.array([0, 1]))
     picture = draw_boxes(image, objects, [(200, 0, 0), (0, 0, 200)], texts)
     assert picture[40, 5].tolist() == [200, 0, 0]
     assert picture[40, 40].tolist() == [0, 0, 200]
