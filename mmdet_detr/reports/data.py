@@ -81,8 +81,8 @@ def draw(reports: list[SplitReport], num_queries: int | None, path: Path) -> Non
         right.margins(y=0.12)
         more = '' if len(most) <= BARS else f', the {BARS} most frequent of {len(most)}'
         right.set(title=f'{report.source.name}: boxes of the classes{more}', ylabel='boxes')
-        rotation = 90 if upright else 0
-        right.set_xticks(range(len(names)), names, rotation=rotation, fontsize='small', parse_math=False)
+        style = {'rotation': 90, 'fontsize': 'x-small'} if upright else {'fontsize': 'small'}
+        right.set_xticks(range(len(names)), names, parse_math=False, **style)
         right.yaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
     figure.savefig(path, dpi=100)
 
