@@ -1,3 +1,4 @@
+import itertools
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -49,7 +50,7 @@ def test_many_classes_stand_upright_and_apart(panels):
     assert len(names(counted)) == BARS
     assert counted.get_title().endswith(f'the {BARS} most frequent of {BARS + 5}')
     boxes = [label.get_window_extent() for label in counted.get_xticklabels()]
-    assert all(left.x1 <= right.x0 for left, right in zip(boxes, boxes[1:], strict=False))
+    assert all(left.x1 <= right.x0 for left, right in itertools.pairwise(boxes))
     assert min(box.y0 for box in boxes) >= 0  # not clipped
 
 
