@@ -24,7 +24,7 @@ IN_FILE = re.compile(r'(data_)?time$|coco_panoptic/[SR]Q|.*_precision$')  # in s
 class LogProcessor(MMEngineLogProcessor):
     """mmengine's ``LogProcessor`` with lines that fit a terminal.
 
-    - An iteration is a line of its loss, seconds, remaining time, learning rate and, on a GPU, memory in MB. The other
+    - An iteration is a line of its loss, seconds, remaining time, learning rate and, on a GPU, memory. The other
       scalars, such as the losses of each decoder layer, are in ``vis_data/scalars.json``.
     - A validation is a line of AP, AP50 and AP75, and of the AP of small, medium and large objects (S, M, L), one more
       for masks and one for panoptic quality.
@@ -49,16 +49,16 @@ class LogProcessor(MMEngineLogProcessor):
         scalars = {name.removeprefix('train/'): value for name, value in tag.items()}
         items = [text[: text.index(']  ') + 1]]
         if 'loss' in scalars:
-            items.append(f'loss {scalars["loss"]:.3f}')
+            items.append(f'loss {scalars["loss"]:.5g}')
         if 'time' in scalars:
-            items.append(f'{scalars["time"]:.3f} s')
+            items.append(f'{scalars["time"]:.3g} s')
         if 'eta' in runner.message_hub.runtime_info:
             items.append(f'eta {_duration(runner.message_hub.get_info("eta"))}')
         rate = scalars.get('base_lr', scalars.get('lr'))  # mmengine's lr is that of the first group, the backbone's
         if rate is not None:
             items.append(f'lr {rate:.1e}')
         if 'memory' in scalars:
-            items.append(f'{scalars["memory"]} MB')
+            items.append(f'{scalars["memory"] / 1024:.1f} GB')
         return tag, '  '.join(items)
 
     def get_log_after_epoch(
@@ -80,9 +80,11 @@ class LogProcessor(MMEngineLogProcessor):
 
 
 def _duration(seconds: float) -> str:
-    """Hours and minutes for a day and longer: the line of a long training has to be short as well."""
+    """Days without minutes, ten days without hours: the line of a long training has to be short as well."""
     left = timedelta(seconds=int(seconds))
-    return f'{left.days}d {left.seconds // 3600}h' if left.days else str(left)
+    if not left.days:
+        return str(left)
+    return f'{left.days}d' if left.days >= 10 else f'{left.days}d {left.seconds // 3600}h'
 
 
 def _number(value: Any, digits: int) -> str:

@@ -1,10 +1,11 @@
 import json
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 from runs import BY_EPOCH, train
 
-from mmdet_detr.engine.log_processor import _duration, _number
+from mmdet_detr.engine.log_processor import LogProcessor, MMEngineLogProcessor, _duration, _number
 
 HOOKS = {'custom_hooks': [{'type': 'mmdet_detr.RunSummaryHook'}, {'type': 'mmdet_detr.ReproducibleHook'}]}
 SHORT = {'train_cfg.max_epochs': 1, 'train_dataloader.dataset.indices': 16, **HOOKS}
@@ -36,7 +37,7 @@ def test_lines_are_short_and_scalars_complete(printed):
     assert 'Hooks will be executed' in log
     entries = [json.loads(line) for line in (folder / 'vis_data' / 'scalars.json').read_text().splitlines()]
     assert {'loss', 'loss_cls', 'd0.loss_cls', 'dn.loss_iou', 'query_spread', 'lr', 'time'} <= entries[0].keys()
-    assert f'loss {entries[0]["loss"]:.3f}  ' in iterations[0]
+    assert f'loss {entries[0]["loss"]:.5g}  ' in iterations[0]
     shown = f'AP {entries[-1]["coco/bbox_mAP"]:.3f}  AP50 {entries[-1]["coco/bbox_mAP_50"]:.3f}  '
     assert shown in results[0]
     assert results[0].endswith('M -  L -')  # the shapes are small, all of them
@@ -55,7 +56,12 @@ def test_mmengines_own_processor_has_its_own_lines(printed):
 
 @pytest.mark.parametrize(
     ('duration', 'text'),
-    [({'seconds': 61.7}, '0:01:01'), ({'hours': 23}, '23:00:00'), ({'days': 5, 'hours': 7.5}, '5d 7h')],
+    [
+        ({'seconds': 61.7}, '0:01:01'),
+        ({'hours': 23}, '23:00:00'),
+        ({'days': 5, 'hours': 7.5}, '5d 7h'),
+        ({'days': 12, 'hours': 7}, '12d'),
+    ],
 )
 def test_remaining_time(duration, text):
     assert _duration(timedelta(**duration).total_seconds()) == text
@@ -63,3 +69,15 @@ def test_remaining_time(duration, text):
 
 def test_numbers():
     assert [_number(value, 3) for value in (0.12345, -1.0, 7, 'a')] == ['0.123', '-', '7', 'a']
+
+
+def test_the_longest_line_fits(monkeypatch):
+    """The first iterations of 150 epochs of COCO on a large GPU, with what the logger writes before it."""
+    scalars = {'base_lr': 1e-4, 'lr': 1e-5, 'time': 11.7268, 'loss': 33.75212, 'd0.loss_cls': 1.0, 'memory': 123456}
+    text = 'Epoch(train) [150][14785/14786]  base_lr: 1.0000e-04 lr: 1.0000e-05  eta: 123 days, 11:22:33  time: 11.7268'
+    monkeypatch.setattr(MMEngineLogProcessor, 'get_log_after_iter', lambda *_: (scalars, text))
+    runner = SimpleNamespace(message_hub=SimpleNamespace(runtime_info=['eta'], get_info=lambda _: 123.5 * 86400))
+    tag, line = LogProcessor().get_log_after_iter(runner, 0, 'train')
+    assert tag is scalars
+    assert line == 'Epoch(train) [150][14785/14786]  loss 33.752  11.7 s  eta 123d  lr 1.0e-04  120.6 GB'
+    assert len(f'11/29 08:53:49 - mmengine - INFO - {line}') <= 120
