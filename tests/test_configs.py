@@ -98,8 +98,13 @@ def test_builds_dumps_and_reloads(path, tmp_path):
     config.dump(tmp_path / 'dumped.py')
     assert Config.fromfile(tmp_path / 'dumped.py').to_dict() == config.to_dict()
     guards = {'SkipNonFiniteHook', 'MatchReportHook', 'LogHistoryHook', 'ReproducibleHook', 'PreemptionHook'}
-    assert {f'mmdet_detr.{name}' for name in guards} <= {hook.type for hook in config.custom_hooks}
+    assert {f'mmdet_detr.{name}' for name in guards | {'RunSummaryHook'}} <= {hook.type for hook in config.custom_hooks}
     assert config.default_hooks.checkpoint.type == 'mmdet_detr.AtomicCheckpointHook'
+
+
+@pytest.mark.parametrize('path', sorted((ROOT / 'configs').glob('[a-z]*/*.py')), ids=lambda path: path.stem)
+def test_the_terminal_is_short(path):
+    assert Config.fromfile(path, import_custom_modules=False).log_processor.type == 'mmdet_detr.LogProcessor'
 
 
 COCO = [path for path in DETR_CONFIGS if path.stem.endswith('coco')]

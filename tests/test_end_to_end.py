@@ -42,6 +42,8 @@ def folder(run_mim, tmp_path_factory):
     options = ('--cfg-options', *OPTIONS, 'train_cfg.max_iters=2')
     done = run_mim('train', 'mmdet_detr', CONFIG, '--gpus', 0, '--work-dir', 'work', *options, cwd=root)
     assert done.returncode == 0, done.stderr
+    (root / 'terminal.txt').write_text(done.stdout)
+    assert done.stderr == ''
     return root
 
 
@@ -64,18 +66,42 @@ def test_trained_and_evaluated(folder):
     assert (folder / 'work' / 'iter_2.pth').is_file()
 
 
+def test_the_terminal_is_short(folder):
+    """What mim train prints: a summary, a line an iteration, one of the validation, and what to do next."""
+    lines = (folder / 'terminal.txt').read_text().splitlines()
+    first = next(number for number, line in enumerate(lines) if 'Iter(train)' in line)
+    assert first <= 15
+    summary = '\n'.join(lines[:first])
+    assert 'instances_train.json: 16 images, ' in summary
+    assert '3 classes (circle, square, triangle)' in summary
+    assert '2 iterations, validation every 2 iterations; Muon at 0.001 and 0.01' in summary
+    assert f'work/{next((folder / "work").glob("*/*.log")).parent.name}/' in summary
+    iterations = [line for line in lines if 'Iter(train)' in line]
+    assert len(iterations) == 2
+    assert all(re.search(r'\[\d/2\]  loss [\d.]+  [\d.]+ s  eta 0:00:\d\d  lr \S+$', line) for line in iterations)
+    assert max(map(len, iterations)) <= 120
+    assert sum('AP50' in line for line in lines) == 1
+    log = next((folder / 'work').glob('*/*.log')).read_text()
+    table = ' Average Precision  (AP) @[ IoU=0.50:0.95'
+    assert table in log
+    assert 'System environment' in log
+    assert re.search(r'Last AP [\d.]+: work/iter_2\.pth', lines[-3])
+    assert lines[-2].endswith('mim run mmdet_detr report work')
+    for noise in (table, 'index', 'OneDL', 'faster_coco_eval', 'deprecated', 'System environment', 'copypaste'):
+        assert noise not in '\n'.join(lines), noise
+
+
 def test_resumes_tests_and_reports(folder, run_mim):
     done = train(folder, 'work', 'train_cfg.max_iters=4', flags=['--resume'])
     assert done.returncode == 0, done.stderr
     assert [entry['step'] for entry in scalars(folder) if 'loss' in entry] == [3, 4]
     validated = scalars(folder)[-1]['coco/bbox_mAP']
-    assert 'in full in the log file' in done.stdout  # the dump of the config, hundreds of lines
 
     checkpoint = folder / 'work' / 'iter_4.pth'
     arguments = ('--checkpoint', checkpoint, '--gpus', 0, '--work-dir', 'work', '--show-dir', 'shown')
     done = run_mim('test', 'mmdet_detr', CONFIG, *arguments, cwd=folder)
     assert done.returncode == 0, done.stderr
-    tested = float(re.search(r'coco/bbox_mAP: ([\d.]+)', done.stdout)[1])
+    tested = float(re.search(r'AP ([\d.]+)', done.stdout)[1])
     assert tested == pytest.approx(validated, abs=1e-3)
     assert len(list(folder.glob('work/*/shown/*'))) == 4
 
@@ -381,6 +407,6 @@ def test_benchmark_with_ap(folder):
     assert list(results['ap']) == ['detr_tiny_shapes (1)']
     done = run_tool('test', CONFIG, 'work/iter_2.pth', cwd=folder)
     assert done.returncode == 0, done.stderr
-    figure = re.search(r'coco/bbox_mAP: (\S+)', done.stdout + done.stderr)[1]
+    figure = re.search(r'AP (\S+)', done.stdout)[1]
     assert results['ap']['detr_tiny_shapes (1)']['AP'] == float(figure)
     assert (folder / 'speed' / 'speed.png').exists()

@@ -15,7 +15,12 @@ PLAIN = (
     'default_hooks.checkpoint.max_keep_ckpts=2',
 )
 ADAM = ('optim_wrapper.optimizer.type=AdamW', 'optim_wrapper.optimizer.lr=1e-3')
-SHARDED = (*PLAIN, 'runner_type=FlexibleRunner', 'strategy.type=mmdet_detr.FSDPStrategy')
+SHARDED = (
+    *PLAIN,
+    'log_processor.all_losses=True',
+    'runner_type=FlexibleRunner',
+    'strategy.type=mmdet_detr.FSDPStrategy',
+)
 
 
 def test_takes_the_steps_of_plain_ranks(ranks):

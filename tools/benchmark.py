@@ -1,4 +1,4 @@
-"""Measure detectors side by side: speed by stages, memory, operations, parameters, and AP where checkpoints are given.
+"""Measure detectors side by side: speed by stages, memory, operations, parameters, and AP with checkpoints.
 
 CONFIG is a file, or a config that a package brings along, such as mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py.
 All detectors take turns in one process, so that what else the machine does hits all of them alike.

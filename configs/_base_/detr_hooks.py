@@ -6,6 +6,7 @@ custom_hooks = [
     dict(type='mmdet_detr.SkipNonFiniteHook', max_consecutive=50),
     dict(type='mmdet_detr.MatchReportHook'),
     dict(type='mmdet_detr.LogHistoryHook'),
+    dict(type='mmdet_detr.RunSummaryHook'),
     dict(type='mmdet_detr.ReproducibleHook'),
     dict(type='mmdet_detr.PreemptionHook'),
 ]

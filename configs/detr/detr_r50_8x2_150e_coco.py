@@ -92,4 +92,5 @@ param_scheduler = [
     dict(type='MultiStepLR', begin=0, end=max_epochs, by_epoch=True, milestones=[100], gamma=0.1),
 ]
 default_hooks = dict(checkpoint=dict(type='mmdet_detr.AtomicCheckpointHook'))
+log_processor = dict(type='mmdet_detr.LogProcessor')
 auto_scale_lr = dict(enable=False, base_batch_size=16)  # 8 GPUs x 2 images

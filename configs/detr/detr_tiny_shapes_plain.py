@@ -116,4 +116,4 @@ default_hooks = dict(
     checkpoint=dict(type='mmdet_detr.AtomicCheckpointHook', by_epoch=False, interval=760, max_keep_ckpts=1),
     logger=dict(type='LoggerHook', interval=100),
 )
-log_processor = dict(type='LogProcessor', window_size=100, by_epoch=False)
+log_processor = dict(type='mmdet_detr.LogProcessor', window_size=100, by_epoch=False)

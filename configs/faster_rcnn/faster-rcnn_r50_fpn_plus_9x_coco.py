@@ -5,3 +5,4 @@ model = dict(roi_head=_base_.plus_roi_head)
 train_dataloader = dict(dataset=dict(pipeline=_base_.plus_train_pipeline))
 train_cfg = dict(max_epochs=_base_.plus_epochs)
 param_scheduler = _base_.plus_param_scheduler
+log_processor = dict(type='mmdet_detr.LogProcessor')

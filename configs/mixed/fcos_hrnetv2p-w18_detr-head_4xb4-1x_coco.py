@@ -9,3 +9,4 @@ model = dict(
     test_cfg=_base_.detr_test_cfg,
 )
 optim_wrapper = dict(_base_.detr_optim_wrapper, _delete_=True)
+log_processor = dict(type='mmdet_detr.LogProcessor')

@@ -10,3 +10,4 @@ model = dict(
     predict_by='detector',  # or 'aux_head'
 )
 optim_wrapper = dict(_base_.detr_optim_wrapper, _delete_=True)
+log_processor = dict(type='mmdet_detr.LogProcessor')

@@ -32,3 +32,4 @@ param_scheduler = [
     ),
 ]
 auto_scale_lr = dict(base_batch_size=128)
+log_processor = dict(type='mmdet_detr.LogProcessor')

@@ -26,3 +26,4 @@ param_scheduler = [
     ),
 ]
 auto_scale_lr = dict(base_batch_size=256)
+log_processor = dict(type='mmdet_detr.LogProcessor')

@@ -11,3 +11,4 @@ optim_wrapper = dict(
     _delete_=True,
     optimizer=dict(_base_.detr_optim_wrapper.optimizer, lr=2e-4),  # 64 images a step: 1e-4 x sqrt(64 / 16)
 )
+log_processor = dict(type='mmdet_detr.LogProcessor')

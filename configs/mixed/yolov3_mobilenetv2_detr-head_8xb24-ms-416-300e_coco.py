@@ -13,3 +13,4 @@ optim_wrapper = dict(
     _delete_=True,
     optimizer=dict(_base_.detr_optim_wrapper.optimizer, lr=3.5e-4),  # 192 images a step: 1e-4 x sqrt(192 / 16)
 )
+log_processor = dict(type='mmdet_detr.LogProcessor')

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from urllib.parse import urlparse
 
+import mmengine
 import safetensors.torch
 import torch
 from mmengine.dist import barrier, get_rank
@@ -16,6 +17,7 @@ from ..errors import CheckpointError, CheckpointNotFoundError
 from .pickles import MapLocation, load_pickle
 from .source import Source, facts_of, with_source
 
+TORCHVISION = Path(mmengine.__file__).parent / 'hub' / 'torchvision_0.12.json'  # names and addresses
 HUGGING_FACE_FILES = ('model.safetensors', 'pytorch_model.bin')
 
 
@@ -60,8 +62,21 @@ def load_from_http(filename: str, map_location: MapLocation = None) -> dict:
 
 
 def load_from_torchvision(filename: str, map_location: MapLocation = None) -> dict:
-    """Download ``torchvision://NAME`` and read it as :func:`load_from_local` does."""
-    return load_from_http(get_torchvision_models()[filename.split('://')[1]], map_location)
+    """Download ``torchvision://NAME`` and read it as :func:`load_from_local` does.
+
+    Without torchvision, the names are those of mmengine's own table, such as ``resnet50``.
+
+    Raises:
+        CheckpointNotFoundError: there is no such name.
+    """
+    name = filename.split('://')[1]
+    try:
+        addresses = get_torchvision_models()
+    except ImportError:
+        addresses = json.loads(TORCHVISION.read_text())
+    if name not in addresses:
+        raise CheckpointNotFoundError(f'no weights {filename}: torchvision, if installed, knows more names')
+    return load_from_http(addresses[name], map_location)
 
 
 def register_loaders() -> None:

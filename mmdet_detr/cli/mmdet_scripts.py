@@ -1,20 +1,15 @@
 """Run the scripts that mmdet ships in its package."""
 
 import errno
-import logging
 import runpy
 import sys
 import traceback
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import mmdet
 import torch.distributed as dist
 from mmengine.hooks import Hook
-from mmengine.logging import MMLogger
 
 from ..compat.cpu_ranks import allow_ranks_on_cpu
 from ..configs import load_config
@@ -23,7 +18,6 @@ from ..errors import UserError, one_line
 from ..safe_config import forbid_code, require_safe_config
 from .fail import fail
 
-MAX_CONSOLE_LINES = 12
 LONGEST_REASON = 300  # characters
 HOOK_POINTS = ('before_run', 'before_train', 'before_train_epoch', 'before_val', 'before_test')  # they look at the run
 SAFE = '--safe-config'
@@ -39,7 +33,6 @@ def run_mmdet_tool(tool: str) -> None:
     script = Path(mmdet.__file__).parent / '.mim' / 'tools' / f'{tool}.py'
     if not script.exists():
         fail(tool, f'{script} is missing: install mmdet from a wheel, its tools come with it')
-    _shorten_console_records()
     allow_ranks_on_cpu()
     try:
         if SAFE in sys.argv:
@@ -109,26 +102,3 @@ def _last_line(message: str) -> str:
     if 'Original Traceback' not in message:
         return message
     return message.strip().splitlines()[-1].partition(': ')[2]
-
-
-def _shorten_console_records() -> None:
-    """Show mmengine's lists of environment, config and hooks (hundreds of lines) in the log file only."""
-    init = MMLogger.__init__
-
-    def init_with_short_console(self: MMLogger, *args: Any, **kwargs: Any) -> None:
-        init(self, *args, **kwargs)
-        for handler in self.handlers:
-            if not isinstance(handler, logging.FileHandler):
-                handler.format = partial(_shortened, handler.format)
-
-    MMLogger.__init__ = init_with_short_console
-
-
-def _shortened(format_: Callable[[logging.LogRecord], str], record: logging.LogRecord) -> str:
-    """A record, and of a long one the first line with words."""
-    text = format_(record)
-    lines = text.splitlines()
-    if len(lines) <= MAX_CONSOLE_LINES or record.levelno > logging.INFO:
-        return text
-    title = next((line for line in lines[1:] if line.strip(' -')), '')
-    return f'{lines[0]} {title} ... ({len(lines)} lines, in full in the log file)'

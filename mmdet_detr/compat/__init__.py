@@ -12,15 +12,18 @@ compat.cpu_ranks: mmengine's launchers call torch.cuda and hand device numbers t
     Until mmengine takes the gloo backend and no device numbers on a CPU.
 compat.latest_checkpoint: mmengine resumes from the file that last_checkpoint names, which may be missing or cut off.
     Until mmengine looks for the newest complete checkpoint.
+compat.terminal: mmengine, mmdet and pycocotools print hundreds of lines at each start, a table at each validation, and
+    warnings that are true of every run.
+    Until they log them at a lower level.
 checkpoints.files: mmengine reads checkpoints by torch.load(weights_only=False), which runs a file's code.
     Until mmengine reads with weights_only=True, and its own checkpoints pass that.
 checkpoints.pickles: PyTorch before 2.6 reads no further types with weights_only=True.
     Until PyTorch 2.1 to 2.5 are no longer supported: _Unpickler goes, the list of types stays.
 checkpoints.numpy_values: NumPy trusts the state of a pickled dtype or array, and a damaged one corrupts memory.
     Until NumPy checks the state.
-cli.mmdet_scripts: mmengine prints hundreds of lines at each start, lets Python's exit end the process group (PyTorch
-    may abort there), and shows a stack trace for every wrong input.
-    Until mmengine prints less and destroys the process group.
+cli.mmdet_scripts: mmengine lets Python's exit end the process group (PyTorch may abort there), and shows a stack trace
+    for every wrong input.
+    Until mmengine destroys the process group.
 safe_config: mmengine imports any object that a config names by its path, and reads pickles and unsafe YAML.
     Until mmengine has a way to forbid that.
 engine.fsdp_strategy: mmengine's FSDPStrategy clips each rank's gradients alone, cannot resume, and needs a GPU.

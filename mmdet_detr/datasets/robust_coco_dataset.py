@@ -15,6 +15,7 @@ from ..registry import DATASETS
 from .annotations import Document, check_annotations, check_classes, read_annotations, require_names
 from .ground_truth import evaluation_problems
 from .images import MAX_PIXELS, BrokenImageError, decodes_files, inspect_image, is_local, require_file
+from .palette import complete_palette
 from .problems import Problem, summary
 from .randomness import seed_transforms
 from .seeded_sampler import SeededIndex
@@ -71,6 +72,7 @@ class RobustCocoDataset(CocoDataset):
         self.allow_outside = allow_outside
         self.evaluated = evaluated
         self.problems: list[Problem] = []
+        self.num_objects = 0  # in all images, once they are read
         self._found = torch.empty(0, dtype=torch.uint8)  # state of each image, shared by all workers of a data loader
         self._seed: tuple[int, ...] | None = None  # seed of the sample that is read
         super().__init__(*args, **kwargs)
@@ -79,6 +81,10 @@ class RobustCocoDataset(CocoDataset):
     def _load_metainfo(cls, metainfo: Mapping | None = None) -> dict:
         loaded = super()._load_metainfo(metainfo)
         require_names(loaded.get('classes'))
+        given = metainfo or {}
+        known = () if 'classes' in given and 'palette' not in given else loaded.get('palette', ())
+        if not isinstance(known, str):  # a name of mmdet's, such as 'random'
+            loaded['palette'] = complete_palette(known, len(loaded.get('classes') or ()))
         return loaded
 
     # CocoDataset calls this name with a path.
@@ -149,6 +155,7 @@ class RobustCocoDataset(CocoDataset):
         if not kept:
             why = summary(self.problems) or 'none of its images has a box of a class of the config'
             raise BrokenDataError(f'{self.ann_file}: no image is left to read: {why}')
+        self.num_objects = sum(len(info['instances']) for info in kept)
         return kept
 
     def full_init(self) -> None:

@@ -17,10 +17,9 @@ from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
 
 from ..datasets import LoadPanopticSegments
+from ..datasets.palette import Colour
 from .images import ImageLike, as_bgr, read_file
 from .result import Result
-
-Colour = tuple[int, int, int]  # RGB, 0 to 255
 
 
 class Detector:

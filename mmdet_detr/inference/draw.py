@@ -1,6 +1,5 @@
 """Draws detections on images."""
 
-import colorsys
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 import supervision as sv
 from matplotlib.font_manager import findfont
 
+from ..datasets.palette import Colour, complete_palette
 from ..visualization.legend import draw_legend, legend_font
 from ..visualization.panoptic_visualizer import draw_map
 from .result import Result
@@ -19,17 +19,6 @@ MIN_TEXT, MAX_TEXT = 11, 32
 LINE_SHARE = 1 / 300  # width of lines, likewise
 MAX_LABELS = 0.2  # of the picture that names may cover
 MASK_OPACITY = 0.45
-GOLDEN_RATIO = 0.618034  # steps of it spread hues evenly, however many there are
-
-Colour = tuple[int, int, int]  # RGB, 0 to 255
-
-
-def distinct_colours(number: int) -> list[Colour]:
-    """A colour for each of any number of classes; neighbours differ in hue, and every third in lightness."""
-    tones = ((0.85, 0.9), (0.9, 0.65), (0.5, 1.0))
-    hues = [(i * GOLDEN_RATIO) % 1 for i in range(number)]
-    shares = [colorsys.hsv_to_rgb(hue, *tones[i % len(tones)]) for i, hue in enumerate(hues)]
-    return [(round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue in shares]
 
 
 class Painter:
@@ -44,7 +33,7 @@ class Painter:
 
     def __init__(self, classes: Sequence[str], palette: Sequence[Colour] | None = None) -> None:
         self.classes = classes
-        self.colours = list(palette or distinct_colours(len(classes)))
+        self.colours = complete_palette(palette or (), len(classes))
 
     def draw(self, image: np.ndarray, result: Result, legend_width: int | None = None) -> np.ndarray:
         """Draw what was found.

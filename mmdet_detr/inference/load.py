@@ -22,10 +22,11 @@ from ..checkpoints.fit import CLASS_ROWS, QUERIES
 from ..checkpoints.layouts import with_mask_head
 from ..checkpoints.whole import whole_detr
 from ..configs import load_config, packaged
+from ..datasets.palette import Colour
 from ..errors import CheckpointError, ConfigError, one_line
 from ..runs import find_checkpoint, find_config
 from ..safe_config import code_forbidden, require_safe_values
-from .detector import Colour, Detector
+from .detector import Detector
 
 CONFIG_SUFFIXES = ('.py', '.json', '.yaml', '.yml')
 

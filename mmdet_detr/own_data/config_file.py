@@ -1,6 +1,5 @@
 """Turns a config for other data into one for one's own, as plain text that can be edited and trained."""
 
-import colorsys
 import copy
 import inspect
 import math
@@ -14,6 +13,7 @@ from mmengine.runner import Runner
 
 from ..configs import dicts_in
 from ..data_check import num_queries_of
+from ..datasets.palette import complete_palette
 from ..errors import ConfigError
 from .read import OwnData
 
@@ -95,15 +95,6 @@ def write_config(config: Config, data: OwnData, path: Path) -> None:
     path.write_text(head + config.pretty_text, encoding='utf-8')
 
 
-def palette(number: int) -> list[tuple[int, int, int]]:
-    """Distinct colours (red, green, blue): hues by the golden section, in three steps of brightness."""
-    colours = []
-    for i in range(number):
-        shade = colorsys.hsv_to_rgb((0.97 + 0.618034 * i) % 1, (0.9, 0.6, 0.9)[i % 3], (0.9, 1.0, 0.6)[i % 3])
-        colours.append((round(255 * shade[0]), round(255 * shade[1]), round(255 * shade[2])))
-    return colours
-
-
 def _fit_model(model: dict[str, Any], data: OwnData, weights: bool) -> str:
     """Set classes and queries; where weights are loaded, leave out those that parts would load."""
     queries, needed = num_queries_of(model), data.most_objects
@@ -134,7 +125,7 @@ def _batch(base: int, scheduled: int, images: int, device: str | None) -> int:
 def _fit_loaders(config: dict[str, Any], data: OwnData, annotations: Path, images: Path, batch: int) -> None:
     config.setdefault('test_dataloader', None)
     config['test_dataloader'] = config['test_dataloader'] or copy.deepcopy(config['val_dataloader'])
-    metainfo = {'classes': data.classes, 'palette': palette(len(data.classes))}
+    metainfo = {'classes': data.classes, 'palette': complete_palette((), len(data.classes))}
     for split in ('train', 'val', 'test'):
         file = annotations / f'{split if split in data.documents else "val"}.json'
         loader = config[f'{split}_dataloader']

@@ -1,10 +1,12 @@
 """Writes what a data check found as tables and a picture."""
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ..data_check.check import SplitReport
 from ..datasets.problems import ERROR, Kind, Problem
@@ -12,6 +14,8 @@ from ..datasets.problems import ERROR, Kind, Problem
 SHOWN = 50  # problems of a kind that the page lists
 BARS = 40  # classes in the picture
 ROWS = 20  # data sets in the picture
+NUMBERED = 12  # classes up to which every bar has its number
+MAX_LETTERS = 60  # of the names of classes that stand side by side
 
 
 def kinds(problems: list[Problem]) -> list[tuple[str, Kind, list[Problem]]]:
@@ -79,18 +83,32 @@ def _listed(problems: list[Problem]) -> list[str]:
 def draw(reports: list[SplitReport], num_queries: int | None, path: Path) -> None:
     """Draw objects per image beside the number of queries, and boxes per class, for the first ``ROWS`` data sets."""
     reports = reports[:ROWS]
-    figure = Figure(figsize=(11, 3.2 * len(reports)), layout='constrained')
+    most = [name for name, _ in sum((report.boxes for report in reports), Counter[str]()).most_common()]
+    names = most[:BARS]  # one order for all data sets
+    upright = sum(map(len, names)) > MAX_LETTERS
+    figure = Figure(figsize=(11, (3.9 if upright else 3.2) * len(reports)), layout='constrained')
     for (left, right), report in zip(figure.subplots(len(reports), 2, squeeze=False), reports, strict=True):
-        counts = list(report.objects.values()) or [0]
-        left.hist(counts, bins=range(max(counts) + 2), align='left', color='C0')
-        if num_queries and num_queries < 4 * max(counts):
-            left.axvline(num_queries, color='C3', label=f'{num_queries} queries')
-            left.legend()
-        left.set(title=report.source.name, xlabel='objects in an image', ylabel='images')
-        classes = report.boxes.most_common(BARS)
-        right.bar(range(len(classes)), [number for _, number in classes], color='C0')
-        more = '' if len(report.boxes) <= BARS else f', {BARS} of {len(report.boxes)}'
-        right.set(title=f'boxes of the classes{more}', ylabel='boxes')
-        names = [name for name, _ in classes]
-        right.set_xticks(range(len(classes)), names, rotation=90, fontsize='small', parse_math=False)
+        _draw_objects(left, report, num_queries)
+        bars = right.bar(range(len(names)), [report.boxes[name] for name in names], color='C0')
+        if len(names) <= NUMBERED:
+            right.bar_label(bars, fontsize='small', padding=2)
+        right.margins(y=0.12)
+        more = '' if len(most) <= BARS else f', the {BARS} most frequent of {len(most)}'
+        right.set(title=f'{report.source.name}: boxes of the classes{more}', ylabel='boxes')
+        style = {'rotation': 90, 'fontsize': 'x-small'} if upright else {'fontsize': 'small'}
+        right.set_xticks(range(len(names)), names, parse_math=False, **style)
+        right.yaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
     figure.savefig(path, dpi=100)
+
+
+def _draw_objects(axis: Axes, report: SplitReport, num_queries: int | None) -> None:
+    counts = list(report.objects.values())
+    most = max(counts, default=0)
+    axis.hist(counts, bins=range(most + 2), align='left', color='C0', rwidth=0.9 if most < 40 else 1)
+    if num_queries and num_queries < 4 * most:
+        axis.axvline(num_queries, color='C3', label=f'{num_queries} queries')
+        axis.legend(loc='best')
+    title = f'{report.source.name}: {len(counts)} images, {sum(counts)} objects'
+    axis.set(title=title, xlabel='objects in an image', ylabel='images')
+    for each in (axis.xaxis, axis.yaxis):
+        each.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))

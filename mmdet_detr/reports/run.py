@@ -3,28 +3,34 @@
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import mmcv
 import numpy as np
+import supervision
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 from mmcv.transforms import BaseTransform
 from mmcv.transforms import LoadAnnotations as MMCVLoadAnnotations
 from mmdet.apis import inference_detector, init_detector
 from mmdet.datasets.transforms import LoadAnnotations
 from mmdet.registry import DATASETS, VISUALIZERS
-from mmdet.structures import DetDataSample
+from mmdet.structures import INSTANCE_OFFSET, DetDataSample
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData, PixelData
 from rich.progress import track
 from torch import Tensor
+from torch.nn import functional
 
 from ..datasets import LoadPanopticSegments
+from ..datasets.palette import complete_palette
+from ..visualization import PanopticVisualizer
+from .sheet import MAX_IN_LEGEND, Pair, draw_boxes, sheet
 
 # Results in curves and in the line of results: last part of the name in the log, name here, value of a perfect model.
 RESULTS = (
@@ -39,7 +45,8 @@ RESULTS = (
     ('PQ_st', 'PQ stuff', 100),
 )
 METRICS = ('coco', 'coco_panoptic', 'lvis', 'pascal_voc')  # that stand before a name where the config gives no prefix
-SHOWN_SIZE = 256  # pixels: narrower images are enlarged by the largest whole number that does not exceed this width
+SHOWN_SIZE = 288  # pixels of the longer side of an image on the sheet
+MAX_SCORES = 10  # detections in an image that are drawn with their scores
 
 
 class Scalars(NamedTuple):
@@ -88,16 +95,22 @@ def read_scalars(work_dir: Path) -> Scalars:
 
 def draw_curve(scalars: Scalars, path: Path) -> None:
     """Draw the loss and the results of a run as a PNG file; PQ is drawn as a share of 1, like AP."""
-    figure = Figure(figsize=(10, 3.6), layout='constrained')
+    figure = Figure(figsize=(10, 3.8), layout='constrained')
     left, right = figure.subplots(1, 2)
     left.plot(scalars.steps, scalars.losses, color='tab:blue')
-    left.set(xlabel='iteration', ylabel='training loss', yscale='log')
+    left.set(title='training loss', xlabel='iteration')
+    if max(scalars.losses) > 5 * min(scalars.losses) > 0:  # of a smaller range, a log axis has too few ticks
+        left.set_yscale('log')
+        left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        left.yaxis.set_major_formatter(StrMethodFormatter('{x:g}'))
+        left.yaxis.set_minor_formatter(NullFormatter())
     for name, values in scalars.results.items():
-        right.plot(scalars.val_steps, values, marker='o', label=name)
-    right.set(xlabel='iteration', ylabel='on held-out images', ylim=(0, 1))
+        right.plot(scalars.val_steps, values, marker='o', markersize=4, label=name, clip_on=False)
+    right.set(title='results on held-out images', xlabel='iteration', xlim=left.get_xlim(), ylim=(0, 1))
     if scalars.results:
-        right.legend(loc='lower right')
+        right.legend(loc='upper left', bbox_to_anchor=(1.01, 1), frameon=False)
     for axis in (left, right):
+        axis.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
         axis.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
 
@@ -113,22 +126,72 @@ def draw_predictions(
     init_default_scope(config.get('default_scope', 'mmdet'))
     model = init_detector(config, str(checkpoint), device='cpu')
     dataset = DATASETS.build(config.test_dataloader.dataset)
+    classes = dataset.metainfo['classes']
+    given = dataset.metainfo.get('palette', ())
+    palette = complete_palette(() if isinstance(given, str) else given, len(classes))
     visualizer = VISUALIZERS.build({'type': 'mmdet_detr.PanopticVisualizer', 'name': 'report'})
-    visualizer.dataset_meta = dataset.metainfo
+    visualizer.dataset_meta = {**dataset.metainfo, 'palette': palette}
     indices = np.linspace(0, len(dataset) - 1, min(num_images, len(dataset))).round().astype(int)
     transforms = dataset.pipeline.transforms if hasattr(dataset, 'pipeline') else []
-    pairs = []
+    shown = []
     for index in track(indices, description='drawing'):
         info = dataset.get_data_info(int(index))
         sample = inference_detector(model, info['img_path']).cpu()
         sample.gt_instances = _truth(info, transforms)
-        image = mmcv.imread(info['img_path'], channel_order='rgb')
-        factor = max(1, SHOWN_SIZE // image.shape[1])
-        image = mmcv.imrescale(image, factor, interpolation='bicubic')
-        _enlarge(sample, factor)
-        visualizer.add_datasample('report', image, sample, pred_score_thr=score_thr)
-        pairs.append(visualizer.get_image())
-    mmcv.imwrite(_sheet(pairs, columns)[..., ::-1], str(path))
+        sample.pred_instances = sample.pred_instances[sample.pred_instances.scores >= score_thr]
+        image = _resize(mmcv.imread(info['img_path'], channel_order='rgb'), sample)
+        shown.append((info['img_path'], image, sample))
+    used = sorted({label for *_, sample in shown for label in _labels(sample, len(classes))})
+    maps = any('pred_panoptic_seg' in sample for *_, sample in shown)  # they have no other place for names
+    names = classes if len(used) > MAX_IN_LEGEND and not maps else None
+    pairs = []
+    for name, image, sample in shown:
+        if 'pred_panoptic_seg' in sample:
+            pairs.append(Pair(Path(name).name, *_maps(visualizer, image, sample)))
+        else:
+            truth, found = (
+                draw_boxes(image, _detections(objects), palette, _texts(objects, names))
+                for objects in (sample.gt_instances, sample.pred_instances)
+            )
+            pairs.append(Pair(Path(name).name, truth, found))
+    legend = [] if names else [(classes[label], palette[label]) for label in used]
+    picture = sheet(pairs, columns, legend, f'score ≥ {score_thr:g}')
+    mmcv.imwrite(picture[..., ::-1], str(path))
+
+
+def _labels(sample: DetDataSample, num_classes: int) -> list[int]:
+    """Labels of what is drawn of a sample."""
+    labels = sample.gt_instances.labels.tolist()
+    if 'pred_panoptic_seg' not in sample:
+        return labels + sample.pred_instances.labels.tolist()
+    found = {value % INSTANCE_OFFSET for value in np.unique(sample.pred_panoptic_seg.sem_seg).tolist()}
+    return labels + [label for label in found if label < num_classes]
+
+
+def _detections(objects: InstanceData) -> supervision.Detections:
+    masks = objects.get('masks')
+    return supervision.Detections(
+        xyxy=objects.bboxes.numpy().reshape(-1, 4),
+        mask=None if masks is None or not len(masks) else masks.numpy().astype(bool),
+        class_id=objects.labels.numpy(),
+    )
+
+
+def _texts(objects: InstanceData, names: Sequence[str] | None) -> list[str]:
+    """Class, where the legend does not say it, and score in per cent, where scores do not hide the image."""
+    few = 'scores' in objects and len(objects) <= MAX_SCORES
+    scores = [f'{100 * score:.0f}' for score in objects.scores.tolist()] if few else [''] * len(objects)
+    labels = [names[label] if names else '' for label in objects.labels.tolist()]
+    return [' '.join(filter(None, parts)) for parts in zip(labels, scores, strict=True)]
+
+
+def _maps(visualizer: PanopticVisualizer, image: np.ndarray, sample: DetDataSample) -> list[np.ndarray]:
+    """The maps of the truth and of the prediction, without their legends."""
+    pictures = []
+    for of_truth in (True, False):
+        visualizer.add_datasample('report', image, sample, draw_gt=of_truth, draw_pred=not of_truth)
+        pictures.append(visualizer.get_image()[:, : image.shape[1]])
+    return pictures
 
 
 def _truth(info: dict[str, Any], transforms: list[BaseTransform]) -> InstanceData:
@@ -149,30 +212,23 @@ def _truth(info: dict[str, Any], transforms: list[BaseTransform]) -> InstanceDat
     return truth[torch.from_numpy(~loaded['gt_ignore_flags'])]
 
 
-def _enlarge(sample: DetDataSample, factor: int) -> None:
-    """Enlarge boxes, masks and the map of a sample in place."""
+def _resize(image: np.ndarray, sample: DetDataSample) -> np.ndarray:
+    """The image with a longer side of ``SHOWN_SIZE``; boxes, masks and the map of the sample follow in place."""
+    height, width = image.shape[:2]
+    factor = SHOWN_SIZE / max(height, width)
+    size = (max(1, round(height * factor)), max(1, round(width * factor)))
 
-    def enlarged(pixels: Tensor) -> Tensor:
-        return pixels.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+    def resized(pixels: Tensor) -> Tensor:
+        return functional.interpolate(pixels[:, None].float(), size, mode='nearest-exact')[:, 0].to(pixels.dtype)
 
     for instances in (sample.gt_instances, sample.pred_instances):
         masks = instances.pop('masks', None)
         instances.bboxes = instances.bboxes * factor
         if masks is not None:
-            instances.masks = enlarged(masks)
+            instances.masks = resized(masks)
     if 'pred_panoptic_seg' in sample:
-        sample.pred_panoptic_seg = PixelData(sem_seg=enlarged(sample.pred_panoptic_seg.sem_seg))
-
-
-def _sheet(pictures: list[np.ndarray], columns: int, gap: int = 12) -> np.ndarray:
-    """Pictures (H, W, 3), row by row on a white sheet, with a gap in pixels between them."""
-    height, width = (max(picture.shape[axis] for picture in pictures) for axis in (0, 1))
-    rows = math.ceil(len(pictures) / columns)
-    sheet = np.full((rows * (height + gap), columns * (width + gap), 3), 255, dtype=np.uint8)
-    for number, picture in enumerate(pictures):
-        top, left = number // columns * (height + gap), number % columns * (width + gap)
-        sheet[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
-    return sheet
+        sample.pred_panoptic_seg = PixelData(sem_seg=resized(sample.pred_panoptic_seg.sem_seg))
+    return mmcv.imresize(image, size[::-1], interpolation='area' if factor < 1 else 'bicubic')
 
 
 def summarise(work_dir: Path) -> str:

@@ -8,18 +8,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 Row = dict[str, Any]
+MODES = {'infer': 'Inference', 'train': 'Training'}
 COLUMNS = {
     'infer': ('model ms', 'model images/s', 'x first', 'from file to boxes ms', 'images/s', 'MiB', 'GFLOPs', 'M'),
     'train': ('step ms', 'images/s', 'x first', 'data', 'forward', 'loss', 'backward', 'optimizer', 'MiB', 'M'),
 }
+STAGE_COLOURS = ('#7f7f7f', '#1f5f99', '#c25b00', '#2b7a2b', '#7d4fa3', '#8c3b3b')  # white text is readable on them
+NUMBERED_SHARE = 0.07  # of the longest bar: a narrower stage has no room for its number
 
 
 def markdown(results: dict[str, Any]) -> str:
     """Tables in Markdown: one for each size, batch and mode, and one for accuracy."""
     text = []
     for (height, width, batch, mode), rows in grouped(results['rows']).items():
-        title = {'infer': 'Inference', 'train': 'Training'}[mode]
-        text.append(f'**{title}, {height} x {width}, batch {batch}**\n')
+        text.append(f'**{MODES[mode]}, {height} x {width}, batch {batch}**\n')
         text.append(table(('detector', 'type', *COLUMNS[mode]), [cells(row) for row in rows]))
     if results.get('ap'):
         names = list(next(iter(results['ap'].values())))
@@ -84,7 +86,7 @@ def draw(results: dict[str, Any], folder: Path) -> list[Path]:
     rows = results['rows']
     figures = {'stages.png': _bars(rows, 'ms', _stages)}
     if any(row.get('memory_mib') for row in rows):
-        figures['memory.png'] = _bars(rows, 'MiB at the peak', _memory)
+        figures['memory.png'] = _bars([row for row in rows if row.get('memory_mib')], 'MiB at the peak', _memory)
     if results.get('ap') and any(row['mode'] == 'infer' for row in rows):
         figures['speed.png'] = _speed(results)
     for name, figure in figures.items():
@@ -104,22 +106,37 @@ def _bars(rows: list[Row], unit: str, draw_group: Callable[[Axes, list[Row]], No
     axes = figure.subplots(len(groups), squeeze=False, height_ratios=heights)
     for axis, ((height, width, batch, mode), group) in zip(axes[:, 0], groups.items(), strict=True):
         draw_group(axis, group)
-        axis.set(title=f'{mode}, {height} x {width}, batch {batch}', xlabel=unit)
+        axis.set(title=f'{MODES[mode]}, {height} x {width}, batch {batch}', xlabel=unit)
         axis.invert_yaxis()
     return figure
 
 
 def _stages(axis: Axes, group: list[Row]) -> None:
+    """Bars of stages, each with its milliseconds where it is wide enough, and of all of them at the end."""
     left = [0.0] * len(group)
-    for stage in group[0]['stages']:
+    longest = max(sum(1000 * values[0] for values in row['stages'].values()) for row in group)
+    for number, stage in enumerate(group[0]['stages']):
         widths = [1000 * row['stages'][stage][0] for row in group]
-        axis.barh([_label(row) for row in group], widths, left=left, label=stage)
+        bars = axis.barh(range(len(group)), widths, left=left, label=stage, color=STAGE_COLOURS[number])
+        texts = [_milliseconds(width) if width > NUMBERED_SHARE * longest else '' for width in widths]
+        axis.bar_label(bars, texts, label_type='center', fontsize='small', color='white')
         left = [a + b for a, b in zip(left, widths, strict=True)]
-    axis.legend(fontsize='small', loc='center left', bbox_to_anchor=(1.01, 0.5))
+    for row, total in enumerate(left):
+        axis.annotate(
+            _milliseconds(total), (total, row), (4, 0), textcoords='offset points', va='center', weight='bold'
+        )
+    axis.set_yticks(range(len(group)), [_label(row) for row in group])
+    axis.margins(x=0.15)
+    axis.legend(fontsize='small', loc='center left', bbox_to_anchor=(1.01, 0.5), frameon=False)
+
+
+def _milliseconds(value: float) -> str:
+    return f'{value:.{0 if value >= 10 else 1}f}'
 
 
 def _memory(axis: Axes, group: list[Row]) -> None:
-    bars = axis.barh([_label(row) for row in group], [row.get('memory_mib') or 0 for row in group])
+    bars = axis.barh(range(len(group)), [row['memory_mib'] for row in group])
+    axis.set_yticks(range(len(group)), [_label(row) for row in group])
     axis.bar_label(bars, fmt='%.0f', padding=3)
     axis.margins(x=0.12)
 

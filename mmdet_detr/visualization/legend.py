@@ -7,10 +7,11 @@ import numpy as np
 from matplotlib.font_manager import findfont
 from PIL import Image, ImageDraw, ImageFont
 
+from ..datasets.palette import Colour
+
 TEXT_SHARE = 1 / 28  # height of a line of text relative to the picture, within these bounds in pixels
 MIN_TEXT, MAX_TEXT = 11, 28
 
-Colour = tuple[int, int, int]  # RGB, 0 to 255
 Entry = tuple[Colour | None, str]  # colour and text; without a colour, text alone
 
 

@@ -11,6 +11,7 @@ from mmdet.visualization import DetLocalVisualizer
 from mmdet.visualization.palette import get_palette
 from mmengine.structures import InstanceData, PixelData
 
+from ..datasets.palette import complete_palette
 from ..errors import ConfigError
 from ..registry import VISUALIZERS
 from .legend import Colour, Entry, draw_legend
@@ -85,7 +86,7 @@ class PanopticVisualizer(DetLocalVisualizer):
 
     def _class_colours(self, palette: Sequence[Colour] | str | None, count: int) -> Sequence[Colour]:
         chosen = palette if self.mask_color is None else self.mask_color
-        return get_palette(chosen, count)
+        return complete_palette(chosen, count) if isinstance(chosen, list) else get_palette(chosen, count)
 
 
 def draw_map(

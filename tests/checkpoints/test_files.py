@@ -334,3 +334,19 @@ def test_torchvision_is_read_safely(tmp_path, monkeypatch):
         with pytest.raises(CheckpointError, match='would run code'):
             CheckpointLoader.load_checkpoint('torchvision://resnet50', 'cpu')
     assert not (tmp_path / 'hacked').exists()
+
+
+def test_torchvision_names_without_torchvision(monkeypatch):
+    """The backbones of our configs come from the addresses that torchvision itself names."""
+
+    def missing() -> None:
+        raise ImportError("No module named 'torchvision'")
+
+    monkeypatch.setattr('mmdet_detr.checkpoints.files.get_torchvision_models', missing)
+    monkeypatch.setattr('mmdet_detr.checkpoints.files.load_from_http', lambda address, _: {'address': address})
+    files = {18: 'f37072fd', 34: 'b627a593', 50: '0676ba61', 101: '63fe2227'}
+    for depth, hashed in files.items():
+        loaded = CheckpointLoader.load_checkpoint(f'torchvision://resnet{depth}', 'cpu')
+        assert loaded == {'address': f'https://download.pytorch.org/models/resnet{depth}-{hashed}.pth'}
+    with pytest.raises(CheckpointNotFoundError, match='no weights torchvision://resnet7'):
+        CheckpointLoader.load_checkpoint('torchvision://resnet7', 'cpu')

@@ -1,5 +1,6 @@
 """Help and errors of the tools' arguments, before anything large is imported."""
 
+import re
 import runpy
 import subprocess
 import sys
@@ -90,3 +91,30 @@ def test_errors_in_one_line(error, capsys):
         raise error
     if error is not KeyError:
         assert (raised.value.code, capsys.readouterr().err) == (2, 'tool: a b\n')
+
+
+def test_list_of_commands():
+    """Every tool, with the first line of its docstring; at once."""
+    code, out, err, imported = start('help')
+    assert (code, err, imported) == (0, '', set())
+    listed = dict(re.findall(r'^  (\w+) +(\S.+)$', out, re.MULTILINE))
+    assert sorted(listed) == TOOLS
+    assert (
+        listed['report']
+        == 'Draw the training curve and a sheet of predictions from the folder of a run, and print its AP in one line.'
+    )
+    for tool, line in listed.items():
+        assert (ROOT / 'tools' / f'{tool}.py').read_text().startswith(f'"""{line}'), tool
+
+
+def test_python_m_runs_a_tool_with_its_exit_code(run_python, tmp_path):
+    module = ROOT / 'mmdet_detr' / '__main__.py'
+    done = run_python(module, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, '')
+    assert '  check_data  ' in done.stdout
+    done = run_python(module, 'report', 'nothing', cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == 'report: no such config or folder of a run: nothing\n'
+    done = run_python(module, 'repotr', cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("mmdet_detr: no command 'repotr'; there are benchmark, check_data, ")

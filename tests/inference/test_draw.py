@@ -1,10 +1,8 @@
-import itertools
-
 import numpy as np
 import pytest
 
 from mmdet_detr.inference import Result
-from mmdet_detr.inference.draw import Painter, distinct_colours
+from mmdet_detr.inference.draw import Painter
 
 CLASSES = ('cat', 'dog', 'sky')
 PALETTE = [(250, 0, 0), (0, 200, 0), (0, 0, 250)]
@@ -18,13 +16,6 @@ def result(boxes: list[list[float]], labels: list[int], **more: np.ndarray) -> R
 
 def has(picture: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
     return (picture == colour[::-1]).all(-1)
-
-
-def test_colours_of_any_number_of_classes_are_distinct():
-    colours = distinct_colours(365)
-    assert len(set(colours)) == 365
-    first = np.array(distinct_colours(20))
-    assert min(np.abs(a - b).max() for a, b in itertools.combinations(first, 2)) > 20
 
 
 def test_boxes_have_the_colours_of_their_classes():

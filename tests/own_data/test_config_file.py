@@ -1,6 +1,5 @@
 """Configs for one's own data from those for other data."""
 
-import itertools
 import logging
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from own_pictures import write_coco, write_images
 from mmdet_detr.errors import CheckpointError, ConfigError
 from mmdet_detr.own_data import OwnData, read_folder
 from mmdet_detr.own_data.base import DEFAULT, find_base, load_base, published_weights, require_weights
-from mmdet_detr.own_data.config_file import fit_config, palette, write_config
+from mmdet_detr.own_data.config_file import fit_config, write_config
 
 TINY = 'configs/detr/detr_tiny_shapes.py'
 
@@ -200,11 +199,3 @@ def test_weights_that_are_not_there(tmp_path):
         require_weights(str(tmp_path / 'weights.pth'))
     with pytest.raises(CheckpointError, match=r'cannot be downloaded .*pass --weights FILE'):
         require_weights('http://127.0.0.1:9/weights-00000000.pth')
-
-
-def test_colours_are_distinct():
-    colours = np.array(palette(80))
-    distances = [np.abs(a - b).sum() for a, b in itertools.combinations(colours, 2)]
-    assert min(distances) >= 8
-    assert palette(3) == palette(80)[:3]
-    assert min(np.abs(a - b).sum() for a, b in itertools.combinations(colours[:12], 2)) >= 60

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from mmdet.registry import DATASETS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
@@ -12,7 +13,31 @@ from mmengine.structures import InstanceData, PixelData
 
 from mmdet_detr.datasets.shapes import STUFF, THINGS
 from mmdet_detr.reports import run
-from mmdet_detr.reports.run import _sheet, _truth, draw_curve, draw_predictions, read_scalars, summarise
+from mmdet_detr.reports.run import (
+    SHOWN_SIZE,
+    Scalars,
+    _resize,
+    _texts,
+    _truth,
+    draw_curve,
+    draw_predictions,
+    read_scalars,
+    summarise,
+)
+from mmdet_detr.reports.sheet import sheet
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are drawn, in the place of files."""
+    drawn: list[Figure] = []
+
+    def keep(figure: Figure, *_: object, **__: object) -> None:
+        figure.draw_without_rendering()
+        drawn.append(figure)
+
+    monkeypatch.setattr(Figure, 'savefig', keep)
+    return drawn
 
 
 @pytest.fixture
@@ -71,15 +96,15 @@ def test_summary(work_dir):
     assert summarise(work_dir).startswith('AP 0.500, AP50 0.750, 0:01:30 of training and testing')
 
 
-def test_sheet_of_pictures_of_two_sizes():
-    small, large = np.zeros((2, 3, 3), dtype=np.uint8), np.zeros((4, 5, 3), dtype=np.uint8)
-    sheet = _sheet([small, large, small], columns=2, gap=1)
-    black = (sheet == 0).all(-1)
-    assert sheet.shape == (2 * 5, 2 * 6, 3)
-    assert black.sum() == 2 * 6 + 20
-    assert black[:2, :3].all()
-    assert black[:4, 6:11].all()
-    assert black[5:7, :3].all()
+@pytest.mark.parametrize(('losses', 'scale', 'ticks'), [([90, 7], 'log', [10, 20, 50]), ([9, 7], 'linear', [7, 8, 9])])
+def test_the_axis_of_the_loss_has_ticks_that_can_be_read(figures, losses, scale, ticks):
+    draw_curve(Scalars([1, 2], losses, [2], {'AP': [0.5]}), Path('curve.png'))
+    left, right = figures[0].axes
+    assert left.get_yscale() == scale
+    shown = [label.get_text() for label in left.get_yticklabels()]
+    assert {str(tick) for tick in ticks} <= {text.removesuffix('.0').removesuffix('.00') for text in shown}
+    legend = right.get_legend().get_window_extent()
+    assert legend.x0 >= right.get_window_extent().x1  # beside the curves
 
 
 @pytest.fixture
@@ -182,7 +207,7 @@ def test_truth_of_every_kind_of_data(shapes, make, pipeline, with_masks):
 
 @pytest.mark.parametrize('found', [True, False])
 def test_sheet_of_panoptic_maps(shapes, tmp_path, monkeypatch, found):
-    """The truth as prediction: the map is drawn on both sides, four times as large; or nothing is found."""
+    """The truth as prediction: the map is drawn on both sides; or nothing is found."""
     dataset_config = panoptic_dataset(shapes, [])
     dataset = DATASETS.build(dataset_config)
     infos = {info['img_path']: info for info in map(dataset.get_data_info, range(len(dataset)))}
@@ -201,13 +226,39 @@ def test_sheet_of_panoptic_maps(shapes, tmp_path, monkeypatch, found):
 
     monkeypatch.setattr(run, 'init_detector', lambda *_, **__: None)
     monkeypatch.setattr(run, 'inference_detector', predict)
-    pictures = []
-    monkeypatch.setattr(run, '_sheet', lambda pairs, columns: pictures.extend(pairs) or _sheet(pairs, columns))
+    pairs = []
+    monkeypatch.setattr(run, 'sheet', lambda given, *more: pairs.extend(given) or sheet(given, *more))
     config = Config({'test_dataloader': {'dataset': dataset_config}})
     draw_predictions(config, tmp_path / 'none.pth', tmp_path / 'sheet.png', num_images=2, columns=1, score_thr=0.5)
     assert (tmp_path / 'sheet.png').read_bytes().startswith(b'\x89PNG')
-    for picture in pictures:
-        assert picture.shape[0] == 256
-        left, right = picture[:, :256], picture[:, picture.shape[1] // 2 :][:, :256]  # two maps, two equal legends
-        difference = np.abs(left.astype(int) - right) if left.shape == right.shape else np.full(1, 255)
-        assert bool(difference.mean() < 5) is found  # matplotlib may shift the right one by a pixel
+    assert [pair.name for pair in pairs] == [Path(path).name for path in (min(infos), max(infos))]
+    for _, left, right in pairs:
+        assert left.shape == right.shape == (SHOWN_SIZE, SHOWN_SIZE, 3)
+        assert bool(np.abs(left.astype(int) - right).mean() < 5) is found
+
+
+def sample_of(boxes: int, height: int, width: int, score: float = 0.9) -> DetDataSample:
+    sample = DetDataSample()
+    objects = {'bboxes': torch.tensor([[0.0, 0, width, height]] * boxes), 'labels': torch.arange(boxes) % 2}
+    sample.gt_instances = InstanceData(**objects)
+    sample.pred_instances = InstanceData(**objects, scores=torch.full((boxes,), score))
+    return sample
+
+
+@pytest.mark.parametrize(('height', 'width'), [(64, 32), (600, 900), (1, 2000)])
+def test_boxes_follow_the_size_on_the_sheet(height, width):
+    sample = sample_of(1, height, width)
+    sample.pred_instances.masks = torch.ones(1, height, width, dtype=torch.bool)
+    image = _resize(np.zeros((height, width, 3), dtype=np.uint8), sample)
+    assert max(image.shape) == SHOWN_SIZE
+    assert sample.pred_instances.masks.shape[1:] == image.shape[:2]
+    assert sample.gt_instances.bboxes[0].tolist() == pytest.approx([0, 0, *image.shape[1::-1]], abs=1)
+
+
+@pytest.mark.parametrize(
+    ('boxes', 'names', 'texts'), [(1, None, ['90']), (1, ['cat'], ['cat 90']), (11, None, [''] * 11)]
+)
+def test_texts_of_boxes(boxes, names, texts):
+    sample = sample_of(boxes, 8, 8)
+    assert _texts(sample.pred_instances, names) == texts
+    assert _texts(sample.gt_instances, names) == (names or [''] * boxes)

@@ -1,3 +1,5 @@
+from matplotlib.figure import Figure
+
 from mmdet_detr.reports.speed import draw, grouped
 
 
@@ -24,3 +26,16 @@ def test_draws_what_was_measured(tmp_path):
     assert [path.name for path in paths] == ['stages.png', 'memory.png', 'speed.png']
     assert all(path.read_bytes().startswith(b'\x89PNG') for path in paths)
     assert len(draw({'rows': [row('a', 'train', 1)], 'ap': {'a': {'AP': 0.4}}}, tmp_path)) == 1
+
+
+def test_bars_have_numbers_and_no_panel_is_empty(monkeypatch, tmp_path):
+    figures = []
+    monkeypatch.setattr(Figure, 'savefig', lambda figure, *_, **__: figures.append(figure))
+    rows = [row('a', 'train', 1, memory_mib=70.0), row('a', 'infer', 1), row('b', 'train', 1)]
+    draw({'rows': rows}, tmp_path)
+    stages, memory = figures
+    texts = [{text.get_text() for text in axis.texts} for axis in stages.axes]
+    assert texts == [{'200', '100', '300'}, {'200'}]  # forward, loss and their sum; the model alone
+    assert [axis.get_title() for axis in memory.axes] == ['Training, 64 x 96, batch 1']
+    assert [text.get_text() for text in memory.axes[0].texts] == ['70']
+    assert [label.get_text() for label in memory.axes[0].get_yticklabels()] == ['a']
