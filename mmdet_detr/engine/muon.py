@@ -12,7 +12,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.optim import AdamW
 
 from ..errors import ConfigError
-from ..models import DETRHead, TransformerNeck
+from ..models import DETRHead, MaskHead, TransformerNeck
 from ..registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
 
 # Coefficients of the quintic iteration and the number of its steps: github.com/KellerJordan/Muon.
@@ -101,8 +101,8 @@ def orthogonal(matrices: Tensor) -> Tensor:
 class MuonConstructor(DefaultOptimWrapperConstructor):
     """Gives :class:`Muon` the hidden matrices of a DETR, and AdamW's rule to all other parameters.
 
-    Hidden matrices are those of encoder and decoder, the input projection, the box branch without its last layer, and
-    the convolutions of the backbone without the stem.
+    Hidden matrices are those of encoder and decoder, the input projection, the box branch and the mask head without
+    their last layers, and the convolutions of the backbone without the stem.
 
     Args:
         optim_wrapper_cfg: ``optimizer=dict(type='mmdet_detr.Muon', lr=..., weight_decay=...)`` with AdamW's settings,
@@ -165,6 +165,9 @@ def hidden_matrices(model: nn.Module, backbone: bool) -> Iterator[tuple[nn.Param
             yield from ((parameter, 1) for parameter in module.input_proj.parameters() if parameter.dim() == 4)
         elif isinstance(module, DETRHead):
             yield from ((layer.weight, 1) for layer in module.bbox_embed.layers[:-1])  # type: ignore[misc]
+        elif isinstance(module, MaskHead):
+            matrices = (parameter for kind, parameter in module.named_parameters() if not kind.startswith('out_lay'))
+            yield from ((matrix, 1) for matrix in matrices if matrix.dim() > 1)
         elif backbone and 'backbone' in name.split('.') and _is_dense_convolution(module):
             yield module.weight, 1
 

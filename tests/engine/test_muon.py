@@ -9,6 +9,7 @@ from torch import nn
 
 from mmdet_detr.engine import Muon, muon
 from mmdet_detr.errors import ConfigError
+from mmdet_detr.models import MaskHead
 
 WRAPPER = {
     'constructor': 'mmdet_detr.MuonConstructor',
@@ -101,6 +102,15 @@ def test_hidden_matrices_of_a_detr():
     assert of['neck.input_proj.weight']['lr'] == pytest.approx(0.02)
     assert of['backbone.layer2.0.conv1.weight']['lr'] == pytest.approx(0.002)
     assert of['neck.query_embed.weight']['lr'] == pytest.approx(1e-3)
+
+
+def test_hidden_matrices_of_a_mask_head():
+    head = MaskHead(in_channels=(8,), embed_dims=16, num_heads=2)
+    names = {parameter: name for name, parameter in head.named_parameters()}
+    expected = ('bbox_attention.q_linear', 'bbox_attention.k_linear', 'adapter1', 'lay1', 'lay2', 'lay3')
+    assert {names[matrix]: blocks for matrix, blocks in muon.hidden_matrices(head, backbone=True)} == {
+        f'{name}.weight': 1 for name in expected
+    }
 
 
 def test_a_pretrained_backbone_can_be_left_to_adamw():

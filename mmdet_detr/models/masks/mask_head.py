@@ -25,6 +25,9 @@ from .resize import instance_masks
 
 LOSS = {'type': 'mmdet_detr.MaskLoss'}
 TEST_CFG = {'score_thr': 0.85, 'min_area': 5}
+# The maps of a query sum up to 1 over all cells, where features are about 1 in each. Without this factor on initial
+# weights, a training hardly sees them for hundreds of steps: their gradients are below AdamW's eps.
+ATTENTION_GAIN = 100
 QUERIES_AT_ONCE = 16  # in inference; at 800 x 1333 pixels each takes 20 MiB
 
 
@@ -137,6 +140,8 @@ class MaskHead(BaseModule):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_uniform_(module.weight, a=1)
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+        with torch.no_grad():
+            self._conv(1).weight[:, -num_heads:] *= ATTENTION_GAIN
         self.mask_loss: MaskLoss = MMDET_MODELS.build(loss)
 
     def share(self, feats: Sequence[Tensor], output: TransformerOutput) -> Shared:
