@@ -57,8 +57,8 @@ class RunSummaryHook(Hook):
                 result = f'Last AP {hub.get_scalar(f"val/{AP}").current():.3f}: '
         if checkpoint:
             runner.logger.info(f'{result}{_shown(checkpoint)}')
-        command = f'mim run mmdet_detr report {_shown(runner.work_dir)}'
-        runner.logger.info(f'Next, to see its curve and predictions: {command}')
+        command = f'mim run mmdet_detr evaluate {_shown(runner.work_dir)}'
+        runner.logger.info(f'Next: {command} (or report: its curve; or predict: other pictures)')
 
     def _warn_about_random_weights(self, runner: Runner) -> None:
         backbone = getattr(_unwrapped(runner.model), 'backbone', None)

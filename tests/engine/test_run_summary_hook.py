@@ -22,7 +22,7 @@ def test_says_what_is_trained_and_what_came_out(shapes, tmp_path, capsys):
     assert 'schedule    2 iterations, validation every 2 iterations; Muon at 0.001 and 0.01\n' in out
     assert re.search(rf'log         {tmp_path}/\d+_\d+/\d+_\d+\.log', out)
     assert re.search(rf'Last AP [\d.]+: {tmp_path}/iter_2\.pth\n', out)
-    assert f'mim run mmdet_detr report {tmp_path}\n' in out
+    assert f'Next: mim run mmdet_detr evaluate {tmp_path} (' in out
     assert 'random, also' not in out  # nothing of this backbone is frozen
 
 
