@@ -17,6 +17,10 @@ class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
     """There is no such checkpoint."""
 
 
+class DownloadError(CheckpointError, OSError):
+    """A checkpoint that cannot be downloaded."""
+
+
 def one_line(error: object) -> str:
     """The message of any error, without the line breaks that other libraries put in."""
     return ' '.join(str(error).split())

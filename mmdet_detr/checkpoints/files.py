@@ -13,7 +13,7 @@ from mmengine.dist import barrier, get_rank
 from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import get_torchvision_models
 
-from ..errors import CheckpointError, CheckpointNotFoundError
+from ..errors import CheckpointError, CheckpointNotFoundError, DownloadError, one_line
 from .pickles import MapLocation, load_pickle
 from .source import Source, facts_of, with_source
 
@@ -46,7 +46,11 @@ def load_from_local(filename: str, map_location: MapLocation = None) -> dict:
 
 
 def load_from_http(filename: str, map_location: MapLocation = None) -> dict:
-    """Download a file into torch's cache, once, and read it as :func:`load_from_local` does."""
+    """Download a file into torch's cache, once, and read it as :func:`load_from_local` does.
+
+    Raises:
+        DownloadError: it cannot be downloaded.
+    """
     address = urlparse(filename)
     name = Path(address.path).name
     if not re.search(r'-[0-9a-f]{8,}\.', name):  # without a hash, a name such as model.safetensors is not unique
@@ -56,7 +60,10 @@ def load_from_http(filename: str, map_location: MapLocation = None) -> dict:
     for turn in (first, not first):  # the first process of a machine downloads before the others look
         if turn and not cached.exists():
             cached.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(filename, str(cached))
+            try:
+                torch.hub.download_url_to_file(filename, str(cached))
+            except OSError as error:
+                raise DownloadError(f'{filename} cannot be downloaded ({one_line(error)})') from error
         barrier()
     return load_from_local(str(cached), map_location)
 

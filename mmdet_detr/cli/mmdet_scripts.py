@@ -21,6 +21,7 @@ from .fail import fail
 LONGEST_REASON = 300  # characters
 HOOK_POINTS = ('before_run', 'before_train', 'before_train_epoch', 'before_val', 'before_test')  # they look at the run
 SAFE = '--safe-config'
+INTERRUPTED = 130  # exit code of shells after Ctrl-C
 
 
 def run_mmdet_tool(tool: str) -> None:
@@ -42,6 +43,9 @@ def run_mmdet_tool(tool: str) -> None:
         if len(sys.argv) > 1 and not sys.argv[1].startswith('-'):
             load_config(sys.argv[1])  # the script reads it again, and would show a stack trace
         _run(script)
+    except KeyboardInterrupt:
+        print(f'{tool}: interrupted; a training goes on from its last checkpoint by --resume', file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except UserError as error:
         fail(tool, _last_line(str(error)))
     except (AssertionError, KeyError, OSError, TypeError, ValueError) as error:

@@ -41,6 +41,8 @@ def main(args: argparse.Namespace) -> None:
     os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')  # a broken video is one line of ours
     cv2.setLogLevel(0)
     with errors_in_one_line('predict'):
+        if args.out.exists() and not args.out.is_dir():
+            raise ConfigError(f'{args.out} is a file: name a folder by --out')
         found = find_input(args.input)
         _refuse_to_overwrite(found, args.out)
         frames = VideoFrames(found) if isinstance(found, Video) else None

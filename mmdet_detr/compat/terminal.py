@@ -56,6 +56,7 @@ def quiet_tool() -> None:
     global _in_tool
     _in_tool = True
     warnings.filterwarnings('ignore', 'faster_coco_eval is not installed, metrics will not be computed')
+    warnings.filterwarnings('ignore', r'Glyph \d+ .* missing from font')  # once for each letter and picture
     _catch_prints()
     quiet_runs(lambda runner: True)
 

@@ -78,7 +78,10 @@ class Detector:
 
         Raises:
             UnreadableImageError: an image cannot be read.
+            ValueError: ``score_thr`` is not between 0 and 1.
         """
+        if not 0 <= score_thr <= 1:
+            raise ValueError(f'score_thr has to be between 0 and 1, got {score_thr}')
         if isinstance(images, list | tuple):
             starts = range(0, len(images), batch_size)
             batches = [images[start : start + batch_size] for start in starts]

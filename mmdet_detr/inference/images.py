@@ -47,7 +47,8 @@ def as_bgr(image: np.ndarray | Image.Image) -> np.ndarray:
         (H, W, 3) uint8 BGR.
 
     Raises:
-        UnreadableImageError: an array of another shape or type, an image without pixels, of mode ``F``, or broken.
+        UnreadableImageError: something else, an array of another shape or type, an image without pixels, of mode
+            ``F``, or broken.
     """
     if isinstance(image, Image.Image):
         try:
@@ -61,8 +62,10 @@ def as_bgr(image: np.ndarray | Image.Image) -> np.ndarray:
             pixels = np.asarray(image).astype(np.uint16)
         else:
             pixels = np.asarray(image.convert('RGB'))[..., ::-1]
-    else:
+    elif isinstance(image, np.ndarray):
         pixels = image
+    else:
+        raise UnreadableImageError(f'no path, PIL image or array: {image!r}')
     kind = f'an array of shape {pixels.shape} and type {pixels.dtype}'
     if pixels.dtype == np.uint16:
         pixels = (pixels >> 8).astype(np.uint8)
@@ -70,4 +73,4 @@ def as_bgr(image: np.ndarray | Image.Image) -> np.ndarray:
         pixels = pixels[..., None]
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or not pixels.size:
         raise UnreadableImageError(f'{kind} is no image: it takes (H, W, 3) BGR of uint8')
-    return np.ascontiguousarray(pixels.repeat(3, 2) if pixels.shape[2] == 1 else pixels[..., :3])
+    return np.require(pixels.repeat(3, 2) if pixels.shape[2] == 1 else pixels[..., :3], requirements=['C', 'W'])

@@ -13,7 +13,7 @@ from mmengine.config import Config
 
 from ..checkpoints.files import load_from_http, load_from_local, load_from_torchvision
 from ..configs import ROOTS, load_config, packaged
-from ..errors import CheckpointError, ConfigError, one_line
+from ..errors import CheckpointError, ConfigError, DownloadError
 
 DEFAULT = 'configs/detr/detr_r50_finetune.py'
 OFFICIAL = 'detr_r50_8x2_500e_coco'
@@ -81,10 +81,6 @@ def require_weights(weights: str) -> str:
         return str(path)
     try:
         (load_from_torchvision if weights.startswith('torchvision://') else load_from_http)(weights, 'cpu')
-    except OSError as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(
-            f'{weights} cannot be downloaded ({one_line(error)}): download it elsewhere and pass --weights FILE'
-        ) from error
+    except DownloadError as error:
+        raise CheckpointError(f'{error}: download it elsewhere and pass --weights FILE') from error
     return weights

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..datasets.annotations import LISTS, Document
+from ..errors import one_line
 from .files import Files, OwnDataError, nearest, split_of
 
 WHAT = 'COCO (a .json file with images, annotations and categories)'
@@ -19,7 +20,7 @@ def read_coco(files: Files) -> dict[str, Document] | None:
     folder that is.
 
     Raises:
-        OwnDataError: several files could be that of one split, or one has no categories.
+        OwnDataError: several files could be that of one split, or one has no categories or is cut off.
     """
     found: dict[str, dict[Path, Document]] = defaultdict(dict)
     for path in files.ending('.json'):
@@ -36,7 +37,9 @@ def _document(path: Path) -> Document | None:
     """The content of a file if it has boxes in COCO's format."""
     try:
         document = json.loads(path.read_bytes().decode('utf-8-sig'))
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError) as error:
+        if path.name.endswith('.coco.json') or path.stem.startswith('instances'):
+            raise OwnDataError(f'{path} is no JSON: {one_line(error)}') from error
         return None
     if not isinstance(document, dict) or not all(isinstance(document.get(name), list) for name in LISTS[:2]):
         return None

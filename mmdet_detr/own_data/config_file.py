@@ -82,8 +82,8 @@ def fit_config(
     if 'base_batch_size' in scaling:
         config['auto_scale_lr'] = {**scaling, 'enable': True}
         factor = batch / scaling['base_batch_size']
-        notes.append(f'{batch} images a step, and {factor:g} times the learning rate of {Path(base.filename).stem}')
-    notes.append(f'{epochs} epochs of {math.ceil(number / batch)} steps')
+        notes.append(f'images a step: {batch}, and {factor:g} times the learning rate of {Path(base.filename).stem}')
+    notes.append(f'epochs: {epochs}, steps in each: {math.ceil(number / batch)}')
     config |= {'load_from': weights, 'resume': False, 'work_dir': str(out), 'launcher': 'none'}
     return Config({key: value for key, value in config.items() if key in KNOWN}), [note for note in notes if note]
 
@@ -158,8 +158,8 @@ def _replaced(dataset: dict[str, Any], mine: dict[str, Any]) -> dict[str, Any]:
 
 
 def _epochs(loop: dict[str, Any], base_batch: int, batch: int, images: int) -> int:
-    if 'max_iters' in loop:  # as many images as the base would have seen
-        return max(1, round(loop['max_iters'] * base_batch / images))
+    if 'max_iters' in loop:  # as many steps as those of the base, or as many images if that is less
+        return max(1, min(round(loop['max_iters'] * base_batch / images), loop['max_iters'] // max(1, images // batch)))
     return max(loop['max_epochs'], math.ceil(STEPS * batch / images))
 
 

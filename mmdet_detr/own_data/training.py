@@ -162,7 +162,7 @@ def _require_new(run: Path, folder: Path) -> None:
     if run.exists() and not run.is_dir():
         raise ConfigError(f'{run} is a file: name a folder by --out')
     if (run / CONFIG).exists():
-        raise ConfigError(f'{run} has another run: name another folder by --out, or continue that one by --resume')
+        raise ConfigError(f'{run} has a run already: name another folder by --out, or go on with that one by --resume')
     if run.is_dir() and any(run.iterdir()) and not (run / RECORD).exists():
         raise ConfigError(f'{run} is not empty: name another folder by --out')
 

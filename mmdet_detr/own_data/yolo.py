@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from ..datasets.annotations import Document
+from ..errors import one_line
 from .files import SPLITS, Files, OwnDataError, is_image, split_of
 
 WHAT = 'YOLO (data.yaml, or .txt files named like the images)'
@@ -29,7 +30,7 @@ def read_yolo(files: Files, notes: list[str]) -> dict[str, Document] | None:
         notes: gets a line about what was left out or changed.
 
     Raises:
-        OwnDataError: a class has no name.
+        OwnDataError: a class has no name, or data.yaml cannot be read.
     """
     settings = next((found for path in files.ending('.yaml', '.yml') if (found := _settings(path))), None)
     splits = _listed_splits(settings, files) if settings else {}
@@ -77,7 +78,9 @@ def _settings(path: Path) -> dict[str, Any] | None:
     """The content of a data.yaml, with its path."""
     try:
         content = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except (yaml.YAMLError, ValueError):
+    except (yaml.YAMLError, ValueError) as error:
+        if path.stem == 'data':
+            raise OwnDataError(f'{path} is no YAML: {one_line(error)}') from error
         return None
     known = isinstance(content, dict) and isinstance(content.get('names'), list | dict)
     return {**content, 'file': path} if known else None

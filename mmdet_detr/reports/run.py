@@ -233,7 +233,8 @@ def _resize(image: np.ndarray, sample: DetDataSample) -> np.ndarray:
 
 def summarise(work_dir: Path) -> str:
     """Results of the latest test, the time of all runs in the folder, and the folder, in one line."""
-    tests = [found for path in sorted(work_dir.glob('*/*.json')) if (found := _results(json.loads(path.read_text())))]
+    files = sorted(work_dir.glob('[0-9]*/[0-9]*.json'))  # mmengine's; other folders of a run hold other files
+    tests = [found for path in files if (found := _results(json.loads(path.read_text())))]
     if not tests:
         return f'not tested yet; curve.png and predictions.png are in {work_dir}'
     duration = sum((_duration(log.read_text()) for log in work_dir.glob('*/*.log')), start=timedelta())

@@ -137,6 +137,12 @@ def test_images_that_cannot_be_read(detector, images, tmp_path):
         detector(Image.open(tmp_path / 'cut.jpg'))
     with pytest.raises(UnreadableImageError, match='mode F'):
         detector(Image.new('F', (8, 8)))
+    for nothing in (None, 3, iter(())):
+        with pytest.raises(UnreadableImageError, match='no path, PIL image or array'):
+            detector(nothing)
+    for threshold in (-0.1, 2, float('nan')):
+        with pytest.raises(ValueError, match='between 0 and 1'):
+            detector(np.zeros((8, 8, 3), np.uint8), score_thr=threshold)
 
 
 def test_nothing_of_the_process_is_changed(checkpoint, images):

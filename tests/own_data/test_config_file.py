@@ -73,8 +73,8 @@ def test_the_default_base():
     assert config.param_scheduler[0].milestones == [40]
     assert config.default_hooks.checkpoint.save_best == 'coco/bbox_mAP'
     assert notes == [
-        '2 images a step, and 0.125 times the learning rate of detr_r50_finetune',
-        '50 epochs of 100 steps',
+        'images a step: 2, and 0.125 times the learning rate of detr_r50_finetune',
+        'epochs: 50, steps in each: 100',
     ]
     assert 'json' not in config
     assert 'max_epochs' not in config
@@ -118,6 +118,8 @@ def test_a_schedule_in_iterations_becomes_one_in_epochs():
     ours = learning_rates(config.param_scheduler, 3000, 50)
     theirs = learning_rates(base.param_scheduler, 3000, 50)
     np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    config, _ = fit('detr_r18_bccd', of_size(8))
+    assert config.train_cfg.max_epochs == 375  # 3000 steps of an image each
     config, _ = fit('detr_r18_bccd', of_size(200), epochs=6)
     shorter = learning_rates(config.param_scheduler, 300, 50)
     np.testing.assert_allclose(shorter[5::10], np.array(theirs)[50::100], rtol=0.1, atol=2e-6)

@@ -59,7 +59,7 @@ def test_from_the_folder_to_the_report(folder, monkeypatch):
     assert checkpoint['meta']['iter'] == 2
     assert checkpoint['meta']['dataset_meta']['classes'] == ('cat', 'dog')
     done = run_tool('finetune', 'my pictures', '--base', TINY, cwd=folder)
-    message = f'finetune: {run} has another run: name another folder by --out, or continue that one by --resume\n'
+    message = f'finetune: {run} has a run already: name another folder by --out, or go on with that one by --resume\n'
     assert (done.returncode, done.stdout.splitlines()[-1:], done.stderr[-len(message) :]) == (2, [], message)
 
 

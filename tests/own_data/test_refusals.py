@@ -61,6 +61,16 @@ def test_no_boxes(tmp_path):
     assert refused(tmp_path) == f'{tmp_path} (COCO) has 5 images and no boxes'
 
 
+def test_files_that_are_cut_off(tmp_path):
+    write_images(tmp_path / 'train')
+    annotations = tmp_path / 'train' / '_annotations.coco.json'
+    annotations.write_text(json.dumps(coco())[:-9])
+    assert refused(tmp_path).startswith(f'{annotations} is no JSON: ')
+    annotations.unlink()
+    (tmp_path / 'data.yaml').write_text('names: [cat, dog')
+    assert refused(tmp_path).startswith(f'{tmp_path / "data.yaml"} is no YAML: ')
+
+
 def test_nothing_to_train_on(tmp_path):
     write_images(tmp_path)
     write_coco(tmp_path / 'val.json')

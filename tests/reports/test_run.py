@@ -93,6 +93,8 @@ def test_summary(work_dir):
     (run / '20260101_020000.json').write_text(json.dumps({'coco/bbox_mAP': 0.5, 'coco/bbox_mAP_50': 0.75}))
     log = '2026/01/01 02:00:00 - mmengine - INFO - first\nno date\n2026/01/01 02:01:30 - mmengine - INFO - last\n'
     (run / '20260101_020000.log').write_text(log)
+    (work_dir / 'data_check').mkdir()
+    (work_dir / 'data_check' / 'data_check.json').write_text('[]')
     assert summarise(work_dir).startswith('AP 0.500, AP50 0.750, 0:01:30 of training and testing')
 
 
