@@ -86,7 +86,7 @@ def test_the_terminal_is_short(folder):
     assert table in log
     assert 'System environment' in log
     assert re.search(r'Last AP [\d.]+: work/iter_2\.pth', lines[-3])
-    assert lines[-2].endswith('mim run mmdet_detr report work')
+    assert 'Next: mim run mmdet_detr evaluate work (' in lines[-2]
     for noise in (table, 'index', 'OneDL', 'faster_coco_eval', 'deprecated', 'System environment', 'copypaste'):
         assert noise not in '\n'.join(lines), noise
 
@@ -172,8 +172,11 @@ def test_wrong_number_of_classes_is_said_before_training(folder):
         ('optim_wrapper.optimizer.type=Adma', 'Adma cannot be built from the config: '),
         ('model.backbone.depth=19', "ResNet cannot be built from the config: 'invalid depth 19 for resnet'"),
         ('model.backbone.out_indices=[7]', 'ResNet cannot be built from the config: assert max(out_indices) < '),
-        ('val_evaluator.metric=bbx', 'CocoMetric cannot be built from the config: "metric should be one of'),
-        ('val_evaluator.ann_file=none.json', 'CocoMetric cannot be built from the config: [Errno 2] No such file'),
+        ('val_evaluator.metric=bbx', 'mmdet_detr.CocoMetric cannot be built from the config: "metric should be one of'),
+        (
+            'val_evaluator.ann_file=none.json',
+            'mmdet_detr.CocoMetric cannot be built from the config: [Errno 2] No such file',
+        ),
         ('val_evaluator=None', 'a run cannot be built from the config: val_dataloader, val_cfg, and val_evaluator'),
         (
             'default_hooks.checkpoint.save_best=coco/x',
@@ -375,7 +378,7 @@ def test_bad_input_is_one_line(folder):
         ('train', ['broken.py'], 'train: broken.py cannot be read: SyntaxError'),
         ('test', ['broken.json', CONFIG], 'test: broken.json cannot be read: JSONDecodeError'),
         ('test', [CONFIG, 'nothing.pth'], 'test: no such file: nothing.pth'),
-        ('report', ['nothing'], 'report: no such config or folder of a run: nothing'),
+        ('report', ['absent'], 'report: no such config or folder of a run: absent'),
     ):
         done = run_tool(tool, *arguments, cwd=folder)
         assert done.returncode == 2

@@ -69,6 +69,11 @@ def collect(config: Config, checkpoint: str, device: str, max_images: int | None
         chosen = np.linspace(0, len(dataset) - 1, max_images).round().astype(int).tolist()
     infos = [dataset.get_data_info(index) for index in chosen]
     classes = _classes_of(dataset)
+    known = (getattr(model, 'dataset_meta', None) or {}).get('classes')
+    if known and not set(classes) & set(known):
+        raise ConfigError(
+            f'{checkpoint} detects {", ".join(known[:3])}, and the data has {", ".join(classes[:3])}: no class is both'
+        )
     truth = _truth_of(infos, len(classes), _areas(dataset))
     part = Subset(dataset, chosen)
     with _quiet():

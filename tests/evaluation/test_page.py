@@ -226,6 +226,13 @@ def test_bad_input_is_one_line(run, finder, capsys, change, message):
     assert message in lines[0]
 
 
+def test_weights_of_other_classes(run, tmp_path, finder, monkeypatch):
+    finder(0.1)
+    monkeypatch.setattr(Finder, 'dataset_meta', {'classes': ('cat', 'dog')}, raising=False)
+    with pytest.raises(ConfigError, match='detects cat, dog, and the data has circle, square, triangle'):
+        write_page(run, tmp_path / 'page', 'none.pth')
+
+
 def test_no_objects(run, finder):
     finder(0.1)
     config = Config.fromfile(run / 'config.py')
