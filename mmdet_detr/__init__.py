@@ -22,6 +22,8 @@ __all__ = ['__version__', 'load']
 def __getattr__(name: str) -> Any:
     if name != 'load':
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    from .inference import load  # the models are imported with it, which takes seconds
+    from .compat.terminal import quiet_imports
 
+    with quiet_imports():  # of mmdet's models, which takes seconds
+        from .inference import load
     return load

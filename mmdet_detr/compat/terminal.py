@@ -1,10 +1,11 @@
 """Keep lists and false alarms of other packages off the terminal of a run; the log file has all of them."""
 
 import builtins
+import contextlib
 import logging
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import mmengine.logging.logger
@@ -44,6 +45,7 @@ PRINTED = (
     r'Evaluate annotation type \*\w+\*$',
     r'(?i:done) \(t=[\d.]+s\)\.?$',
 )
+NO_FASTER_COCO = 'faster_coco_eval is not installed, metrics will not be computed'
 TABLE = r' Average (Precision|Recall) '
 _hidden_records = re.compile('|'.join(LISTS + FALSE_ALARMS))
 _hidden_prints = re.compile('|'.join(PRINTED))
@@ -55,10 +57,28 @@ def quiet_tool() -> None:
     """Keep them off the terminal of this whole process, which is one of our tools."""
     global _in_tool
     _in_tool = True
-    warnings.filterwarnings('ignore', 'faster_coco_eval is not installed, metrics will not be computed')
+    warnings.filterwarnings('ignore', NO_FASTER_COCO)
     warnings.filterwarnings('ignore', r'Glyph \d+ .* missing from font')  # once for each letter and picture
     _catch_prints()
     quiet_runs(lambda runner: True)
+
+
+@contextlib.contextmanager
+def quiet_imports() -> Iterator[None]:
+    """Keep them off the terminal while mmdet is imported; everything else that is printed meanwhile passes."""
+
+    def show(*values: Any, **kwargs: Any) -> None:
+        if not _hidden_prints.match(' '.join(map(str, values))):
+            builtins.print(*values, **kwargs)
+
+    before = getattr(mmengine.logging.logger, 'print', builtins.print)
+    mmengine.logging.logger.print = show
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', NO_FASTER_COCO)
+            yield
+    finally:
+        mmengine.logging.logger.print = before
 
 
 def quiet_runs(chosen: Callable[[Runner], bool]) -> None:

@@ -1,10 +1,18 @@
 import logging
+import subprocess
+import sys
 
 import pytest
 from mmengine.logging import MMLogger
 from pycocotools.coco import COCO
 
 from mmdet_detr.compat import terminal
+
+
+def test_load_is_imported_in_silence():
+    command = [sys.executable, '-c', 'import mmdet_detr; mmdet_detr.load']
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ('', '')
 
 
 def passes(text: str, level: int = logging.INFO) -> bool:
