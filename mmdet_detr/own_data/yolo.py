@@ -1,6 +1,7 @@
 """Reads folders with YOLO labels: with data.yaml, with a list of classes, or with numbers alone."""
 
 import math
+from collections import Counter
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -56,6 +57,10 @@ def read_yolo(files: Files, notes: list[str]) -> dict[str, Document] | None:
                     {'id': len(document['annotations']) + 1, 'image_id': image_id, 'category_id': number, 'bbox': box}
                 )
         documents[split] = document
+    if blank := [number for number, name in names.items() if not name.strip()]:
+        raise OwnDataError(f'{source} has no name for the class {blank[0]}')
+    if twice := [name for name, times in Counter(names.values()).items() if times > 1]:
+        notes.append(f'{source} names several classes {twice[0]}: they become one')
     if not names:
         names = {number: f'class_{number}' for number in range(max(numbers, default=0) + 1)}
         notes.append(f'no data.yaml or classes.txt names the classes: they are called {", ".join(names.values())}')

@@ -94,6 +94,17 @@ def test_a_class_without_a_name(tmp_path):
     assert message == f'{tmp_path / "b.txt"} has the class 1, and {tmp_path / "classes.txt"} names 1 classes'
 
 
+def test_names_that_are_blank_or_there_twice(tmp_path):
+    write_images(tmp_path)
+    write_yolo(tmp_path)
+    (tmp_path / 'data.yaml').write_text('names: ["cat", " "]')
+    assert refused(tmp_path) == f'{tmp_path / "data.yaml"} has no name for the class 1'
+    (tmp_path / 'data.yaml').write_text('names: [cat, cat]')
+    data = read_folder(tmp_path)
+    assert data.classes == ('cat',)
+    assert f'{tmp_path / "data.yaml"} names several classes cat: they become one' in data.notes
+
+
 def test_sizes_of_other_images(tmp_path):
     write_images(tmp_path, 'bd')
     write_voc(tmp_path, 'b')
