@@ -56,7 +56,7 @@ def main(args: argparse.Namespace) -> None:
                 complete = work.on_video(found, frames)
         except KeyboardInterrupt:  # the files are complete as far as it came; a camera has no other end
             complete = frames is not None and frames.is_camera
-    pictures = f'pictures in {args.out}' if frames is None else f'video {args.out / found.name}'  # type: ignore
+    pictures = f'video {args.out / found.name}' if isinstance(found, Video) else f'pictures in {args.out}'
     counts = f'{work.num_detections} found in {work.num_images} {"images" if frames is None else "frames"}'
     print(f'{counts}: {pictures}, with detections.json and detections.csv')
     sys.exit(0 if complete else 1)

@@ -22,7 +22,7 @@ from ..checkpoints.fit import CLASS_ROWS, QUERIES
 from ..checkpoints.layouts import with_mask_head
 from ..checkpoints.whole import whole_detr
 from ..configs import load_config, packaged
-from ..datasets.palette import Colour
+from ..datasets.palette import complete_palette
 from ..errors import CheckpointError, ConfigError, one_line
 from ..runs import find_checkpoint, find_config
 from ..safe_config import code_forbidden, require_safe_values
@@ -129,8 +129,8 @@ def _build(config: Config, checkpoint: dict[str, Any], path: str, device: str) -
         raise ConfigError(f'neither {path} nor its config names classes: name a config with metainfo by config=')
     model.cfg, model.dataset_meta = config, meta  # mmdet's inference reads them
     model.to(device)
-    known = isinstance(palette, list | tuple) and len(palette) >= len(classes)
-    colours: list[Colour] | None = [tuple(map(int, colour)) for colour in palette] if known else None  # type: ignore
+    whole = isinstance(palette, list | tuple) and len(palette) >= len(classes)
+    colours = complete_palette(palette or (), len(classes)) if whole else None
     with _built_from(path):
         return Detector(model, config, classes, colours)
 

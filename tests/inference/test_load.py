@@ -93,7 +93,7 @@ def test_a_config_in_a_checkpoint_is_not_executed(tmp_path):
             mmdet_detr.load(tmp_path / 'iter_7.pth', device='cpu')
         assert not marker.exists()
         assert (Registry.get, registry.get_object_from_string, file_handlers) == before
-    small_config().dump(tmp_path / 'config.py')  # where the folder of a run is named, its config is trusted
+    small_config().dump(tmp_path / 'config.py')  # The config of a run is trusted where its folder is named.
     for cfg in (evil.pretty_text, 'x = 1', None):
         content['meta']['cfg'] = cfg
         torch.save(content, path)
