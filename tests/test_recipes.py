@@ -74,11 +74,11 @@ def test_averaged_weights(folder):
 
 
 def test_the_best_checkpoint_and_an_early_end(folder):
-    """Without learning, the second validation is no better than the first."""
+    """Without learning, of batch norms' means neither, the second validation is no better than the first."""
     title = 'The best checkpoint, and an end when nothing gets better'
     stop = len(Config.fromfile(write(folder, title)).custom_hooks) - 1
-    options = ('optim_wrapper.optimizer.lr=0', 'optim_wrapper.muon.lr=0', f'custom_hooks.{stop}.patience=1')
-    work, _ = train(folder, title, 9, 'train_cfg.val_interval=1', *options)
+    rates = ('optim_wrapper.optimizer.lr=0', 'optim_wrapper.muon.lr=0', 'model.backbone.norm_eval=True')
+    work, _ = train(folder, title, 9, 'train_cfg.val_interval=1', f'custom_hooks.{stop}.patience=1', *rates)
     assert find_checkpoint(work).name == 'best_coco_bbox_mAP_iter_1.pth'
     assert 'iter_2.pth' in (work / 'last_checkpoint').read_text()
 
