@@ -19,8 +19,9 @@ from ..registry import MODELS
 from .frozen_norm import fold_frozen_norms
 from .masks import MaskHead
 from .memory_format import prefers_channels_last
+from .padding import PaddedSizes, is_traced, padded_sizes
 from .queries import QuerySets
-from .transformer_neck import TransformerOutput
+from .transformer_neck import TRACED, TransformerOutput
 
 
 @MODELS.register_module()
@@ -113,7 +114,10 @@ class DETR(BaseDetector):
         return self.feature_neck(self.backbone(batch_inputs))
 
     def forward_transformer(
-        self, batch_inputs: Tensor, batch_data_samples: OptSampleList, training_sets: Sequence[QuerySets] = ()
+        self,
+        batch_inputs: Tensor,
+        batch_data_samples: OptSampleList | PaddedSizes,
+        training_sets: Sequence[QuerySets] = (),
     ) -> tuple[tuple[Tensor, ...], TransformerOutput]:
         """Feature maps of images (B, 3, H, W), and what the transformer makes of them."""
         feats = self.extract_feat(batch_inputs)
@@ -155,8 +159,34 @@ class DETR(BaseDetector):
         fit_to_model(self, state_dict, prefix, local_metadata)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
-    def _forward(self, batch_inputs: Tensor, batch_data_samples: OptSampleList = None) -> tuple[Tensor, ...]:
-        """Logits (L, B, Q, K+1), normalised cxcywh boxes (L, B, Q, 4), and mask logits (B, Q, H, W) of a mask head."""
+    def forward(
+        self, inputs: Tensor, data_samples: OptSampleList | Tensor = None, mode: str = 'tensor'
+    ) -> dict[str, Tensor] | SampleList | tuple[Tensor, ...]:
+        """As in mmdet's detectors; and in mode ``'tensor'``, ``data_samples`` can be a tensor of sizes.
+
+        Args:
+            inputs: normalised images (B, 3, H, W), padded at the right and at the bottom.
+            data_samples: of the images; or, in mode ``'tensor'``, their unpadded (height, width), whole pixels (B, 2).
+                A model that is traced or exported needs the latter.
+            mode: ``'loss'``, ``'predict'`` or ``'tensor'``.
+
+        Returns:
+            Losses, predictions, or logits (L, B, Q, K+1), normalised cxcywh boxes (L, B, Q, 4), and mask logits
+            (B, Q, H, W) of a mask head.
+
+        Raises:
+            ConfigError: the sizes do not fit the images, or are missing where the model is traced.
+        """
+        if mode != 'tensor':
+            return super().forward(inputs, data_samples, mode)
+        if data_samples is None and is_traced():
+            raise ConfigError(f'{TRACED}: without sizes the traced model would ignore padding')
+        sizes = padded_sizes(inputs, data_samples) if isinstance(data_samples, Tensor) else data_samples
+        return self._forward(inputs, sizes)
+
+    def _forward(
+        self, batch_inputs: Tensor, batch_data_samples: OptSampleList | PaddedSizes = None
+    ) -> tuple[Tensor, ...]:
         feats, output = self.forward_transformer(batch_inputs, batch_data_samples)
         masks = () if self.mask_head is None else (self.mask_head.all_queries(feats, output),)
         return (*self.bbox_head(output), *masks)

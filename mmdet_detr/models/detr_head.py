@@ -4,6 +4,7 @@ from collections.abc import Container, Sequence, Sized
 from inspect import signature
 from typing import Any, NamedTuple, NoReturn
 
+import torch
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmdet.structures import OptSampleList, SampleList
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
@@ -35,6 +36,15 @@ class Detections(NamedTuple):
     scores: Tensor  # (B, Q) of the most likely class of every query
     labels: Tensor  # (B, Q), K for no object
     num_classes: int  # K
+
+
+class Selected(NamedTuple):
+    """The detections of a batch, best first."""
+
+    boxes: Tensor  # (B, N, 4) xyxy in pixels
+    scores: Tensor  # (B, N)
+    labels: Tensor  # int64 (B, N)
+    queries: Tensor  # int64 (B, N), indices of the queries that made them
 
 
 @MODELS.register_module()
@@ -214,14 +224,13 @@ class DETRHead(BaseModule):
 
     def detect(self, x: Features, batch_data_samples: SampleList, rescale: bool = True) -> Detections:
         """The detections of :meth:`predict` with the queries that made them, and the class of every query."""
-        logits, boxes = self._branches(self._transformed(x, batch_data_samples).hidden[-1])
-        logits = at_least_float32(logits)
-        scores, labels, queries = self._best(logits)
-        boxes = bbox_cxcywh_to_xyxy(boxes.gather(1, queries[..., None].expand(-1, -1, 4)))
+        hidden = self._transformed(x, batch_data_samples).hidden[-1]
         metas = [sample.metainfo for sample in batch_data_samples]
-        boxes = boxes * boxes.new_tensor([_unit_size(meta, rescale) for meta in metas]).repeat(1, 2)[:, None]
-        limits = boxes.new_tensor([meta['ori_shape' if rescale else 'img_shape'][1::-1] for meta in metas])
-        boxes = boxes.clamp(min=0).minimum(limits.repeat(1, 2)[:, None])
+        unit = hidden.new_tensor(
+            [_unit_size(meta, rescale) for meta in metas], dtype=torch.promote_types(hidden.dtype, torch.float32)
+        )
+        limits = unit.new_tensor([meta['ori_shape' if rescale else 'img_shape'][1::-1] for meta in metas])
+        logits, (boxes, scores, labels, queries) = self.select(hidden, unit, limits)
         results = [
             InstanceData(bboxes=boxes[i], scores=scores[i], labels=labels[i], queries=queries[i])
             for i in range(len(batch_data_samples))
@@ -231,6 +240,24 @@ class DETRHead(BaseModule):
             results = [result[result.scores > score_thr] for result in results]
         probabilities = logits.sigmoid() if self.match_loss.use_sigmoid else logits.softmax(-1)
         return Detections(results, *probabilities.max(-1), self.num_classes)
+
+    def select(self, hidden: Tensor, unit: Tensor, limits: Tensor) -> tuple[Tensor, Selected]:
+        """The best detections of a batch, by tensors alone.
+
+        Args:
+            hidden: of the last decoder layer, (B, Q, C).
+            unit: (width, height) in pixels that a normalised box of 1 x 1 has in each image, (B, 2).
+            limits: (width, height) that boxes are clipped to, (B, 2).
+
+        Returns:
+            Logits (B, Q, K+1) of all queries, and the best ``max_per_img`` detections.
+        """
+        logits, boxes = self._branches(hidden)
+        logits = at_least_float32(logits)
+        scores, labels, queries = self._best(logits)
+        boxes = bbox_cxcywh_to_xyxy(boxes.gather(1, queries[..., None].expand(-1, -1, 4)))
+        boxes = (boxes * unit.repeat(1, 2)[:, None]).clamp(min=0).minimum(limits.repeat(1, 2)[:, None])
+        return logits, Selected(boxes, scores, labels, queries)
 
     def loss_and_predict(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refuse to be the ``rpn_head`` of a two-stage detector, because a DETR makes no proposals."""

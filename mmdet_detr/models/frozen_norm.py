@@ -46,6 +46,16 @@ def fold(weight: Tensor, norm: nn.BatchNorm2d, dtype: torch.dtype) -> tuple[Tens
     return (weight * scale[:, None, None, None]).to(dtype), (norm.bias - mean * scale).to(dtype)
 
 
+def fold_for_good(module: nn.Module) -> None:
+    """Write folded weights into the convolutions of a module, in place, so that it cannot be trained any more."""
+    for conv in module.modules():
+        if isinstance(conv, FoldingConv2d) and isinstance(conv.block[0]._modules[conv.norm_name], FoldedBatchNorm2d):
+            weight, bias = fold(conv.weight, conv.block[0]._modules[conv.norm_name], conv.weight.dtype)
+            conv.weight, conv.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
+            conv.block[0]._modules[conv.norm_name] = nn.Identity()
+            conv.__class__ = nn.Conv2d
+
+
 def fold_frozen_norms(backbone: nn.Module) -> None:
     """Let convolutions of a ResNet do the work of the batch norms that follow them while those are in evaluation mode.
 

@@ -4,11 +4,50 @@ An image sits in the top left corner of its padded input, so its cells are a rec
 images that other implementations fill, resize and count on the device.
 """
 
+from typing import NamedTuple
+
 import torch
 from mmdet.structures import SampleList
 from torch import Tensor
 
+from ..errors import ConfigError
+
 Size = tuple[int, int]  # (height, width), in pixels or in cells
+
+
+class PaddedSizes(NamedTuple):
+    """Sizes of a batch that are known on the device only, so that a traced model can take them as an input."""
+
+    sizes: Tensor  # (h, w) of every image in pixels, int64 (B, 2)
+    input_size: Size  # (H, W) of the padded input
+
+
+def padded_sizes(images: Tensor, sizes: Tensor) -> PaddedSizes:
+    """Sizes (B, 2) of the unpadded images in a batch (B, 3, H, W).
+
+    Raises:
+        ConfigError: the sizes are no (height, width) in whole pixels for each image, or some are larger than the batch
+            or below 1. While a model is traced there are no values to look at.
+    """
+    padded = PaddedSizes(sizes, images.shape[2:])
+    if is_traced():
+        return padded
+    if sizes.shape != (len(images), 2) or sizes.is_floating_point():
+        raise ConfigError(
+            f'sizes have to be whole (height, width) of {len(images)} images, ({len(images)}, 2), got '
+            f'{tuple(sizes.shape)} {str(sizes.dtype).removeprefix("torch.")}'
+        )
+    if (sizes < 1).any() or (sizes > sizes.new_tensor(images.shape[2:])).any():
+        raise ConfigError(
+            f'sizes have to be within the batch of {tuple(images.shape[2:])} pixels, got {sizes.tolist()}'
+        )
+    return padded
+
+
+def is_traced() -> bool:
+    """Whether a model is being written down for use elsewhere: by torch.jit.trace, torch.onnx or torch.export."""
+    exporting = getattr(torch.compiler, 'is_exporting', lambda: False)  # from PyTorch 2.7 on
+    return torch.jit.is_tracing() or exporting()
 
 
 def image_sizes(batch_data_samples: SampleList) -> tuple[Tensor, Size]:

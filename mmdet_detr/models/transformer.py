@@ -120,7 +120,7 @@ class DecoderLayer(nn.Module):
         for queries, value, key in zip(sets, split_sets(x, sets), split_sets(x + query_pos, sets), strict=True):
             mask = None if queries.mask is None else queries.mask.flatten(0, 1)[:, None]
             key, value = key.flatten(0, 1), value.flatten(0, 1)  # (B*G, Q, C)
-            attended.append(self.self_attn(key, key, value, mask).view(len(x), -1, x.shape[-1]))
+            attended.append(self.self_attn(key, key, value, mask).view(x.shape[0], -1, x.shape[-1]))
         return torch.cat(attended, dim=1)
 
 

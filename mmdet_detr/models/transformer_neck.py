@@ -13,11 +13,12 @@ from ..errors import ConfigError
 from ..log import warn
 from ..registry import MODELS
 from .matching.targets import upload
-from .padding import Size, cell_mask, image_cells, image_sizes
+from .padding import PaddedSizes, Size, cell_mask, image_cells, image_sizes, is_traced
 from .position_encoding import sine_position_encoding
 from .queries import LearntQueries, QuerySets, split_sets
 from .transformer import Decoder, Encoder
 
+TRACED = 'trace a DETR by model(images, sizes), with the unpadded (height, width) of each image as a tensor (B, 2)'
 COARSE_STRIDE = 64  # pixels a cell; most objects of a photograph are smaller than such a cell
 
 
@@ -119,20 +120,21 @@ class TransformerNeck(BaseModule):
     def forward(
         self,
         feats: Sequence[Tensor],
-        batch_data_samples: OptSampleList = None,
+        batch_data_samples: OptSampleList | PaddedSizes = None,
         training_sets: Sequence[QuerySets] = (),
     ) -> TransformerOutput:
         """Turn feature maps into hidden states.
 
         Args:
             feats: feature maps (B, C', H, W) of one or several levels; those of ``levels`` are read.
-            batch_data_samples: tell the padding of each image by ``img_shape`` and ``batch_input_shape``. Only
-                inference goes without them; no image is padded then.
+            batch_data_samples: tell the padding of each image by ``img_shape`` and ``batch_input_shape``, or are
+                its sizes. Only inference goes without them; no image is padded then.
             training_sets: queries to decode beside the network's own, which do not see them.
 
         Raises:
             ConfigError: a level does not exist or has other channels than ``in_channels`` says; or there are no data
-                samples in training, as in a list of necks of mmdet's own detectors.
+                samples in training, as in a list of necks of mmdet's own detectors; or the padding of data samples
+                would become part of a traced model.
         """
         if self.training and batch_data_samples is None:
             raise ConfigError(
@@ -145,6 +147,10 @@ class TransformerNeck(BaseModule):
                 'same embed_dims'
             )
         maps = self._project(feats)
+        if isinstance(batch_data_samples, PaddedSizes):
+            sizes, input_size = batch_data_samples
+            cells = [image_cells(sizes, input_size, (x.shape[2], x.shape[3])) for x in maps]
+            return self.transform(maps, cells, training_sets)
         if not batch_data_samples:
             return self.transform(maps, None, training_sets)
         sizes, input_size = image_sizes(batch_data_samples)
@@ -153,6 +159,8 @@ class TransformerNeck(BaseModule):
             self._warn_of_coarse_cells(feats, input_size)
         if (sizes == sizes.new_tensor(input_size)).all():
             return self.transform(maps, None, training_sets)
+        if is_traced():
+            raise ConfigError(f'{TRACED}: the padding of data samples would become a constant of the traced model')
         cells = [image_cells(sizes, input_size, (x.shape[2], x.shape[3])) for x in maps]  # on the host
         padded = any((c != c.new_tensor(x.shape[2:])).any() for c, x in zip(cells, maps, strict=True))
         return self.transform(maps, [upload(c, maps[0].device) for c in cells] if padded else None, training_sets)
@@ -184,7 +192,7 @@ class TransformerNeck(BaseModule):
         if cells is not None:
             mask = torch.cat([cell_mask(c, size) for c, size in zip(cells, grid_sizes, strict=True)], dim=1)
         memory = self.encoder(source, all_pos, mask)
-        sets = [self.query_embed(len(source)), *training_sets]
+        sets = [self.query_embed(source.shape[0]), *training_sets]
         own, *others = split_sets(self.decoder(sets, memory, all_pos, mask), sets)
         return TransformerOutput(own.squeeze(2), source, memory, mask, grid_sizes, others)
 

@@ -17,6 +17,7 @@ from ...errors import ConfigError
 from ...registry import MODELS
 from ..detr_head import Detections
 from ..matching.assignment import Solution
+from ..padding import Size
 from ..precision import at_least_float32
 from ..transformer_neck import TransformerOutput
 from .mask_loss import MaskLoss, matched_masks
@@ -38,6 +39,7 @@ class Shared(NamedTuple):
     mask: Tensor | None  # bool (B, S), True on cells of the image
     first: Tensor  # (B, C + heads, h, w): the part of the first convolution that reads the projected features
     adapted: list[Tensor]  # (B, width, H_i, W_i), projections of the finer levels, coarsest first
+    grid_size: Size  # (h, w) of the cells
 
 
 class BBoxAttention(nn.Module):
@@ -171,7 +173,7 @@ class MaskHead(BaseModule):
         conv = self._conv(1)
         first = F.conv2d(source, conv.weight[:, : source.shape[1]], conv.bias, padding=1)
         adapted = [getattr(self, f'adapter{i}')(x) for i, x in enumerate(finer[::-1], start=1)]
-        return Shared(self.bbox_attention.keys(output.memory), output.mask, first, adapted)
+        return Shared(self.bbox_attention.keys(output.memory), output.mask, first, adapted, output.grid_sizes[0])
 
     def forward(self, shared: Shared, hidden: Tensor, images: Tensor) -> Tensor:
         """Mask logits (N, H, W) of queries, at the size of the finest level.
@@ -184,7 +186,7 @@ class MaskHead(BaseModule):
         mask = None if shared.mask is None else shared.mask[images]
         attention = self.bbox_attention(hidden, shared.key[images], mask)
         own = self._conv(1).weight[:, -attention.shape[1] :]
-        x = F.conv2d(attention.unflatten(2, shared.first.shape[2:]), own, padding=1)
+        x = F.conv2d(attention.unflatten(2, shared.grid_size), own, padding=1)
         x = F.relu(self._norm(1)(x + shared.first[images]))
         x = self._layer(2, x)
         for i, adapted in enumerate(shared.adapted, start=3):
@@ -204,8 +206,9 @@ class MaskHead(BaseModule):
     def all_queries(self, feats: Sequence[Tensor], output: TransformerOutput) -> Tensor:
         """Mask logits (B, Q, H, W) of all queries."""
         hidden = output.hidden[-1]
-        images = torch.arange(len(hidden), device=hidden.device).repeat_interleave(hidden.shape[1])
-        return self(self.share(feats, output), hidden.flatten(0, 1), images).unflatten(0, hidden.shape[:2])
+        batch, queries = output.source.shape[0], hidden.shape[1]  # torch.onnx takes others for constants
+        images = torch.arange(batch, device=hidden.device)[:, None].expand(-1, queries).flatten()
+        return self(self.share(feats, output), hidden.flatten(0, 1), images).unflatten(0, (batch, queries))
 
     def loss(
         self, feats: Sequence[Tensor], output: TransformerOutput, matches: Solution, batch_data_samples: SampleList
