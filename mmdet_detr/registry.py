@@ -4,9 +4,10 @@ from mmengine import registry as parents
 from mmengine.registry import Registry
 
 
-def _child(parent: Registry, folder: str) -> Registry:
-    """A registry of ours below one of mmengine's. mmengine imports the folder when it looks for a type in it."""
-    return Registry(parent.name, parent=parent, scope='mmdet_detr', locations=[f'mmdet_detr.{folder}'])
+def _child(parent: Registry, *folders: str) -> Registry:
+    """A registry of ours below one of mmengine's. mmengine imports the folders when it looks for a type in it."""
+    locations = [f'mmdet_detr.{folder}' for folder in folders]
+    return Registry(parent.name, parent=parent, scope='mmdet_detr', locations=locations)
 
 
 DATA_SAMPLERS = _child(parents.DATA_SAMPLERS, 'datasets')
@@ -15,7 +16,7 @@ FUNCTIONS = _child(parents.FUNCTIONS, 'engine')
 HOOKS = _child(parents.HOOKS, 'engine')
 LOG_PROCESSORS = _child(parents.LOG_PROCESSORS, 'engine')
 METRICS = _child(parents.METRICS, 'evaluation')
-MODELS = _child(parents.MODELS, 'models')
+MODELS = _child(parents.MODELS, 'models', 'export')
 OPTIMIZERS = _child(parents.OPTIMIZERS, 'engine')
 OPTIM_WRAPPERS = _child(parents.OPTIM_WRAPPERS, 'engine')
 OPTIM_WRAPPER_CONSTRUCTORS = _child(parents.OPTIM_WRAPPER_CONSTRUCTORS, 'engine')

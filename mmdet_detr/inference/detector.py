@@ -98,9 +98,14 @@ class Detector:
             return read_file(str(image), self._loader)
         return as_bgr(image)
 
+    def prepare(self, image: np.ndarray) -> dict[str, Any]:
+        """Input of the model, ``inputs`` and ``data_samples``, for an image (H, W, 3) BGR by the test pipeline."""
+        with DefaultScope.overwrite_default_scope(self._scope):
+            return self._prepare(self._take_array({'img': image, 'img_id': 0}))
+
     def _detect(self, images: Sequence[ImageLike], score_thr: float) -> list[Result]:
         with DefaultScope.overwrite_default_scope(self._scope), torch.no_grad():
-            inputs = [self._prepare(self._take_array({'img': self.read(image), 'img_id': 0})) for image in images]
+            inputs = [self.prepare(self.read(image)) for image in images]
             samples = dict(pair for group in _of_one_size(inputs) for pair in self._forward(inputs, group))
         return [self._result(samples[index]).above(score_thr) for index in range(len(images))]
 

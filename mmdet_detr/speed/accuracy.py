@@ -5,6 +5,7 @@ import tempfile
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
@@ -15,7 +16,11 @@ METRICS = {'AP': 'mAP', 'AP50': 'mAP_50', 'AP75': 'mAP_75', 'AP_S': 'mAP_s', 'AP
 
 def average_precision(path: str, checkpoint: str) -> dict[str, float] | None:
     """AP, AP50, AP75 and AP of small, medium and large objects on a config's test data; None if they are missing."""
-    config = read_config(path)
+    return measured(read_config(path), checkpoint)
+
+
+def measured(config: Config, checkpoint: str | None) -> dict[str, float] | None:
+    """The same of a config in memory; it changes."""
     evaluator = config.get('test_evaluator')
     evaluator = evaluator[0] if isinstance(evaluator, list) else evaluator
     if not evaluator or not Path(evaluator.get('ann_file') or '').is_file():

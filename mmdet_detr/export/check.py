@@ -1,0 +1,116 @@
+"""Compare what a file computes with the model that it was made of."""
+
+import copy
+import math
+from collections.abc import Iterator
+
+import torch
+from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
+from torch import Tensor
+
+from .deployable import Deployable
+from .formats import Compute, Shape
+
+SIZES = ((128, 160), (149, 203))  # (height, width) of the batches where they are free; none that is traced
+BOX_LIMIT = 0.01  # pixels
+MASK_LIMIT = 1e-3  # logits
+
+
+def batches(module: Deployable, shape: Shape) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images and sizes: a single image, a batch without padding, and a padded one; smooth noise."""
+    generator = torch.Generator().manual_seed(0)
+    for count, padded, (height, width) in ((1, False, SIZES[0]), (2, False, SIZES[0]), (3, True, SIZES[1])):
+        count, height, width = shape.batch or count, shape.height or height, shape.width or width
+        coarse = 255 * torch.rand(count, 3, height // 16 + 1, width // 16 + 1, generator=generator)
+        pixels = torch.nn.functional.interpolate(coarse, (height, width), mode='bicubic').round().clamp(0, 255)
+        sizes = torch.tensor([[height, width]] * count)
+        if padded:
+            sizes -= torch.arange(count)[:, None] * sizes // (count + 1)
+        for image, (h, w) in zip(pixels, sizes.tolist(), strict=True):
+            image[:, h:] = image[:, :, w:] = 0
+        if module.uint8:
+            yield pixels.byte(), sizes
+            continue
+        images = (pixels - module.mean) / module.std
+        for image, (h, w) in zip(images, sizes.tolist(), strict=True):
+            image[:, h:] = image[:, :, w:] = 0
+        yield images, sizes
+
+
+def differences(module: Deployable, compute: Compute, shape: Shape, tolerance: float) -> dict[str, float]:
+    """The largest differences between a file and the module in all batches.
+
+    A detection is compared with those queries of the module that could have made it: whose score for its label is the
+    same within ``tolerance`` and, within ``tolerance``, the best of the query. So detections with equal scores may
+    change places.
+
+    Returns:
+        ``logits`` or ``scores``, ``boxes`` in pixels, and ``masks`` in logits; infinite where shapes differ or a
+        detection has no such query.
+    """
+    raw = copy.copy(module)
+    raw.raw = True
+    largest = dict.fromkeys(('logits' if module.raw else 'scores', 'boxes', *module.outputs[3:]), 0.0)
+    if module.raw and 'masks' in module.outputs:
+        largest['masks'] = 0.0
+    for images, sizes in batches(module, shape):
+        outputs = [torch.from_numpy(output) for output in compute(images.numpy(), sizes.numpy())]
+        with torch.no_grad():
+            expected = raw(images, sizes)
+            count = len(expected[0][0]) if module.raw else module(images, sizes)[1].shape[1]
+        unit = sizes.flip(1).repeat(1, 2)[:, None].float()
+        if module.raw:
+            parts = [
+                (name, _largest(output * unit, other * unit) if name == 'boxes' else _largest(output, other))
+                for name, output, other in zip(module.outputs, outputs, expected, strict=True)
+            ]
+        else:
+            parts = list(_of_detections(module, outputs, expected, unit, count, tolerance))
+        for name, value in parts:
+            largest[name] = max(largest[name], value)
+    return largest
+
+
+def _largest(a: Tensor, b: Tensor) -> float:
+    if a.shape != b.shape or not torch.isfinite(a).all():
+        return math.inf
+    return float((a - b).abs().max())
+
+
+def _of_detections(
+    module: Deployable, outputs: list[Tensor], expected: tuple[Tensor, ...], unit: Tensor, count: int, tolerance: float
+) -> Iterator[tuple[str, float]]:
+    boxes, scores, labels, *masks = outputs
+    logits, own_boxes, *own_masks = expected
+    if module.model.bbox_head.match_loss.use_sigmoid:
+        own = logits.sigmoid()
+        best = own
+    else:
+        own = logits.softmax(-1)[..., :-1]
+        best = own.max(-1, keepdim=True).values
+    if scores.shape != (len(logits), count) or not torch.isfinite(scores).all():
+        yield 'scores', math.inf
+        return
+    ranked = (own if best is own else best).flatten(1).sort(descending=True).values[:, :count]
+    yield 'scores', _largest(scores, ranked)
+    own_boxes = (bbox_cxcywh_to_xyxy(own_boxes) * unit).clamp(min=0).minimum(unit)
+    for image in range(len(boxes)):
+        of_label = own[image][:, labels[image]].T  # (detections, queries)
+        possible = (of_label - scores[image][:, None]).abs() <= tolerance
+        possible &= of_label >= best[image].expand_as(own[image])[:, labels[image]].T - tolerance
+        distance = (boxes[image][:, None] - own_boxes[image]).abs().amax(-1).masked_fill(~possible, math.inf)
+        nearest, queries = distance.min(1)
+        yield 'boxes', float(nearest.max())
+        if masks:
+            yield 'masks', _largest(masks[0][image], own_masks[0][image][queries[: masks[0].shape[1]]])
+
+
+def above_limits(found: dict[str, float], limit: float) -> list[str]:
+    """What is above its limit, in words; ``limit`` is that of logits and scores."""
+    limits = {'logits': limit, 'scores': limit, 'boxes': BOX_LIMIT, 'masks': MASK_LIMIT}
+    return [f'{name} {found[name]:.2g} (limit {limits[name]:g})' for name in found if not found[name] <= limits[name]]
+
+
+def as_text(found: dict[str, float]) -> str:
+    """Differences in a line."""
+    return ', '.join(f'{name} {value:.2g}{" px" if name == "boxes" else ""}' for name, value in found.items())

@@ -1,0 +1,75 @@
+"""Convolutions in int8: scales from images, weights by channel; the transformer and the heads stay in float32."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import track
+
+from ..errors import ConfigError
+from ..inference import Detector, UnreadableImageError
+from ..inference.sources import Images, find_input
+from .deployable import Deployable
+from .formats import require
+
+CALIBRATION_IMAGES = 100
+
+
+def calibration_inputs(detector: Detector, module: Deployable, folder: Path) -> Iterator[dict[str, np.ndarray]]:
+    """Inputs of a file for the images of a folder, one at a time.
+
+    Raises:
+        ConfigError: not one of them can be read.
+    """
+    found = find_input(str(folder))
+    paths: Sequence[str | Path] = found.paths if isinstance(found, Images) else []
+    step = max(1, len(paths) // CALIBRATION_IMAGES)
+    anything = False
+    for path in track(list(paths)[::step][:CALIBRATION_IMAGES], 'calibrating', transient=True):
+        try:
+            inputs = detector.prepare(detector.read(path))
+        except UnreadableImageError:
+            continue
+        anything = True
+        batch = module.model.data_preprocessor({'inputs': [inputs['inputs']], 'data_samples': [inputs['data_samples']]})
+        images = batch['inputs']
+        if module.uint8:
+            images = (images * module.std + module.mean).round().clamp(0, 255).byte()
+        yield {'images': images.numpy(), 'sizes': torch.tensor([inputs['data_samples'].img_shape[:2]]).numpy()}
+    if not anything:
+        raise ConfigError(f'{folder} has no images to calibrate int8 with')
+
+
+class Reader:
+    """Inputs as ONNX Runtime's calibration asks for them."""
+
+    def __init__(self, inputs: Iterator[dict[str, np.ndarray]]) -> None:
+        self.inputs = inputs
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self.inputs, None)
+
+
+def quantise(path: Path, inputs: Iterator[dict[str, np.ndarray]], out: Path) -> None:
+    """Quantise the convolutions of the backbone in an ONNX file."""
+    quantization = require('onnxruntime.quantization', 'export')
+    onnx = require('onnx', 'export')
+
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = Path(folder) / 'prepared.onnx'
+        quantization.quant_pre_process(path, prepared, skip_symbolic_shape=True)
+        nodes = onnx.load(prepared, load_external_data=False).graph.node
+        convolutions = [node.name for node in nodes if node.op_type == 'Conv']
+        quantization.quantize_static(
+            prepared,
+            out,
+            Reader(inputs),
+            quant_format=quantization.QuantFormat.QDQ,
+            nodes_to_quantize=[name for name in convolutions if '/backbone/' in name],
+            op_types_to_quantize=['Conv'],
+            per_channel=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+        )
