@@ -90,7 +90,7 @@ def export(
     quantise = None
     if int8_images is not None:
         inputs = int8.calibration_inputs(detector, module, Path(int8_images))
-        quantise = partial(int8.quantise, inputs=inputs)
+        quantise = partial(int8.quantise, inputs)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix='.export_') as folder:
         plain, described, complete = (Path(folder, name, out.name) for name in ('plain', 'described', 'complete'))

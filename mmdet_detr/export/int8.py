@@ -52,7 +52,7 @@ class Reader:
         return next(self.inputs, None)
 
 
-def quantise(path: Path, inputs: Iterator[dict[str, np.ndarray]], out: Path) -> None:
+def quantise(inputs: Iterator[dict[str, np.ndarray]], path: Path, out: Path) -> None:
     """Quantise the convolutions of the backbone in an ONNX file."""
     quantization = require('onnxruntime.quantization', 'export')
     onnx = require('onnx', 'export')

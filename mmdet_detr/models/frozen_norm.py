@@ -49,8 +49,11 @@ def fold(weight: Tensor, norm: nn.BatchNorm2d, dtype: torch.dtype) -> tuple[Tens
 def fold_for_good(module: nn.Module) -> None:
     """Write folded weights into the convolutions of a module, in place, so that it cannot be trained any more."""
     for conv in module.modules():
-        if isinstance(conv, FoldingConv2d) and isinstance(conv.block[0]._modules[conv.norm_name], FoldedBatchNorm2d):
-            weight, bias = fold(conv.weight, conv.block[0]._modules[conv.norm_name], conv.weight.dtype)
+        if not isinstance(conv, FoldingConv2d):
+            continue
+        norm = conv.block[0]._modules[conv.norm_name]
+        if isinstance(norm, FoldedBatchNorm2d):
+            weight, bias = fold(conv.weight, norm, conv.weight.dtype)
             conv.weight, conv.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
             conv.block[0]._modules[conv.norm_name] = nn.Identity()
             object.__setattr__(conv, '__class__', nn.Conv2d)

@@ -29,7 +29,7 @@ def padded_sizes(images: Tensor, sizes: Tensor) -> PaddedSizes:
         ConfigError: the sizes are no (height, width) in whole pixels for each image, or some are larger than the batch
             or below 1. While a model is traced there are no values to look at.
     """
-    padded = PaddedSizes(sizes, images.shape[2:])
+    padded = PaddedSizes(sizes, (images.shape[2], images.shape[3]))
     if is_traced():
         return padded
     if sizes.shape != (len(images), 2) or sizes.is_floating_point():
