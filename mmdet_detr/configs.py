@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
 from .errors import ConfigError, one_line
 
@@ -53,3 +53,11 @@ def dicts_in(config: Any) -> Iterator[dict[Any, Any]]:
         if isinstance(node, dict):
             yield node
         rest += reversed(list(node.values() if isinstance(node, dict) else node))
+
+
+def forget_pretrained(model: ConfigDict) -> None:
+    """Drop the addresses of pretrained weights from the config of a model."""
+    for part in dicts_in(model):
+        part.pop('pretrained', None)
+        if isinstance(part.get('init_cfg'), dict) and 'checkpoint' in part['init_cfg']:  # PVT names no type
+            part['init_cfg'] = None

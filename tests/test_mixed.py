@@ -14,8 +14,8 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.runner import load_checkpoint, save_checkpoint
 from torch import Tensor
 
+from mmdet_detr.configs import forget_pretrained
 from mmdet_detr.models import AuxiliaryHeadDetector, DETRHead
-from mmdet_detr.speed.candidates import forget_pretrained
 
 PADDED = (128, 160)
 SIZES = (PADDED, (70, 160), (128, 65))

@@ -1,6 +1,7 @@
 """Measure detectors side by side: speed by stages, memory, operations, parameters, and AP with checkpoints.
 
-CONFIG is a file, or a config that a package brings along, such as mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py.
+CONFIG is a file, a config that a package brings along, such as mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py, or
+an exported model, such as detr.onnx or detr.xml.
 All detectors take turns in one process, so that what else the machine does hits all of them alike.
 """
 

@@ -14,9 +14,9 @@ import torch
 from mmengine.logging import MMLogger
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..evaluation.average_precision import average_precision
 from ..reports.speed import draw, markdown
-from ..speed.accuracy import average_precision
-from ..speed.candidates import reason
+from ..speed.candidates import read_config, reason
 from ..speed.machine import machine
 from ..speed.malloc import keep_freed_memory
 from ..speed.run import Fail, Settings, run
@@ -83,7 +83,7 @@ def _accuracies(
         if checkpoint and config not in failed:
             progress.report(f'AP of {config}', 0)
             try:
-                found[name] = average_precision(config, checkpoint)
+                found[name] = average_precision(read_config(config), checkpoint)
             except Exception as error:  # the data sets of others can raise anything
                 fail(config, error)
     return {name: ap for name, ap in found.items() if ap}

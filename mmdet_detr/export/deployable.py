@@ -39,7 +39,7 @@ class Deployable(nn.Module):
         super().__init__()
         if not isinstance(model, DETR):
             raise ConfigError(f'only mmdet_detr.DETR can be exported, not {type(model).__name__}: mmdeploy may do it')
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.model = copy.deepcopy(model).requires_grad_(False)
         fold_for_good(self.model.backbone)
         self.raw = raw
         self.uint8 = uint8
@@ -48,6 +48,7 @@ class Deployable(nn.Module):
         preprocessor = model.data_preprocessor
         self.register_buffer('mean', getattr(preprocessor, 'mean', torch.zeros(3, 1, 1)).clone(), persistent=False)
         self.register_buffer('std', getattr(preprocessor, 'std', torch.ones(3, 1, 1)).clone(), persistent=False)
+        self.eval()  # of itself as well: torch.onnx.export restores the mode that it finds here, in all parts
 
     @property
     def outputs(self) -> list[str]:

@@ -13,9 +13,9 @@ from typing import Any
 from mmengine.config import Config
 
 from ..errors import UserError
+from ..evaluation.average_precision import average_precision
 from ..inference import load
 from ..runs import find_checkpoint, find_config
-from ..speed.accuracy import measured
 from . import check, int8
 from .deployable import Deployable
 from .formats import FORMATS, Format, Shape, format_of, open_file
@@ -155,7 +155,7 @@ def _accuracies(config: Config, weights: str, path: Path) -> dict[str, float] | 
         tested = copy.deepcopy(config)
         if name == 'file':
             tested.model = {'type': 'mmdet_detr.ExportedDetector', 'path': str(path)}
-        ap = measured(tested, weights if name == 'model' else None)
+        ap = average_precision(tested, weights if name == 'model' else None)
         if ap is None or 'AP' not in ap:
             return None
         scores[name] = ap['AP']

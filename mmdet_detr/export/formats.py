@@ -247,6 +247,9 @@ FORMATS = (  # ONNX Runtime is nearer to float64 than PyTorch is, and further aw
 )
 
 
+SUFFIXES = tuple(kind.suffix for kind in FORMATS)
+
+
 def format_of(path: Path) -> Format:
     """The format of a file by its suffix.
 
@@ -256,7 +259,7 @@ def format_of(path: Path) -> Format:
     for kind in FORMATS:
         if path.suffix == kind.suffix:
             return kind
-    raise ConfigError(f'{path}: the name of an exported model ends in {", ".join(kind.suffix for kind in FORMATS)}')
+    raise ConfigError(f'{path}: the name of an exported model ends in {", ".join(SUFFIXES)}')
 
 
 def open_file(path: Path, threads: int | None = None) -> tuple[Compute, dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Convolutions in int8: scales from images, weights by channel; the transformer and the heads stay in float32."""
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,8 +52,25 @@ class Reader:
         return next(self.inputs, None)
 
 
-def quantise(inputs: Iterator[dict[str, np.ndarray]], path: Path, out: Path) -> None:
-    """Quantise the convolutions of the backbone in an ONNX file."""
+def in_backbone(operator: str, name: str) -> bool:
+    """Whether an operator is a convolution of the backbone."""
+    return operator == 'Conv' and '/backbone/' in name
+
+
+def quantise(
+    inputs: Iterator[dict[str, np.ndarray]],
+    path: Path,
+    out: Path,
+    chosen: Callable[[str, str], bool] = in_backbone,
+) -> None:
+    """Quantise an ONNX file.
+
+    Args:
+        inputs: to choose the scales by.
+        path: of the file.
+        out: to write.
+        chosen: whether a node is computed in int8, by its operator and its name.
+    """
     quantization = require('onnxruntime.quantization', 'export')
     onnx = require('onnx', 'export')
 
@@ -61,14 +78,14 @@ def quantise(inputs: Iterator[dict[str, np.ndarray]], path: Path, out: Path) -> 
         prepared = Path(folder) / 'prepared.onnx'
         quantization.quant_pre_process(path, prepared, skip_symbolic_shape=True)
         nodes = onnx.load(prepared, load_external_data=False).graph.node
-        convolutions = [node.name for node in nodes if node.op_type == 'Conv']
+        nodes = [node for node in nodes if chosen(node.op_type, node.name)]
         quantization.quantize_static(
             prepared,
             out,
             Reader(inputs),
             quant_format=quantization.QuantFormat.QDQ,
-            nodes_to_quantize=[name for name in convolutions if '/backbone/' in name],
-            op_types_to_quantize=['Conv'],
+            nodes_to_quantize=[node.name for node in nodes],
+            op_types_to_quantize=sorted({node.op_type for node in nodes}),
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,

@@ -36,6 +36,9 @@ class DETR(BaseDetector):
         mask_head: a :class:`MaskHead`; None detects boxes only.
         freeze_detector: train the mask head alone, and run the rest without gradients. As in the official code, it
             still drops out.
+        predict_dtype: ``'bfloat16'``, or ``'float16'`` on a GPU, predicts under autocast, in ``mim test``, in mmdet's
+            ``DetInferencer`` and wherever else; None stays with the type of the weights. Training has
+            ``AmpOptimWrapper``.
         train_cfg: handed to the head.
         test_cfg: handed to the head, all but ``panoptic``, the ``test_cfg`` of the mask head.
         data_preprocessor: as in mmdet.
@@ -44,7 +47,7 @@ class DETR(BaseDetector):
     Raises:
         ConfigError: the last neck takes no data samples; or the head has ``training_queries``, and the neck takes no
             ``training_sets``; or the mask head has more classes of things than there are classes; or there is nothing
-            to train.
+            to train; or ``predict_dtype`` is none of these.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class DETR(BaseDetector):
         bbox_head: ConfigType,
         mask_head: OptConfigType = None,
         freeze_detector: bool = False,
+        predict_dtype: str | None = None,
         train_cfg: OptConfigType = None,
         test_cfg: OptConfigType = None,
         data_preprocessor: OptConfigType = None,
@@ -61,6 +65,9 @@ class DETR(BaseDetector):
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         self.freeze_detector = freeze_detector
+        if predict_dtype not in (None, 'bfloat16', 'float16'):
+            raise ConfigError(f"DETR(predict_dtype={predict_dtype!r}) has to be None, 'bfloat16' or 'float16'")
+        self.predict_dtype: torch.dtype | None = getattr(torch, predict_dtype) if predict_dtype else None
         self._has_weights = False
         self.backbone = MMDET_MODELS.build(backbone)
         self.channels_last = prefers_channels_last(self.backbone)
@@ -141,6 +148,10 @@ class DETR(BaseDetector):
 
         With classes of stuff, also ``pred_panoptic_seg`` with ``sem_seg`` (1, h, w).
         """
+        with torch.autocast(batch_inputs.device.type, self.predict_dtype, enabled=bool(self.predict_dtype)):
+            return self._predict(batch_inputs, batch_data_samples, rescale)
+
+    def _predict(self, batch_inputs: Tensor, batch_data_samples: SampleList, rescale: bool) -> SampleList:
         feats, output = self.forward_transformer(batch_inputs, batch_data_samples)
         if self.mask_head is None:
             results = self.bbox_head.predict(output, batch_data_samples, rescale=rescale)

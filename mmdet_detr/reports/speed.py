@@ -54,7 +54,7 @@ def cells(row: Row) -> list[str]:
     """The cells of a row: detector, type and the columns of its mode."""
     stages = {name: milliseconds(values) for name, values in row['stages'].items()}
     memory = number(row.get('memory_mib'), 0)
-    parameters = f'{row["parameters"] / 1e6:.1f}'
+    parameters = '' if row['parameters'] is None else f'{row["parameters"] / 1e6:.1f}'
     speed = spread(row['images_a_second'], 2)
     ratio = spread(row['times_first'], 2) if row['times_first'] else ''
     name = [row['detector'], row['dtype']]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .candidates import Candidate, build, names_of, num_classes
+from .candidates import Candidate, build, is_exported, names_of, num_classes
 from .flops import gflops
 from .inputs import Inputs
 from .malloc import give_freed_memory_back
@@ -62,8 +62,13 @@ class Settings:
     @property
     def steps(self) -> int:
         """Number of steps that :func:`run` reports if nothing fails."""
-        rows = len(self.paths) * len(self.dtypes)
-        return rows * (1 + len(self.cases) * (self.warmup + self.rounds + self.memory))
+        return sum(self._steps_of(path) for path in self.paths)
+
+    def _steps_of(self, path: str) -> int:
+        exported = is_exported(path)  # it has one type and is not trained
+        cases = [case for case in self.cases if case.mode == 'infer' or not exported]
+        rows = 1 if exported else len(self.dtypes)
+        return rows * (1 + len(cases) * (self.warmup + self.rounds + self.memory))
 
 
 Report = Callable[[str, int], None]  # called with a text about the next step, and the number of steps it counts for
@@ -81,7 +86,7 @@ def run(settings: Settings, report: Report, fail: Fail) -> Iterator[list[dict[st
     detectors = measurement.build_all()
     rows: list[dict[str, Any]] = []
     for case in settings.cases:
-        gflops = [measurement.gflops(candidate, case.size) for candidate in detectors]
+        gflops = [None if candidate.exported else measurement.gflops(candidate, case.size) for candidate in detectors]
         turns = measurement.take_turns(detectors, case)
         give_freed_memory_back()  # the processes that measure memory need it
         first = turns.get(0) if detectors and detectors[0].name == settings.names[0] else None
@@ -93,7 +98,7 @@ def run(settings: Settings, report: Report, fail: Fail) -> Iterator[list[dict[st
                 'size': list(case.size),
                 'batch': case.batch,
                 'mode': case.mode,
-                'parameters': sum(p.numel() for p in candidate.model.parameters()),
+                'parameters': None if candidate.exported else sum(p.numel() for p in candidate.model.parameters()),
                 'gflops': gflops[key],
                 **summary(times, first, case.batch, 'model' if case.mode == 'infer' else None),
             }
@@ -121,16 +126,20 @@ class _Measurement:
 
     def build_all(self) -> list[Candidate]:
         settings, built = self.settings, []
-        for dtype in settings.dtypes:
+        for number, dtype in enumerate(settings.dtypes):
             for path, checkpoint, name in zip(settings.paths, settings.checkpoints, settings.names, strict=True):
+                if number and is_exported(path):  # it has one type
+                    continue
                 self.report(f'building {path}', 1)
                 built.append(self.attempt(path, build, path, checkpoint, settings.device, getattr(torch, dtype), name))
         return [candidate for candidate in built if candidate]
 
     def take_turns(self, detectors: list[Candidate], case: Case) -> dict[int, list[Stages]]:
         """Seconds of every timed round, by the index of the detector. A detector that fails is left out."""
-        steps = [self.attempt(candidate.path, self._step_of, candidate, case) for candidate in detectors]
-        times: dict[int, list[Stages]] = {key: [] for key, step in enumerate(steps) if step}
+        able = {key: one for key, one in enumerate(detectors) if case.mode == 'infer' or not one.exported}
+        made = {key: self.attempt(candidate.path, self._step_of, candidate, case) for key, candidate in able.items()}
+        steps = {key: step for key, step in made.items() if step}
+        times: dict[int, list[Stages]] = {key: [] for key in steps}
         for number in range(self.settings.warmup + self.settings.rounds):
             for key in list(times):
                 self.report(f'{case.mode} {detectors[key].name} {case}', 1)

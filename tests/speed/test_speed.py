@@ -7,9 +7,10 @@ import torch
 from helpers import ROOT
 from torch import nn
 
+from mmdet_detr.configs import forget_pretrained
 from mmdet_detr.errors import ConfigError
 from mmdet_detr.models.transformer import Attention
-from mmdet_detr.speed.candidates import build, forget_pretrained, names_of, num_classes, read_config
+from mmdet_detr.speed.candidates import build, names_of, num_classes, read_config
 from mmdet_detr.speed.flops import gflops, multiply_adds
 from mmdet_detr.speed.inputs import Inputs
 from mmdet_detr.speed.memory import peak_mib

@@ -1,4 +1,4 @@
-"""Measures COCO's AP of a detector with a checkpoint, if its test data are on this machine."""
+"""Measures COCO's AP of a detector, if its test data are on this machine."""
 
 import io
 import tempfile
@@ -9,18 +9,16 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
-from .candidates import forget_pretrained, read_config
+from ..configs import forget_pretrained
 
 METRICS = {'AP': 'mAP', 'AP50': 'mAP_50', 'AP75': 'mAP_75', 'AP_S': 'mAP_s', 'AP_M': 'mAP_m', 'AP_L': 'mAP_l'}
 
 
-def average_precision(path: str, checkpoint: str) -> dict[str, float] | None:
-    """AP, AP50, AP75 and AP of small, medium and large objects on a config's test data; None if they are missing."""
-    return measured(read_config(path), checkpoint)
+def average_precision(config: Config, checkpoint: str | None) -> dict[str, float] | None:
+    """AP, AP50, AP75 and AP of small, medium and large objects on a config's test data; None if they are missing.
 
-
-def measured(config: Config, checkpoint: str | None) -> dict[str, float] | None:
-    """The same of a config in memory; it changes."""
+    The config changes.
+    """
     evaluator = config.get('test_evaluator')
     evaluator = evaluator[0] if isinstance(evaluator, list) else evaluator
     if not evaluator or not Path(evaluator.get('ann_file') or '').is_file():
