@@ -3,10 +3,10 @@
     python benchmarks/formats.py ap NAME:CONFIG:IMAGES:CHECKPOINT ... (IMAGES: the folder that int8 is scaled by)
     python benchmarks/formats.py speed [--rounds 10] [--size 480x640 800x1066] [--threads 2]
 
-AP is not rounded to thousandths, as mmdet's is: pycocotools evaluates the detections. Besides what ``export`` writes, it
-has int8 for every operator that ONNX Runtime can quantise, and for all convolutions, and the model itself in bfloat16.
-R50 has random weights, and statistics of batch norms that fit them. Writes formats_ap.json and .md, formats_cpu.json, .md
-and _stages.png.
+AP is not rounded to thousandths, as mmdet's is: pycocotools evaluates the detections. Besides what ``export`` writes,
+it has int8 for every operator that ONNX Runtime can quantise, and for all convolutions, and the model itself in
+bfloat16. R50 has random weights, and statistics of batch norms that fit them. Writes formats_ap.json and .md, formats_cpu.json,
+.md and _stages.png.
 """
 
 import argparse
