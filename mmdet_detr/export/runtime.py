@@ -344,6 +344,8 @@ def read_image(image: ImageLike) -> Image.Image:
         return _from_array(image)
     if isinstance(image, Image.Image):
         return _upright(image)
+    if not isinstance(image, str | Path):
+        raise DetectorError(f'no path, PIL image or array: {image!r}')
     try:
         if Path(image).stat().st_size == 0:
             raise ValueError('empty')
