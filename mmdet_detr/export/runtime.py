@@ -350,8 +350,7 @@ def read_image(image: ImageLike) -> Image.Image:
         if Path(image).stat().st_size == 0:
             raise ValueError('empty')
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            warnings.simplefilter('error', Image.DecompressionBombWarning)
+            warnings.simplefilter('ignore')  # Pillow refuses images above twice the size that it warns of
             with Image.open(image) as opened:
                 return _upright(opened)
     except UnidentifiedImageError:
@@ -505,19 +504,21 @@ def draw(image: Image.Image, result: Result, metadata: Metadata) -> Image.Image:
     width, height = (max(1, round(side * scale)) for side in image.size)
     picture = image.resize((width, height), Image.Resampling.BICUBIC)
     pen, text_size = ImageDraw.Draw(picture), min(max(12, min(width, height) // 40), 48)
+    rows, columns = _nearest_by_centre(image.height, height), _nearest_by_centre(image.width, width)
     colours = _colours(metadata)
     named: list[tuple[Sequence[float], int, str]] = []  # box, label, text
     if result.panoptic is not None:
-        for value in np.unique(result.panoptic).tolist():
-            label, mask = value % INSTANCE_OFFSET, result.panoptic == value
+        values = result.panoptic[rows][:, columns]
+        for value in np.unique(values).tolist():
+            label, mask = value % INSTANCE_OFFSET, values == value
             if label < len(metadata.classes):
                 _blend(picture, mask, colours[label])
-                named.append(([side * scale for side in _place(mask)], label, metadata.classes[label]))
+                named.append((_place(mask), label, metadata.classes[label]))
     else:
         texts = [f'{name} {score:.2f}' for name, score in zip(result.names, result.scores, strict=True)]
         named = list(zip((result.boxes * scale).tolist(), result.labels.tolist(), texts, strict=True))
         for mask, label in zip(() if result.masks is None else result.masks, result.labels.tolist(), strict=False):
-            _blend(picture, mask, colours[label])
+            _blend(picture, mask[rows][:, columns], colours[label])
         for box, label, _ in named[::-1]:  # the surest on top
             pen.rectangle(box, outline=colours[label], width=max(2, text_size // 6))
     taken: list[Sequence[float]] = []
@@ -538,7 +539,8 @@ def _write(
     """Write above, in or below a box, where no other text is yet; or nowhere."""
     font, padding = _font(text_size), max(2, text_size // 5)
     width, height = font.getlength(text) + 2 * padding, text_size + 2 * padding
-    left = max(0, min(box[0], size[0] - width))
+    start = box[0] if box[2] > box[0] else box[0] - width / 2
+    left = max(0, min(start, size[0] - width))
     for top in (box[1] - height, box[1], box[3] - height, box[3]):
         area = (left, top, left + width, top + height)
         free = all(area[2] <= x1 or x2 <= left or area[3] <= y1 or y2 <= top for x1, y1, x2, y2 in taken)
@@ -558,13 +560,11 @@ def _place(mask: np.ndarray) -> tuple[float, float, float, float]:
 
 
 def _blend(picture: Image.Image, mask: np.ndarray, colour: Colour) -> None:
-    """Lay a mask over a picture, with a white edge."""
-    shown = Image.fromarray(mask.astype(np.uint8)).resize(picture.size, Image.Resampling.NEAREST)
-    inside = np.asarray(shown).astype(bool)
-    padded = np.pad(inside, 1, mode='edge')
+    """Lay a mask in the size of a picture over it, with a white edge."""
+    padded = np.pad(mask, 1, mode='edge')
     inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    picture.paste(colour, mask=Image.fromarray(inside * np.uint8(255 * OPACITY)))
-    picture.paste((255, 255, 255), mask=Image.fromarray((inside & ~inner) * np.uint8(255)))
+    picture.paste(colour, mask=Image.fromarray(mask * np.uint8(255 * OPACITY)))
+    picture.paste((255, 255, 255), mask=Image.fromarray((mask & ~inner) * np.uint8(255)))
 
 
 def _colours(metadata: Metadata) -> list[Colour]:
@@ -617,8 +617,8 @@ class _Folder:
             found[i]['mask'] = self._save(f'{stem}.mask{i}.png', mask * np.uint8(255))
         entry = {'file': item.name, 'width': item.image.width, 'height': item.image.height, 'picture': f'{stem}.jpg'}
         if result.panoptic is not None:  # as in COCO's panoptic PNGs: red + 256 * green + 65536 * blue
-            coded = np.stack([result.panoptic >> shift & 255 for shift in (0, 8, 16)], axis=-1)
-            entry['panoptic'] = self._save(f'{stem}.panoptic.png', coded.astype(np.uint8))
+            coded = np.stack([(result.panoptic >> shift & 255).astype(np.uint8) for shift in (0, 8, 16)], axis=-1)
+            entry['panoptic'] = self._save(f'{stem}.panoptic.png', coded)
         self.entries.append({**entry, 'detections': found})
 
     def _save(self, name: str, pixels: np.ndarray) -> str:
