@@ -38,7 +38,8 @@ try:
     import numpy as np
     from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 except ImportError as error:
-    raise SystemExit(f"{error}: pip install numpy 'pillow>=10.1'") from None
+    kind = SystemExit if __name__ == '__main__' else ImportError
+    raise kind(f"{error}: pip install numpy 'pillow>=10.1'") from None
 
 FORMAT_VERSION = 1
 INSTANCE_OFFSET = 1000  # of panoptic maps, as in mmdet
@@ -626,7 +627,8 @@ class _Folder:
         return name
 
     def close(self) -> None:
-        (self.folder / 'detections.json').write_text(json.dumps(self.entries, indent=1), encoding='utf-8')
+        lines = ',\n'.join(map(json.dumps, self.entries))  # an image a line
+        (self.folder / 'detections.json').write_text(f'[{lines}]\n', encoding='utf-8')
 
 
 def _run(detector: Detector, paths: Sequence[str], score_thr: float | None, folder: _Folder) -> None:
@@ -663,13 +665,13 @@ def _run(detector: Detector, paths: Sequence[str], score_thr: float | None, fold
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The program; returns its exit code: 1 if an image was left out, 2 if nothing could be done."""
-    parser = argparse.ArgumentParser(prog='detr_runtime.py', description='Find objects in images.')
+    parser = argparse.ArgumentParser(
+        prog='detr_runtime.py', description='Find objects in images: pictures and detections.json.'
+    )
     parser.add_argument('model', metavar='MODEL', help='exported detector, .onnx or .xml')
     parser.add_argument('images', metavar='IMAGE', nargs='+', help='image files')
     parser.add_argument('--out', type=Path, default=Path('predictions'), help='folder to write (default: predictions)')
-    parser.add_argument(
-        '--score-thr', type=float, help="detections below are left out (default: the model's, often 0.5)"
-    )
+    parser.add_argument('--score-thr', type=float, help="detections below are left out (default: the model's)")
     parser.add_argument('--batch-size', type=int, default=1, help='images at once (default: 1)')
     parser.add_argument('--threads', type=int, help='of the processor (default: all)')
     args = parser.parse_args(argv)

@@ -65,10 +65,9 @@ def seen(detector: Detector) -> list[dict[str, np.ndarray]]:
 # what is found
 
 
-@pytest.mark.parametrize('batch_size', [1, 2])
-def test_boxes_are_in_pixels_of_each_image(write, batch_size):
+def test_boxes_are_in_pixels_of_each_image(write):
     sizes = [(50, 70), (91, 33), (1, 1)]
-    results = Detector(write(), batch_size, threads=1)([noise(*size, 3) for size in sizes])
+    results = Detector(write(), batch_size=2, threads=1)([noise(*size, 3) for size in sizes])
     for result, (height, width) in zip(results, sizes, strict=True):
         expected = np.array(BOXES[:2]) * [width, height, width, height]
         assert np.allclose(result.boxes, expected, atol=1e-4)
@@ -127,7 +126,7 @@ def test_a_batch_that_would_be_huge_is_split(onnx, monkeypatch):
         detector([noise(100, 101, 3)])
 
 
-@pytest.mark.parametrize('size', [(1, 20_000), (20_000, 1), (8_000, 20_000)])
+@pytest.mark.parametrize('size', [(1, 20_000), (20_000, 1), (4_000, 20_000)])
 def test_very_wide_images(onnx, size):
     height, width = size
     (result,) = Detector(onnx(resize={'shortest': 800, 'longest': 1333}))([np.zeros((*size, 3), np.uint8)])
@@ -167,8 +166,8 @@ def test_the_input_is_that_of_mmdet_bit_for_bit(onnx, tmp_path, channel_order):
     assert call['sizes'].tolist() == [list(sample.img_shape) for sample in batch['data_samples']]
 
 
-def test_pixels_of_uint8_are_not_normalised(write):
-    detector = Detector(write(uint8=True, resize=None, channel_order='bgr'))
+def test_pixels_of_uint8_are_not_normalised(onnx):
+    detector = Detector(onnx(uint8=True, resize=None, channel_order='bgr'))
     calls = seen(detector)
     image = noise(20, 30, 3)
     detector([image])
@@ -276,9 +275,8 @@ def half_bright() -> np.ndarray:
     return image
 
 
-@pytest.mark.parametrize('batch_size', [1, 2])
-def test_masks_of_a_model(write, batch_size):
-    detector = Detector(write(num_masks=2, resize=None, score_thr=0), batch_size)
+def test_masks_of_a_model(write):
+    detector = Detector(write(num_masks=2, resize=None, score_thr=0), batch_size=2)
     image = half_bright()
     first, second = detector([image, image[:30, ::-1]])
     assert first.names == ['square', 'circle']  # the third detection has no mask
@@ -290,14 +288,87 @@ def test_masks_of_a_model(write, batch_size):
     assert detector([image], 1)[0].masks.shape == (0, 40, 64)
 
 
-def test_panoptic_map_of_a_model(write):
+def test_panoptic_map_of_a_model(onnx):
     image = half_bright()
-    (result,) = Detector(write(num_masks=3, resize=None, **PANOPTIC))([image], 0)
+    (result,) = Detector(onnx(num_masks=3, resize=None, **PANOPTIC))([image], 0)
     assert result.names == ['square', 'circle']  # the third is stuff
     assert np.array_equal(result.panoptic, np.where(image[..., 0] > 0, 1001, 1000))
-    (result,) = Detector(write(num_masks=3, resize=None, **{**PANOPTIC, 'panoptic_score_thr': 0.9}))([image])
+    (result,) = Detector(onnx(num_masks=3, resize=None, **{**PANOPTIC, 'panoptic_score_thr': 0.9}))([image])
     assert np.array_equal(result.panoptic, np.full((40, 64), len(CLASSES)))
     assert len(result.masks) == 2
+
+
+# pictures
+
+
+def describe(**changes: object) -> runtime.Metadata:
+    entries = {**METADATA, 'palette': [[255, 0, 0], [0, 0, 255], [0, 255, 0]], **changes}
+    return runtime.Metadata(**{name: entries[name] for name in runtime.Metadata.__annotations__ if name in entries})
+
+
+def found(boxes: list[list[float]], masks: np.ndarray | None = None, values: np.ndarray | None = None):
+    count = len(boxes)
+    scores = np.linspace(0.9, 0.5, count, dtype=np.float32)
+    labels = np.arange(count) % 3
+    names = [CLASSES[label] for label in labels]
+    return runtime.Result(np.array(boxes, np.float32).reshape(-1, 4), scores, labels, names, masks, values)
+
+
+def test_boxes_are_drawn_in_their_colours_on_an_enlarged_picture():
+    image = Image.new('RGB', (100, 60), 'grey')
+    masks = np.zeros((1, 60, 100), bool)
+    masks[:, 30:50, 20:40] = True
+    picture = np.asarray(runtime.draw(image, found([[10, 20, 50, 55]], masks), describe()))
+    assert picture.shape == (240, 400, 3)
+    assert picture[150, 40].tolist() == [255, 0, 0]  # the edge of the box
+    assert picture[210, 100].tolist() == [128, 128, 128]  # in the box, beside the mask
+    assert picture[160, 120].tolist() == [185, 71, 71]  # 45 % of red
+    assert picture[120, 120].tolist() == [255, 255, 255]  # the edge of the mask
+    assert np.asarray(image).tolist() == np.full((60, 100, 3), 128).tolist()
+
+
+def test_maps_have_names_in_their_segments():
+    values = np.full((60, 100), 3)  # nothing
+    values[:, 50:] = 1001
+    picture = np.asarray(runtime.draw(Image.new('RGB', (100, 60), 'grey'), found([], values=values), describe()))
+    assert picture[100, 100].tolist() == [128, 128, 128]
+    assert picture[20, 220].tolist() == [71, 71, 185]
+    assert picture[100, 200].tolist() == [255, 255, 255]
+    rows, columns = (picture == [0, 0, 255]).all(2).nonzero()  # the field of the name, in plain blue
+    assert abs(columns.mean() - 300) < 10
+    assert abs(rows.mean() - 110) < 10
+
+
+def test_names_never_cover_each_other_or_leave_the_picture(monkeypatch):
+    areas = []
+    monkeypatch.setattr(runtime.ImageDraw.ImageDraw, 'text', lambda *_, **__: None)
+    draw_box = runtime.ImageDraw.ImageDraw.rectangle
+
+    def rectangle(self, box, fill=None, outline=None, width=1):
+        if fill is not None:
+            areas.append(box)
+        draw_box(self, box, fill, outline, width)
+
+    monkeypatch.setattr(runtime.ImageDraw.ImageDraw, 'rectangle', rectangle)
+    corners = np.random.default_rng(0).uniform(0, 500, (60, 2))
+    boxes = np.concatenate((corners, corners + 60), axis=1).tolist()
+    runtime.draw(Image.new('RGB', (600, 600)), found(boxes), describe(palette=None))
+    assert 30 < len(areas) < 60
+    for i, (left, top, right, bottom) in enumerate(areas):
+        assert 0 <= left < right <= 600
+        assert 0 <= top < bottom <= 600
+        assert all(right <= x1 or x2 <= left or bottom <= y1 or y2 <= top for x1, y1, x2, y2 in areas[:i])
+
+
+@pytest.mark.parametrize(('size', 'shown'), [((1, 1), (480, 480)), ((20_000, 30), (4000, 6)), ((640, 480), (640, 480))])
+def test_pictures_of_any_size(size, shown):
+    result = found([[0, 0, *size], [0, 0, 1, 1]], np.ones((2, *size[::-1]), bool))
+    assert runtime.draw(Image.new('RGB', size), result, describe()).size == shown
+
+
+def test_colours_of_many_classes_differ():
+    colours = runtime._colours(describe(classes=[str(i) for i in range(80)], palette=None))
+    assert len(set(colours)) == 80
 
 
 # what is refused
@@ -354,18 +425,19 @@ def test_a_single_image_is_no_list(onnx):
             detector(image)
 
 
-@pytest.mark.parametrize(
-    ('changes', 'reason'),
-    [
+def test_models_of_another_kind(write):
+    for changes, reason in (
         ({'metadata': None}, 'was not exported by mmdet_detr: it has no metadata'),
         ({'format_version': 2}, 'has format 2: use the detr_runtime.py that lies beside it'),
         ({'raw': True}, 'was exported raw'),
-    ],
-)
-def test_models_of_another_kind(write, changes, reason):
-    path = write(**changes)
-    with pytest.raises(DetectorError, match=f'{path} {reason}'):
-        Detector(path)
+    ):
+        path = write(**changes)
+        with pytest.raises(DetectorError, match=f'{path} {reason}'):
+            Detector(path)
+
+
+def test_metadata_of_a_later_minor_version(onnx):
+    assert Detector(onnx(unheard_of=1)).metadata.classes == CLASSES
 
 
 def test_files_that_are_no_models(tmp_path):
@@ -531,3 +603,51 @@ def test_help_does_not_wait_for_a_library(tmp_path):
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert '--score-thr' in done.stdout
+
+
+def test_program_stops_at_ctrl_c(onnx, tmp_path, monkeypatch, capsys):
+    Image.fromarray(half_bright()).save(tmp_path / 'a.png')
+    calls = []
+
+    def prepare(self, image):
+        calls.append(image)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return whole(self, image)
+
+    whole = Detector.prepare
+    monkeypatch.setattr(Detector, 'prepare', prepare)
+    out = tmp_path / 'found'
+    assert runtime.main([str(onnx()), *[str(tmp_path / 'a.png')] * 3, '--out', str(out)]) == 1
+    assert len(json.loads((out / 'detections.json').read_text())) == 0  # the batch waits for its next image
+    capsys.readouterr()
+
+
+@pytest.mark.slow
+def test_program_in_a_fresh_environment(onnx, tmp_path):
+    model = onnx(num_masks=3, resize=None, **PANOPTIC)
+    python = tmp_path / 'environment' / 'bin' / 'python'
+    subprocess.run([sys.executable, '-m', 'venv', python.parents[1]], check=True)
+    packages = ('numpy', 'pillow', 'onnxruntime')
+    for number in range(1, len(packages) + 1):
+        installed = subprocess.run(
+            [python, '-m', 'pip', 'install', '-q', *packages[:number]], capture_output=True, text=True, check=False
+        )
+        if installed.returncode:
+            pytest.skip(f'pip cannot install {packages[:number]}: {installed.stderr.strip().splitlines()[-1:]}')
+        (tmp_path / 'detr_runtime.py').write_bytes(FILE.read_bytes())
+        Image.fromarray(half_bright()).save(tmp_path / 'a.png')
+        done = subprocess.run(
+            [python, 'detr_runtime.py', model, 'a.png'], capture_output=True, text=True, cwd=tmp_path, check=False
+        )
+        lacking = {1: "No module named 'PIL': pip install numpy", 2: 'needs onnxruntime: pip install onnxruntime'}
+        if number in lacking:
+            assert done.returncode in (1, 2)
+            assert lacking[number] in done.stderr
+            assert 'Traceback' not in done.stderr
+    assert (done.returncode, done.stdout) == (
+        0,
+        '2 found in 1 of 1 images: pictures and detections.json in predictions\n',
+    )
+    assert done.stderr == '[1/1] a.png: 2 found\n'
+    assert (tmp_path / 'predictions' / 'a.panoptic.png').is_file()
