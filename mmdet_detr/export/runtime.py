@@ -296,7 +296,8 @@ def _open_onnx(path: str, threads: int | None) -> _Network:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors are raised as well
     options.intra_op_num_threads = threads or 0
-    session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
+    # Without it, errors are printed and everything is tried again on the same processor.
+    session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'], enable_fallback=0)
     metadata = _metadata(session.get_modelmeta().custom_metadata_map.get('mmdet_detr'))
     shape = next(given.shape for given in session.get_inputs() if given.name == 'images')
     names = [output.name for output in session.get_outputs()]
@@ -635,29 +636,29 @@ def _run(detector: Detector, paths: Sequence[str], score_thr: float | None, fold
     """Write what is found, with a line for each image, and leave out those that fail."""
     numbers = count(1)
 
-    def report(name: str, text: str) -> None:
-        print(f'[{next(numbers)}/{len(paths)}] {name}{text}', file=sys.stderr, flush=True)
+    def report(text: str) -> None:
+        print(f'[{next(numbers)}/{len(paths)}] {text}', file=sys.stderr, flush=True)
 
     def prepared() -> Iterator[Prepared]:
         for path in paths:
             try:
                 yield detector.prepare(path)
             except DetectorError as error:
-                report('', f'left out {error}')
+                report(f'left out {error}')
 
     def detect(batch: Sequence[Prepared]) -> None:
         try:
             results = detector.detect(batch, score_thr)
         except DetectorError as error:
             if len(batch) == 1:
-                report('', f'left out {batch[0].name}: {error}')
+                report(f'left out {batch[0].name}: {error}')
                 return
             results = []
             for item in batch:  # one of them is to blame
                 detect([item])
         for item, result in zip(batch, results, strict=False):
             folder.write(item, result)
-            report(item.name, f': {len(result.scores)} found')
+            report(f'{item.name}: {len(result.scores)} found')
 
     for batch in detector.batches(prepared()):
         detect(batch)
