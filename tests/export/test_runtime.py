@@ -1,6 +1,5 @@
 """The runtime: what mmdet does around a network, by numpy and Pillow alone."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -28,7 +27,6 @@ from mmdet_detr.models.masks import panoptic, resize
 
 FILE = Path(runtime.__file__)
 WRITERS = {'onnx': write_onnx, 'xml': write_openvino}
-onnxruntime = pytest.mark.skipif(importlib.util.find_spec('onnxruntime') is None, reason='needs onnxruntime')
 
 
 @pytest.fixture(params=WRITERS)
@@ -578,7 +576,6 @@ def test_program_leaves_out_broken_images(program, onnx, tmp_path):
     assert done.stdout.startswith('0 found in 0 of 1 images')
 
 
-@onnxruntime
 def test_program_refuses_in_one_line(program, onnx, tmp_path):
     model = onnx()
     (tmp_path / 'text.onnx').write_text('no model')
