@@ -5,8 +5,8 @@
 
 AP is not rounded to thousandths, as mmdet's is: pycocotools evaluates the detections. Besides what ``export`` writes,
 it has int8 for every operator that ONNX Runtime can quantise, and for all convolutions, and the model itself in
-bfloat16. R50 has random weights, and statistics of batch norms that fit them. Writes formats_ap.json and .md, formats_cpu.json,
-.md and _stages.png.
+bfloat16. R50 has random weights, and statistics of batch norms that fit them. Writes formats_ap.json and .md,
+formats_cpu.json, .md and _stages.png.
 """
 
 import argparse
