@@ -50,14 +50,13 @@ def differences(module: Deployable, compute: Compute, shape: Shape, tolerance: f
     """
     raw = copy.copy(module)
     raw.raw = True
-    largest = dict.fromkeys(('logits' if module.raw else 'scores', 'boxes', *module.outputs[3:]), 0.0)
-    if module.raw and 'masks' in module.outputs:
-        largest['masks'] = 0.0
+    names = ['logits' if module.raw else 'scores', 'boxes', *[name for name in module.outputs if name == 'masks']]
+    largest = dict.fromkeys(names, 0.0)
     for images, sizes in batches(module, shape):
         outputs = [torch.from_numpy(output) for output in compute(images.numpy(), sizes.numpy())]
         with torch.no_grad():
             expected = raw(images, sizes)
-            count = len(expected[0][0]) if module.raw else module(images, sizes)[1].shape[1]
+            count = 0 if module.raw else module(images, sizes)[1].shape[1]
         unit = sizes.flip(1).repeat(1, 2)[:, None].float()
         if module.raw:
             parts = [
@@ -80,7 +79,7 @@ def _largest(a: Tensor, b: Tensor) -> float:
 def _of_detections(
     module: Deployable, outputs: list[Tensor], expected: tuple[Tensor, ...], unit: Tensor, count: int, tolerance: float
 ) -> Iterator[tuple[str, float]]:
-    boxes, scores, labels, *masks = outputs
+    boxes, scores, labels, *of_masks = outputs
     logits, own_boxes, *own_masks = expected
     if module.model.bbox_head.match_loss.use_sigmoid:
         own = logits.sigmoid()
@@ -99,10 +98,10 @@ def _of_detections(
         possible = (of_label - scores[image][:, None]).abs() <= tolerance
         possible &= of_label >= best[image].expand_as(own[image])[:, labels[image]].T - tolerance
         distance = (boxes[image][:, None] - own_boxes[image]).abs().amax(-1).masked_fill(~possible, math.inf)
-        nearest, queries = distance.min(1)
-        yield 'boxes', float(nearest.max())
-        if masks:
-            yield 'masks', _largest(masks[0][image], own_masks[0][image][queries[: masks[0].shape[1]]])
+        yield 'boxes', float(distance.min(1).values.max())
+        if of_masks:
+            told, masks = of_masks
+            yield 'masks', _largest(masks[image], own_masks[0][image][told[image, : masks.shape[1]]])
 
 
 def above_limits(found: dict[str, float], limit: float) -> list[str]:

@@ -54,7 +54,9 @@ class Deployable(nn.Module):
     def outputs(self) -> list[str]:
         """Names of what :meth:`forward` returns."""
         names = ['logits', 'boxes'] if self.raw else ['boxes', 'scores', 'labels']
-        return names + ['masks'] * (self.model.mask_head is not None)
+        if self.model.mask_head is None:
+            return names
+        return [*names, 'masks'] if self.raw else [*names, 'queries', 'masks']
 
     def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
         """Detect.
@@ -67,7 +69,8 @@ class Deployable(nn.Module):
         Returns:
             Boxes (B, N, 4) xyxy in pixels of the input, clipped to the image, scores (B, N) and labels (B, N), best
             first; or with ``raw`` logits (B, Q, K+1) and cxcywh boxes (B, Q, 4) in units of the unpadded image. A model
-            with masks adds mask logits (B, N, h, w), with ``raw`` of every query, else of the best detections.
+            with masks adds mask logits (B, N, h, w), with ``raw`` of every query; else of the best detections, and
+            before them the queries (B, N) of the detections, since a panoptic map is made in their order.
         """
         if self.uint8:
             inside = cell_mask(sizes, (images.shape[2], images.shape[3])).view(-1, 1, images.shape[2], images.shape[3])
@@ -89,4 +92,4 @@ class Deployable(nn.Module):
         with_masks = found.queries[:, : self.num_masks]
         hidden = output.hidden[-1].gather(1, with_masks[..., None].expand(-1, -1, output.hidden.shape[-1]))
         masks = mask_head.all_queries(feats, output._replace(hidden=hidden[None]))
-        return *found[:3], masks
+        return *found, masks

@@ -64,7 +64,7 @@ class ExportedDetector(BaseModel):
         outputs = self._run(inputs, sizes)
         if mode == 'tensor':
             return outputs
-        boxes, scores, labels, *masks = outputs
+        boxes, scores, labels, *of_masks = outputs
         padded_size = self._fixed(inputs)
         for i, sample in enumerate(data_samples):
             width, height = 1 / np.asarray(sample.get('scale_factor', (1.0, 1.0)))[:2]
@@ -74,8 +74,9 @@ class ExportedDetector(BaseModel):
                 scores=scores[i],
                 labels=labels[i],
             )
-            if masks:
-                self._add_masks(sample, found, masks[0][i], padded_size)
+            if of_masks:
+                queries, masks = of_masks
+                self._add_masks(sample, found, queries[i], masks[i], padded_size)
             else:
                 sample.pred_instances = found
         return data_samples
@@ -99,14 +100,17 @@ class ExportedDetector(BaseModel):
         _, height, width = self.metadata['shape']
         return height or inputs.shape[2], width or inputs.shape[3]
 
-    def _add_masks(self, sample: Any, found: InstanceData, logits: Tensor, padded_size: tuple[int, int]) -> None:
+    def _add_masks(
+        self, sample: Any, found: InstanceData, queries: Tensor, logits: Tensor, padded_size: tuple[int, int]
+    ) -> None:
         num_classes = len(self.metadata['classes'])
         num_things = self.metadata['num_things_classes']
         num_things = num_classes if num_things is None else num_things
         found = found[: len(logits)]
         sizes = (padded_size, tuple(sample.img_shape[:2]), tuple(sample.ori_shape[:2]))
         if num_things < num_classes:
-            certain = found.scores > self.metadata['panoptic_score_thr']
+            certain = (found.scores > self.metadata['panoptic_score_thr']).nonzero().squeeze(1)
+            certain = certain[queries[certain].argsort()]
             area = self.metadata['min_area']
             sem_seg = panoptic_map(logits[certain], found.labels[certain], num_things, num_classes, area, *sizes)
             sample.pred_panoptic_seg = PixelData(sem_seg=sem_seg[None])

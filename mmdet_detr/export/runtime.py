@@ -18,7 +18,7 @@ The model file is ``detr.onnx``, or ``detr.xml`` with ``detr.bin``. With B image
   B, H and W can each be fixed in the file.
 - Outputs ``boxes`` (B, N, 4) float32 in pixels of the input, ``scores`` (B, N) float32, the highest first, and
   ``labels`` (B, N) int64. Models with masks have ``masks`` (B, K, h, w) float32, too: logits of the first K <= N
-  detections, on a grid over the whole input.
+  detections, on a grid over the whole input; and ``queries`` (B, N) int64, in whose order a panoptic map is made.
 - Metadata: :class:`Metadata` as JSON named ``mmdet_detr``, in ONNX's ``metadata_props`` or OpenVINO's ``rt_info``.
 """
 
@@ -89,8 +89,8 @@ class Result:
         labels: (N,) int64, indices of the model's classes.
         names: of the classes of the detections.
         masks: (N, h, w) bool of a model with masks, else None.
-        panoptic: (h, w) int64 of a panoptic model, else None: label + 1000 * number of the instance, counted from 1 by
-            score, and 0 for stuff. The number of classes stands where nothing was found.
+        panoptic: (h, w) int64 of a panoptic model, else None: label + 1000 * number of the instance, counted from 1,
+            and 0 for stuff. The number of classes stands where nothing was found.
     """
 
     boxes: np.ndarray
@@ -194,15 +194,16 @@ class Detector:
             names = ', '.join(item.name for item in batch)
             raise DetectorError(f'{self.path} fails on {names}: {_one_line(error)}') from None
         boxes, scores, labels = (outputs[name] for name in ('boxes', 'scores', 'labels'))
-        masks = outputs.get('masks')
+        masks, queries = outputs.get('masks'), outputs.get('queries')
         number = None if masks is None else masks.shape[1]  # detections without a mask are dropped
         results = []
         for i, item in enumerate(batch):
             found = boxes[i, :number], scores[i, :number], labels[i, :number]
             logits = None if masks is None else masks[i]
+            order = None if queries is None else queries[i, :number]
             if not all(np.isfinite(values).all() for values in (*found, logits) if values is not None):
                 raise DetectorError(f'{self.path} gives NaN or infinity for {item.name}')
-            results.append(self._result(item, *found, logits, input_size, score_thr))
+            results.append(self._result(item, *found, logits, order, input_size, score_thr))
         return results
 
     def _result(
@@ -212,6 +213,7 @@ class Detector:
         scores: np.ndarray,
         labels: np.ndarray,
         logits: np.ndarray | None,
+        queries: np.ndarray | None,
         input_size: Size,
         score_thr: float,
     ) -> Result:
@@ -225,7 +227,8 @@ class Detector:
         if logits is not None:
             masks = instance_masks(logits[kept], *sizes)
         if logits is not None and num_things < num_classes:
-            sure = scores > np.float32(meta.panoptic_score_thr or 0)
+            sure = np.flatnonzero(scores > np.float32(meta.panoptic_score_thr or 0))
+            sure = sure if queries is None else sure[queries[sure].argsort()]
             panoptic = panoptic_map(logits[sure], labels[sure], num_things, num_classes, meta.min_area or 0, *sizes)
         scale = np.array([item.size[1] / width, item.size[0] / height] * 2, np.float32)
         boxes = (boxes[kept] / scale).clip(0, np.array([width, height] * 2, np.float32))
