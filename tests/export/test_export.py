@@ -1,0 +1,500 @@
+"""Exported files compute what the model computes, padded batches above all, or are refused."""
+
+import hashlib
+import json
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectors import CLASSES, RESIZE, save_checkpoint, small_config, write_images
+from helpers import BCCD, ROOT
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+import mmdet_detr
+from mmdet_detr.errors import CheckpointError, ConfigError, UserError
+from mmdet_detr.export import ExportedDetector, export, formats
+from mmdet_detr.export.formats import Shape, open_file
+from mmdet_detr.models import DETR
+
+NEEDS = {'.onnx': 'onnxruntime', '.xml': 'openvino', '.pt': 'torch', '.pt2': 'torch'}
+LIMITS = {'.onnx': 2e-4, '.xml': 1e-4, '.pt': 1e-5, '.pt2': 1e-5}  # in logits
+
+
+def needs(package: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(find_spec(package) is None, reason=f'needs {package}')
+
+
+def param(suffix: str) -> object:
+    dynamic = suffix != '.pt2' or hasattr(getattr(torch.export, 'Dim', None), 'DYNAMIC')
+    old = pytest.mark.skipif(not dynamic, reason=f'PyTorch {torch.__version__} exports no free sizes')
+    return pytest.param(suffix, marks=[needs(NEEDS[suffix]), needs('onnx' if suffix == '.xml' else 'torch'), old])
+
+
+FORMATS = [param(suffix) for suffix in NEEDS]
+onnx_only = [needs('onnx'), needs('onnxruntime')]
+
+
+def batch(size: tuple[int, int], *images: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """A padded batch of normalised noise."""
+    generator = torch.Generator().manual_seed(sum(size))
+    inputs = torch.zeros(len(images), 3, *size)
+    for padded, (height, width) in zip(inputs, images, strict=True):
+        padded[:, :height, :width] = torch.randn(3, height, width, generator=generator)
+    return inputs, torch.tensor(images)
+
+
+BATCHES = (
+    batch((64, 64), (64, 64)),
+    batch((61, 107), (61, 107), (61, 107)),
+    batch((75, 66), (75, 40), (31, 66), (75, 66), (1, 1)),
+)
+
+
+def by_samples(model: DETR, images: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
+    """What the model gives for mmdet's data samples, which tell the padding on the host."""
+    samples = [
+        DetDataSample(metainfo={'img_shape': tuple(size), 'batch_input_shape': tuple(images.shape[2:])})
+        for size in sizes.tolist()
+    ]
+    with torch.no_grad():
+        logits, boxes, *masks = model(images, samples)
+    return (logits[-1], boxes[-1], *masks)
+
+
+@pytest.mark.parametrize('suffix', FORMATS)
+@pytest.mark.parametrize('kind', ['run', 'panoptic_run', 'big_run'])
+def test_padded_batches(kind, suffix, request, tmp_path):
+    folder = request.getfixturevalue(kind)
+    if kind == 'big_run' and suffix == '.xml':
+        pytest.skip('a minute to compile; its ONNX is tested')
+    path = tmp_path / f'model{suffix}'
+    exported = export(folder, None, path, raw=True)
+    assert exported.files[0] == path
+    compute, _ = open_file(path, threads=1)
+    model = mmdet_detr.load(folder, device='cpu').model
+    for images, sizes in BATCHES:
+        expected = by_samples(model, images, sizes)
+        outputs = [torch.from_numpy(output) for output in compute(images.numpy(), sizes.numpy())]
+        assert [output.shape for output in outputs] == [other.shape for other in expected]
+        assert (outputs[0] - expected[0]).abs().max() < LIMITS[suffix]
+        assert ((outputs[1] - expected[1]) * sizes.flip(1).repeat(1, 2)[:, None]).abs().max() < 0.01
+        for output, other in zip(outputs[2:], expected[2:], strict=True):
+            assert (output - other).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize('suffix', FORMATS)
+@pytest.mark.parametrize('kind', ['run', 'panoptic_run'])
+def test_detections_are_those_of_predict(kind, suffix, request, tmp_path):
+    folder = request.getfixturevalue(kind)
+    path = tmp_path / f'model{suffix}'
+    exported = export(folder, None, path)
+    assert exported.differences.keys() == {'scores', 'boxes'} | ({'masks'} if kind == 'panoptic_run' else set())
+    assert exported.metadata['difference'] == exported.differences
+    model = mmdet_detr.load(folder, device='cpu').model
+    images, sizes = batch((75, 66), (75, 40), (31, 66), (75, 66))
+    found = ExportedDetector(str(path), threads=1)(images, samples_of(sizes))
+    with torch.no_grad():
+        expected = model.predict(images, samples_of(sizes))
+    for sample, other in zip(found, expected, strict=True):
+        ours, theirs = sample.pred_instances, other.pred_instances
+        assert ours.labels.tolist() == theirs.labels.tolist()
+        assert len(set(ours.labels.tolist())) > 1
+        torch.testing.assert_close(ours.scores, theirs.scores, rtol=0, atol=1e-4)
+        torch.testing.assert_close(ours.bboxes, theirs.bboxes, rtol=0, atol=0.01)
+        if kind == 'panoptic_run':
+            assert (ours.masks != theirs.masks).float().mean() < 1e-3
+            assert (sample.pred_panoptic_seg.sem_seg != other.pred_panoptic_seg.sem_seg).float().mean() < 1e-3
+
+
+def samples_of(sizes: Tensor) -> list[DetDataSample]:
+    """Of images that were half as large before they were resized."""
+    return [
+        DetDataSample(
+            metainfo={
+                'img_shape': (height, width),
+                'ori_shape': (height // 2, width // 2),
+                'scale_factor': (width / (width // 2), height / (height // 2)) if min(height, width) > 1 else (1, 1),
+                'batch_input_shape': (75, 66),
+            }
+        )
+        for height, width in sizes.tolist()
+    ]
+
+
+@pytest.mark.parametrize('suffix', FORMATS)
+def test_pixels_and_fixed_shapes(run, suffix, tmp_path):
+    """``--uint8 --size 80 96 --batch 2``: normalised inside, and any number of smaller images all the same."""
+    exported = export(run, None, tmp_path / f'a{suffix}', uint8=True, shape=Shape(2, 80, 96))
+    assert exported.metadata['shape'] == [2, 80, 96]
+    detector = ExportedDetector(str(exported.files[0]))
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(75, 40), (31, 96), (80, 66)]
+    pixels = [torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator) for size in sizes]
+    samples = [DetDataSample(metainfo={'img_shape': size, 'ori_shape': size}) for size in sizes]
+    model = mmdet_detr.load(run, device='cpu').model
+    found = detector.test_step({'inputs': pixels, 'data_samples': samples})
+    samples = [DetDataSample(metainfo={'img_shape': size, 'ori_shape': size}) for size in sizes]
+    with torch.no_grad():
+        expected = model.test_step({'inputs': pixels, 'data_samples': samples})
+    for sample, other in zip(found, expected, strict=True):
+        # In a larger padded batch, cells of half images lie elsewhere: equal only where the grid is.
+        assert sample.pred_instances.scores.shape == other.pred_instances.scores.shape
+    alone = [detector.test_step({'inputs': [pixels[2]], 'data_samples': [samples[2]]})[0].pred_instances]
+    torch.testing.assert_close(alone[0].scores, found[2].pred_instances.scores, rtol=0, atol=1e-5)
+    too_large = {'inputs': [torch.zeros(3, 81, 20, dtype=torch.uint8)], 'data_samples': [samples[0].clone()]}
+    with pytest.raises(ConfigError, match='the file takes images of 80x96 pixels, got 81x96|got 81x20'):
+        detector.test_step(too_large)
+
+
+def test_uint8_is_normalised_as_by_mmdet(run, tmp_path):
+    exported = export(run, None, tmp_path / 'a.pt', uint8=True, raw=True)
+    compute, _ = open_file(exported.files[0])
+    sizes = [(60, 40), (31, 66)]
+    pixels = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for size in sizes]
+    model = mmdet_detr.load(run, device='cpu').model
+    samples = [DetDataSample(metainfo={'img_shape': size, 'ori_shape': size}) for size in sizes]
+    data = model.data_preprocessor({'inputs': pixels, 'data_samples': samples})
+    expected = by_samples(model, data['inputs'], torch.tensor(sizes))
+    padded = torch.full((2, 3, 60, 66), 77, dtype=torch.uint8)  # what stands in the padding does not matter
+    for image, own in zip(padded, pixels, strict=True):
+        image[:, : own.shape[1], : own.shape[2]] = own.flip(0)  # the file takes RGB
+    logits, boxes = compute(padded.numpy(), np.array(sizes))
+    np.testing.assert_allclose(logits, expected[0], atol=1e-5)
+    np.testing.assert_allclose(boxes, expected[1], atol=1e-5)
+
+
+@pytest.mark.parametrize('suffix', FORMATS)
+def test_metadata(run, suffix, tmp_path):
+    path = export(run, None, tmp_path / f'a{suffix}').files[0]
+    _, metadata = open_file(path)
+    weights = run / 'iter_7.pth'
+    expected = {
+        'format_version': 1,
+        'mmdet_detr': mmdet_detr.__version__,
+        'config': 'config',
+        'classes': list(CLASSES),
+        'palette': [[220, 20, 60], [0, 130, 200], [255, 190, 0]],
+        'channel_order': 'rgb',
+        'resize': {'shortest': RESIZE['sizes'][0], 'longest': RESIZE['longest']},
+        'pad_size_divisor': 1,
+        'uint8': False,
+        'raw': False,
+        'precision': 'float32',
+        'score_thr': 0.5,
+        'checkpoint': 'iter_7.pth',
+        'checkpoint_sha256': hashlib.sha256(weights.read_bytes()).hexdigest(),
+        'shape': [None, None, None],
+    }
+    assert {key: metadata[key] for key in expected} == expected
+    assert metadata['mean'] == pytest.approx([123.675, 116.28, 103.53])
+    assert metadata['std'] == pytest.approx([58.395, 57.12, 57.375])
+    assert metadata['difference']['boxes'] < 0.01
+    beside = tmp_path / 'detr_runtime.py'
+    assert beside.exists() == (suffix in ('.onnx', '.xml'))
+
+
+@pytest.mark.parametrize('suffix', [param('.onnx')])
+@pytest.mark.parametrize('kind', ['run', 'panoptic_run'])
+def test_onnx_has_standard_operators_only(kind, suffix, request, tmp_path):
+    import onnx
+
+    path = export(request.getfixturevalue(kind), None, tmp_path / f'a{suffix}').files[0]
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [('', 17)]
+    assert {node.domain for node in model.graph.node} == {''}
+    free = [[dim.dim_param or dim.dim_value for dim in entry.type.tensor_type.shape.dim] for entry in model.graph.input]
+    assert free == [['B', 3, 'H', 'W'], ['B', 2]]
+
+
+@needs('onnxscript')
+@pytest.mark.parametrize('suffix', [param('.onnx')])
+def test_dynamo_where_the_older_exporter_is_gone(run, suffix, tmp_path, monkeypatch):
+    monkeypatch.setattr(formats.importlib.util, 'find_spec', lambda name: None)
+    assert export(run, None, tmp_path / f'a{suffix}').differences['boxes'] < 0.01
+
+
+def test_a_trace_without_sizes_is_refused(run):
+    model = mmdet_detr.load(run, device='cpu').model
+    images, sizes = BATCHES[2]
+    with pytest.raises(ConfigError, match=r'trace a DETR by model\(images, sizes\).*would ignore padding'):
+        torch.jit.trace(model, images)
+    if find_spec('onnx'):
+        with pytest.raises(ConfigError, match='would ignore padding'):
+            torch.onnx.export(model, (images,), '/dev/null', **({'dynamo': False} if torch.__version__ > '2.5' else {}))
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        traced = torch.jit.trace(model, (images, sizes), check_trace=False)
+    for images, sizes in BATCHES:
+        expected = by_samples(model, images, sizes)
+        for output, other in zip(traced(images, sizes), expected, strict=True):
+            torch.testing.assert_close(output[-1], other, rtol=0, atol=1e-5)
+
+
+def test_a_trace_with_padded_samples_is_refused(run):
+    """Its padding would be that of the example for ever. Without padding, mmengine counts operations by it."""
+    model = mmdet_detr.load(run, device='cpu').model
+    images, sizes = BATCHES[2]
+    padded = [
+        DetDataSample(metainfo={'img_shape': tuple(size), 'batch_input_shape': (75, 66)}) for size in sizes.tolist()
+    ]
+    forward = model.forward
+    model.forward = lambda images: forward(images, padded)
+    try:
+        with warnings.catch_warnings(), pytest.raises(ConfigError, match='would become a constant'):
+            warnings.simplefilter('ignore')
+            torch.jit.trace(model, images)
+    finally:
+        del model.forward
+
+
+@pytest.mark.skipif(not hasattr(torch.compiler, 'is_exporting'), reason='this PyTorch does not tell')
+@pytest.mark.parametrize('strict', [False, True])
+def test_torch_export_leaves_nothing_behind(run, strict):
+    """Tensors that only exist in a trace must not come up in later calls, of this or another model."""
+    model = mmdet_detr.load(run, device='cpu').model
+    images, sizes = BATCHES[2]
+    before = by_samples(model, images, sizes)
+    with pytest.raises(Exception, match='would ignore padding'):
+        torch.export.export(model, (images,), strict=strict)
+    program = torch.export.export(model, (images, sizes), strict=strict)
+    for output, other in zip(program.module()(images, sizes), before, strict=True):
+        torch.testing.assert_close(output[-1], other, rtol=0, atol=1e-5)
+    for any_model in (model, mmdet_detr.load(run, device='cpu').model):
+        for output, other in zip(by_samples(any_model, images, sizes), before, strict=True):
+            assert type(output) is Tensor
+            assert torch.equal(output, other)
+
+
+@pytest.mark.parametrize(
+    ('sizes', 'message'),
+    [
+        (torch.tensor([[75, 67]]), r'within the batch of \(75, 66\) pixels, got \[\[75, 67\]\]'),
+        (torch.tensor([[0, 66]]), 'within the batch'),
+        (torch.tensor([[75.0, 66.0]]), r'whole \(height, width\) of 1 images, \(1, 2\), got \(1, 2\) float32'),
+        (torch.tensor([75, 66]), r'got \(2,\) int64'),
+    ],
+)
+def test_sizes_that_do_not_fit(run, sizes, message):
+    model = mmdet_detr.load(run, device='cpu').model
+    with pytest.raises(ConfigError, match=message):
+        model(torch.zeros(1, 3, 75, 66), sizes)
+
+
+def test_refusals(run, panoptic_run, tmp_path):
+    def refused(*arguments: object, match: str, **options: object) -> None:
+        before = sorted(tmp_path.rglob('*'))
+        with pytest.raises(UserError, match=match) as caught:
+            export(*arguments, **options)
+        assert '\n' not in str(caught.value)
+        assert sorted(tmp_path.rglob('*')) == before
+
+    out = tmp_path / 'a.pt'
+    refused(tmp_path / 'nowhere', None, out, match='no such config or folder of a run')
+    refused(run, tmp_path / 'nowhere.pth', out, match='no such checkpoint')
+    refused(run, None, tmp_path / 'a.tflite', match=r'ends in .onnx, .xml, .pt2, .pt')
+    refused(run, None, tmp_path / 'a.xml', 'onnx', match=r'a file of onnx ends in .onnx')
+    refused(
+        run, None, tmp_path / 'a.onnx', bf16=True, match='onnx does not compute in bfloat16 on a CPU: use --to open'
+    )
+    refused(run, None, out, int8_images=tmp_path, match='torchscript does not compute in int8')
+    refused(run, None, tmp_path / 'a.xml', bf16=True, int8_images=tmp_path, match='choose one of --int8 and --bf16')
+    refused(run, None, out, masks=3, match='this model has no masks')
+    refused(panoptic_run, None, out, masks=0, match='give one mask at least')
+    refused(run, panoptic_run / 'iter_7.pth', out, match='does not fit')
+    (tmp_path / 'broken.pth').write_bytes(b'PK')
+    with pytest.raises(CheckpointError):
+        export(run, tmp_path / 'broken.pth', out)
+    out.write_text('mine')
+    refused(run, None, out, match='exists: overwrite it by --force')
+    assert out.read_text() == 'mine'
+    export(run, None, out, force=True)
+    assert open_file(out)[1]['classes'] == list(CLASSES)
+
+
+@pytest.mark.parametrize('suffix', [param('.onnx')])
+def test_int8_without_images(run, suffix, tmp_path):
+    (tmp_path / 'images').mkdir()
+    (tmp_path / 'images' / 'a.jpg').write_text('no image')
+    with pytest.raises(UserError, match='has no images to calibrate int8 with'):
+        export(run, None, tmp_path / f'a{suffix}', int8_images=tmp_path / 'images')
+    assert not (tmp_path / f'a{suffix}').exists()
+
+
+def test_other_detectors(tmp_path):
+    config = Config.fromfile(ROOT / 'configs' / 'detr' / 'detr_tiny_shapes.py')
+    config.model = {
+        'type': 'RetinaNet',
+        'backbone': {'type': 'ResNet', 'depth': 18},
+        'neck': {'type': 'FPN', 'in_channels': [64, 128, 256, 512], 'out_channels': 256, 'num_outs': 5},
+        'bbox_head': {'type': 'RetinaHead', 'num_classes': 3, 'in_channels': 256},
+    }
+    from mmdet.registry import MODELS
+
+    torch.save({'state_dict': MODELS.build(config.model).state_dict()}, tmp_path / 'iter_7.pth')
+    config.dump(tmp_path / 'config.py')
+    with pytest.raises(ConfigError, match=r'only mmdet_detr.DETR can be exported, not RetinaNet'):
+        export(tmp_path / 'config.py', tmp_path / 'iter_7.pth', tmp_path / 'a.pt')
+
+
+@pytest.mark.parametrize('step', [{'type': 'Resize', 'scale': (90, 48)}, {'type': 'RandomCrop', 'crop_size': (9, 9)}])
+def test_a_preprocessing_that_the_runtime_cannot_repeat(step, tmp_path):
+    config = small_config()
+    config.test_dataloader.dataset.pipeline[1] = step
+    save_checkpoint(tmp_path, config)
+    config.dump(tmp_path / 'config.py')
+    with pytest.raises(ConfigError, match=f'cannot repeat {step["type"]} of the test pipeline'):
+        export(tmp_path, None, tmp_path / 'a.pt')
+
+
+@pytest.mark.parametrize('suffix', FORMATS)
+def test_two_levels_are_exact_too(suffix, tmp_path):
+    config = small_config()
+    config.model.backbone.out_indices = (0, 1)
+    config.model.neck.update(in_channels=[32, 64], levels=[0, 1])
+    save_checkpoint(tmp_path, config)
+    config.dump(tmp_path / 'config.py')
+    exported = export(tmp_path, None, tmp_path / f'a{suffix}', raw=True)
+    compute, _ = open_file(exported.files[0])
+    model = mmdet_detr.load(tmp_path, device='cpu').model
+    images, sizes = BATCHES[2]
+    outputs = compute(images.numpy(), sizes.numpy())
+    for output, other in zip(outputs, by_samples(model, images, sizes), strict=True):
+        assert np.abs(output - other.numpy()).max() < LIMITS[suffix]
+
+
+def test_a_file_that_differs_is_not_written(run, tmp_path, monkeypatch):
+    """As if an exporter had left something out: here, the weights of a class."""
+    kind = formats.format_of(Path('a.pt'))
+
+    def write(module: object, *arguments: object) -> None:
+        module.model.bbox_head.class_embed.bias[1] += 0.01
+        try:
+            kind.write(module, *arguments)
+        finally:
+            module.model.bbox_head.class_embed.bias[1] -= 0.01
+
+    broken = type(kind)(kind.name, kind.suffix, write, kind.stamp, kind.open, kind.computes, kind.limit)
+    monkeypatch.setattr('mmdet_detr.export.export.FORMATS', (broken,))
+    monkeypatch.setattr('mmdet_detr.export.export.format_of', lambda path: broken)
+    out = tmp_path / 'a.pt'
+    with pytest.raises(UserError, match=r'not written: the file differs from the model in scores 0.00.*--no-check'):
+        export(run, None, out)
+    assert not list(tmp_path.iterdir())
+    exported = export(run, None, out, checked=False)
+    assert exported.differences is None
+    assert 'difference' not in open_file(out)[1]
+
+
+def test_files_that_are_none_of_ours(tmp_path):
+    for name, content in (
+        ('a.onnx', b''),
+        ('b.onnx', b'text'),
+        ('c.xml', b'<net/>'),
+        ('d.pt', b'PK'),
+        ('e.pt2', b'PK'),
+    ):
+        if find_spec(NEEDS[Path(name).suffix]) is None:
+            continue
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ConfigError, match=f'{name} cannot be read') as caught:
+            open_file(tmp_path / name)
+        assert '\n' not in str(caught.value)
+    with pytest.raises(ConfigError, match='no such file'):
+        open_file(tmp_path / 'f.onnx')
+    torch.jit.save(torch.jit.script(torch.nn.Identity()), str(tmp_path / 'g.pt'))
+    with pytest.raises(ConfigError, match='holds no metadata of mmdet_detr'):
+        open_file(tmp_path / 'g.pt')
+
+
+def test_raw_files_and_training_are_no_detectors(run, tmp_path):
+    path = export(run, None, tmp_path / 'a.pt', raw=True).files[0]
+    with pytest.raises(ConfigError, match='gives raw outputs'):
+        ExportedDetector(str(path))
+    path = export(run, None, tmp_path / 'b.pt').files[0]
+    with pytest.raises(ConfigError, match='cannot be trained'):
+        ExportedDetector(str(path))(torch.zeros(1, 3, 8, 8), samples_of(torch.tensor([[8, 8]])), mode='loss')
+
+
+@pytest.mark.parametrize('suffix', [param('.onnx'), param('.xml')])
+def test_int8_keeps_the_transformer_in_float(run, suffix, tmp_path):
+    images = tmp_path / 'images'
+    images.mkdir()
+    write_images(images)
+    exported = export(run, None, tmp_path / f'a{suffix}', int8_images=images)
+    assert exported.metadata['precision'] == 'int8'
+    assert 0 < exported.differences['scores'] < 0.2
+    if suffix == '.onnx':
+        import onnx
+
+        nodes = {output: node for node in onnx.load(exported.files[0]).graph.node for output in node.output}
+        int8 = {'in': 0, 'out': 0}
+        for node in nodes.values():
+            if node.op_type in ('Conv', 'MatMul', 'Gemm'):
+                quantised = nodes.get(node.input[0]) is not None and nodes[node.input[0]].op_type == 'DequantizeLinear'
+                assert quantised == ('/backbone/' in node.name and node.op_type == 'Conv'), node.name
+                int8['in' if quantised else 'out'] += 1
+        assert int8['in'] >= 8
+        assert int8['out'] >= 8
+
+
+@pytest.mark.parametrize('suffix', [param('.xml'), param('.pt'), param('.pt2')])
+def test_bf16(run, suffix, tmp_path):
+    exported = export(run, None, tmp_path / f'a{suffix}', bf16=True)
+    assert exported.metadata['precision'] == 'bfloat16'
+    assert exported.differences['scores'] < 0.2
+    if suffix != '.xml':  # OpenVINO computes in it only where the processor can
+        assert exported.differences['scores'] > 1e-4
+
+
+def test_predicting_in_bfloat16(run):
+    config = Config.fromfile(run / 'config.py')
+    exact = mmdet_detr.load(run, device='cpu').model
+    config.model.predict_dtype = 'bfloat16'
+    rounded = mmdet_detr.load(run, config, device='cpu').model
+    images, sizes = batch((75, 66), (75, 66))
+    with torch.no_grad():
+        ours, theirs = (model.predict(images, samples_of(sizes))[0].pred_instances for model in (rounded, exact))
+    assert isinstance(ours, InstanceData)
+    assert ours.bboxes.dtype == ours.scores.dtype == torch.float32
+    assert 0 < (ours.scores - theirs.scores).abs().max() < 0.1
+    config.model.predict_dtype = 'int8'
+    with pytest.raises(ConfigError, match="has to be None, 'bfloat16' or 'float16'"):
+        mmdet_detr.load(run, config, device='cpu')
+
+
+@pytest.mark.parametrize('suffix', [param('.onnx'), param('.xml')])
+@pytest.mark.skipif(not BCCD.exists(), reason=f'{BCCD} is missing')
+@pytest.mark.parametrize('kind', ['run', 'panoptic_run'])
+def test_the_runtime_finds_what_mmdet_finds(kind, suffix, request, tmp_path):
+    """On photographs of several sizes, resized, in padded batches."""
+    from mmdet_detr.export import runtime
+
+    folder = request.getfixturevalue(kind)
+    path = export(folder, None, tmp_path / f'a{suffix}').files[0]
+    photographs = sorted((BCCD / 'images').glob('*.jpg'))[:3]
+    own = np.random.default_rng(0).integers(0, 256, (50, 120, 3), dtype=np.uint8)
+    images = [str(photographs[0]), own, str(photographs[1]), str(photographs[2])]
+    expected = mmdet_detr.load(folder, device='cpu')(images, 0)
+    for batch_size in (1, 4):
+        found = runtime.Detector(path, batch_size=batch_size)(images, score_thr=0)
+        for i, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
+            if batch_size > 1 and i == 1:
+                continue  # padded here, and alone there
+            assert ours.names == list(theirs.names)
+            np.testing.assert_allclose(ours.boxes, theirs.boxes, atol=0.01)
+            np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-4)
+            if kind == 'panoptic_run':
+                assert (ours.masks != theirs.masks).mean() < 1e-3
+                assert (ours.panoptic != theirs.panoptic).mean() < 1e-3
+
+
+def test_metadata_are_json(run, tmp_path):
+    exported = export(run, None, tmp_path / 'a.pt')
+    assert json.loads(json.dumps(exported.metadata)) == open_file(exported.files[0])[1]
