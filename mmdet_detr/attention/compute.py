@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError, UserError
 from ..inference import Detector, Result
 from ..inference.images import ImageLike
-from ..models import DETRHead, TransformerNeck, attention_weights
+from ..models import AuxiliaryHeadDetector, DETRHead, TransformerNeck, attention_weights
 from ..models.attention_weights import AttentionWeights
 from ..models.masks import MaskHead
 from ..models.padding import Size
@@ -168,8 +168,6 @@ def attend(detector: Detector, image: ImageLike, score_thr: float = 0.5) -> Imag
     pixels = detector.read(image)
     with attention_weights(transformer) as weights, transformer_outputs(transformer) as passes:
         detector(pixels)
-    if not passes:
-        raise ConfigError(f'the {type(detector.model).__name__} does not predict by its DETRHead')
     samples, output = passes[-1]
     size = pixels.shape[:2]
     scores, labels, boxes = (values[:, 0].cpu().numpy() for values in predictions(head, output.hidden))
@@ -192,11 +190,13 @@ def attend(detector: Detector, image: ImageLike, score_thr: float = 0.5) -> Imag
 
 
 def parts_of(model: nn.Module) -> tuple[DETRHead, TransformerNeck]:
-    """The head of a detector, and the transformer that it reads.
+    """The head by which a detector predicts, and the transformer that it reads.
 
     Raises:
         ConfigError: there are no such parts.
     """
+    if isinstance(model, AuxiliaryHeadDetector):
+        return parts_of(getattr(model, model.predict_by))
     heads = [module for module in model.modules() if isinstance(module, DETRHead)]
     transformers = [module for module in model.modules() if isinstance(module, TransformerNeck)]
     if heads and transformers:

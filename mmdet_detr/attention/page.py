@@ -80,7 +80,7 @@ def write_page(
         (out / f'{old}.png').unlink(missing_ok=True)
     parts = ['<h1>What this detector looks at</h1>', f'<p class="note">{escape(name)}</p>']
     for picture, figure in figures:
-        figure.savefig(out / f'{picture.name}.png', dpi=DOTS_PER_INCH, bbox_inches='tight', pad_inches=0.05)
+        figure.savefig(out / f'{picture.name}.png', dpi=DOTS_PER_INCH)
         parts += [f'<h2>{picture.title}</h2>', f'<p>{picture.text}</p>', linked(f'{picture.name}.png', picture.title)]
     (out / 'index.html').write_text(document('Attention of a detector', parts), encoding='utf-8')
     return [f'{picture.name}.png' for picture in chosen]
@@ -91,7 +91,7 @@ def _pictures(attention: ImageAttention, choice: Choice, portraits: Portraits | 
         'decoder',
         'Decoder attention',
         'Each detection has a colour. A cell of the feature map has as much of it as the query of the detection takes '
-        'from there; the brightest cell has it in full, and its share of all weights is in the title. In the paper '
+        'from there. In the paper '
         '(figure 6), queries look at the ends of objects, such as heads and legs.',
         partial(pictures.draw_decoder, attention, choice.layer),
     )
@@ -100,7 +100,7 @@ def _pictures(attention: ImageAttention, choice: Choice, portraits: Portraits | 
         yield Picture(
             'heads',
             'Single heads',
-            'The same layer of the decoder, each head alone, with the brightest cell of its own.',
+            'The same layer of the decoder, each head alone.',
             partial(pictures.draw_heads, attention, heads, choice.layer),
         )
     if attention.num_encoder_layers:

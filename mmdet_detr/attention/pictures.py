@@ -20,6 +20,8 @@ LONGEST = 480  # pixels of an image in a panel: larger ones are drawn smaller
 OPACITY = 0.9  # of the cell with the largest weight
 PORTRAITS = 20  # queries, as in the paper
 ROWS_OF_HEADS = 8  # detections whose heads are drawn, one row each
+PEAK = 'full colour: the cell with the largest weight; peak: its share of all weights'
+TITLE, GAP, SIDE, MIN_WIDTH = 0.24, 0.08, 0.25, 6.8  # inches: above a panel, between panels, at the sides; of a figure
 Colour = tuple[float, float, float]
 Point = tuple[float, float]
 
@@ -39,21 +41,12 @@ def draw_decoder(attention: ImageAttention, layer: int | None = None, head: int 
     panels = _Panels(attention)
     maps = [attention.decoder(query, layer, head, panels.size) for query in attention.queries]
     of_heads = f'mean of {attention.num_heads} heads' if head is None else f'head {head} of {attention.num_heads}'
-    figure, axes = panels.grid(
-        len(maps) + 1,
-        f'What each detection looks at: decoder layer {number} of {attention.num_decoder_layers}, {of_heads}',
-    )
-    panels.show(
-        axes[0],
-        [(_full(weights), colour) for weights, colour in zip(maps, panels.colours, strict=True)],
-        'all detections',
-    )
-    for axis, weights, index in zip(axes[1:], maps, range(len(maps)), strict=True):
-        panels.show(
-            axis,
-            [(_full(weights), panels.colours[index])],
-            f'{panels.name(index)} (brightest cell {_percent(weights.max())})',
-        )
+    heading = f'What each detection looks at: decoder layer {number} of {attention.num_decoder_layers}, {of_heads}'
+    figure, axes = panels.grid(len(maps) + 1, f'{heading}\n{PEAK}')
+    shown = [(_full(weights), colour) for weights, colour in zip(maps, panels.colours, strict=True)]
+    panels.show(axes[0], shown, 'all detections')
+    for index, (axis, weights) in enumerate(zip(axes[1:], maps, strict=True)):
+        panels.show(axis, [shown[index]], f'{panels.name(index)}, peak {_percent(weights.max())}')
         panels.box(axis, index)
     for index in range(len(maps)):
         panels.box(axes[0], index)
@@ -76,15 +69,13 @@ def draw_heads(attention: ImageAttention, heads: Sequence[int], layer: int | Non
     shown = attention.queries[:ROWS_OF_HEADS]
     figure, axes = panels.grid(
         len(heads) * len(shown),
-        f'What single heads look at: decoder layer {number} of {attention.num_decoder_layers}{panels.most()}',
+        f'What single heads look at: decoder layer {number} of {attention.num_decoder_layers}{panels.most()}\n{PEAK}',
         columns=len(heads),
     )
     for place, axis in enumerate(axes):
         index, head = place // len(heads), heads[place % len(heads)]
         weights = attention.decoder(shown[index], layer, head, panels.size)
-        panels.show(
-            axis, [(_full(weights), panels.colours[index])], f'head {head} (brightest {_percent(weights.max())})'
-        )
+        panels.show(axis, [(_full(weights), panels.colours[index])], f'head {head}, peak {_percent(weights.max())}')
         panels.box(axis, index)
         if place % len(heads) == 0:
             axis.set_ylabel(panels.name(index), fontsize=9)
@@ -141,13 +132,11 @@ def draw_encoder(
         boxes = attention.detections.boxes
         points = [(float(x), float(y)) for x, y in (boxes[:, :2] + boxes[:, 2:]) / 2]
     of_heads = f'mean of {attention.num_heads} heads' if head is None else f'head {head} of {attention.num_heads}'
-    figure, axes = panels.grid(
-        len(points),
-        f'What the encoder relates to a point: layer {number} of {attention.num_encoder_layers}, {of_heads}',
-    )
+    heading = f'What the encoder relates to a point: layer {number} of {attention.num_encoder_layers}, {of_heads}'
+    figure, axes = panels.grid(len(points), f'{heading}\n{PEAK}')
     for axis, (x, y), colour in zip(axes, points, panels.colours, strict=False):
         weights = attention.encoder(x, y, layer, head, panels.size)
-        panels.show(axis, [(_full(weights), colour)], f'from {x:.0f},{y:.0f} (brightest {_percent(weights.max())})')
+        panels.show(axis, [(_full(weights), colour)], f'from {x:.0f},{y:.0f}, peak {_percent(weights.max())}')
         axis.plot(x, y, 'o', color=colour, markersize=7, markeredgecolor='white', markeredgewidth=1.5)
     return figure
 
@@ -187,7 +176,7 @@ def draw_portraits(portraits: Portraits, score_thr: float = 0.5) -> Figure:
     found = (portraits.scores >= score_thr).sum(0)
     columns = min(5, len(queries))
     rows = math.ceil(len(queries) / columns)
-    figure = Figure(figsize=(2.1 * columns, 2.3 * rows + 0.9), layout='constrained')
+    figure = Figure(figsize=(max(2.1 * columns, MIN_WIDTH), 2.3 * rows + 0.7), layout='constrained')
     figure.suptitle(
         f'Where {len(queries)} of {portraits.boxes.shape[1]} queries put their boxes in {len(portraits.boxes)} images\n'
         'green: small, red: wide, blue: high, magenta: large both ways',
@@ -234,19 +223,29 @@ class _Panels:
         self.dimmed = (0.3 * small + 0.7 * small.mean(2, keepdims=True)) * 0.6  # colours are those of the detections
 
     def grid(self, count: int, heading: str, columns: int | None = None) -> tuple[Figure, list[Axes]]:
-        """A figure with a heading and ``count`` axes."""
+        """A figure with a heading and ``count`` axes; places are in inches, because a layout engine takes seconds."""
         columns = self.columns = columns or min(count, 4)
         rows = math.ceil(count / columns)
         height, width = self.size
-        panel = (2.6 if columns <= 5 else 1.8) * min(1.5, max(0.7, width / height)) ** 0.5
-        figure = Figure(
-            figsize=(max(panel * columns, 6.5), (panel * height / width + 0.3) * rows + 0.5), layout='constrained'
-        )
-        figure.suptitle(heading, fontsize=11)
-        axes = list(figure.subplots(rows, columns, squeeze=False).ravel())
-        for axis in axes[count:]:
-            axis.set_axis_off()
-        return figure, axes[:count]
+        panel_width = (2.6 if columns <= 5 else 1.7) * min(1.5, max(0.7, width / height)) ** 0.5
+        panel_height = panel_width * height / width
+        top = 0.12 + 0.2 * (heading.count('\n') + 1)
+        row_height = TITLE + panel_height + GAP
+        sheet = (max(columns * (panel_width + GAP) + 2 * SIDE, MIN_WIDTH), top + rows * row_height + GAP)
+        figure = Figure(figsize=sheet)
+        figure.text(0.5, 1 - 0.08 / sheet[1], heading, ha='center', va='top', fontsize=11)
+        left = (sheet[0] - columns * (panel_width + GAP) + GAP) / 2
+        axes = []
+        for place in range(count):
+            row, column = divmod(place, columns)
+            x = left + column * (panel_width + GAP)
+            y = sheet[1] - top - row * row_height - TITLE - panel_height
+            axes.append(
+                figure.add_axes(
+                    (x / sheet[0], y / sheet[1], panel_width / sheet[0], panel_height / sheet[1]), xticks=(), yticks=()
+                )
+            )
+        return figure, axes
 
     def show(self, axis: Axes, maps: Sequence[tuple[np.ndarray, Colour]], title: str) -> None:
         """The image, dimmed below maps between 0 and 1 in their colours."""
@@ -256,8 +255,8 @@ class _Panels:
             picture = (1 - opacity) * picture + opacity * np.array(colour)
         height, width = self.attention.size
         axis.imshow(picture.clip(0, 1), extent=(0, width, height, 0), interpolation='nearest')
-        axis.set(xlim=(0, width), ylim=(height, 0), xticks=(), yticks=())
-        axis.set_title(title, fontsize=9 if self.columns <= 5 else 7.5)
+        axis.set(xlim=(0, width), ylim=(height, 0), aspect='auto')
+        axis.set_title(title, fontsize=9 if self.columns <= 5 else 7.5, pad=3, parse_math=False)
 
     def box(self, axis: Axes, index: int, box: np.ndarray | None = None, dashed: bool = False) -> None:
         """A box in the colour of a detection, by default its own."""
@@ -269,7 +268,8 @@ class _Panels:
             )
 
     def name(self, index: int) -> str:
-        return f'{self.found.names[index]} {self.found.scores[index]:.2f}'
+        name = self.found.names[index]
+        return f'{name if len(name) <= 16 else f"{name[:15]}…"} {self.found.scores[index]:.2f}'
 
     def most(self) -> str:
         """What a heading says where not all detections have a row."""
