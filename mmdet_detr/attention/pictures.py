@@ -179,7 +179,8 @@ def draw_portraits(portraits: Portraits, score_thr: float = 0.5) -> Figure:
     figure = Figure(figsize=(max(2.1 * columns, MIN_WIDTH), 2.3 * rows + 0.7), layout='constrained')
     figure.suptitle(
         f'Where {len(queries)} of {portraits.boxes.shape[1]} queries put their boxes in {len(portraits.boxes)} images\n'
-        'green: small, red: wide, blue: high, magenta: large both ways',
+        'green: small, red: wide, blue: high, magenta: large both ways; '
+        f'found: boxes with a score from {score_thr:g} on',
         fontsize=11,
     )
     for axis, query in zip(figure.subplots(rows, columns, squeeze=False).ravel(), queries, strict=False):

@@ -11,6 +11,8 @@ from detectors import save_checkpoint, small_config
 from helpers import ROOT
 from processes import run_tool
 
+from mmdet_detr.attention.page import Choice, write_page
+
 PAGE = ROOT / 'docs' / 'seeing.md'
 
 
@@ -30,8 +32,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, shapes: Path) -> Path:
 
 
 def test_a_run(folder):
-    """Pictures and page are in its folder; a second page has no pictures of the first that it does not draw."""
-    done = run_tool('attention', 'run', 'photo.png', '--heads', '--portraits', '--max-images', 3, cwd=folder)
+    """Pictures and page are in its folder."""
+    arguments = ('run', 'photo.png', '--score-thr', 0.8, '--heads', 2, '--portraits', '--max-images', 3)
+    done = run_tool('attention', *arguments, cwd=folder)
     assert done.returncode == 0, done.stderr
     out = folder / 'run' / 'attention'
     names = ['decoder.png', 'encoder.png', 'heads.png', 'index.html', 'layers.png', 'portraits.png']
@@ -40,14 +43,19 @@ def test_a_run(folder):
     assert re.findall(r'<img src="(\w+)\.png"', page) == ['decoder', 'heads', 'encoder', 'layers', 'portraits']
     assert '<p class="note">photo.png</p>' in page
     assert re.search(r'^\d+ detections, 5 pictures: run/attention/index.html$', done.stdout, re.MULTILINE)
-    done = run_tool('attention', 'run', 'photo.png', '--points', '3,4', cwd=folder)
-    assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in out.iterdir()) == [
+
+
+def test_a_page_has_no_pictures_of_the_one_before(attention, tmp_path):
+    (tmp_path / 'heads.png').touch()
+    names = write_page(attention, tmp_path, Choice(points=[(3, 4)]), name='<image>')
+    assert names == ['decoder.png', 'encoder.png', 'layers.png']
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
         'decoder.png',
         'encoder.png',
         'index.html',
         'layers.png',
     ]
+    assert '&lt;image&gt;' in (tmp_path / 'index.html').read_text()
 
 
 def test_masks_of_a_config_with_a_checkpoint(folder, tmp_path):
