@@ -1,7 +1,7 @@
 """Show what a DETR looks at in an image: attention of decoder, encoder and mask head, boxes of the layers, on one page.
 
-Layers and heads count from 1. --points takes several points, so it stands behind the image:
-attention work_dirs/demo photo.jpg --points 120,80 300,200
+Layers and heads count from 1. --points, --heads and --portraits take what follows, so they stand behind the image:
+attention work_dirs/demo photo.jpg --heads --points 120,80 300,200
 """
 
 import argparse

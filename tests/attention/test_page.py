@@ -9,6 +9,7 @@ import pytest
 from attention_images import IMAGE
 from detectors import save_checkpoint, small_config
 from helpers import ROOT
+from mmengine.registry import DefaultScope
 from processes import run_tool
 
 from mmdet_detr.attention.page import Choice, write_page
@@ -100,3 +101,15 @@ def test_commands_of_the_docs():
     for words in commands:
         assert {word for word in words if word.startswith('--')} <= options
     assert 'run mmdet_detr attention $(DEMO)' in (ROOT / 'Makefile').read_text()
+
+
+def test_python_of_the_docs(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    cv2.imwrite('photo.jpg', IMAGE)
+    code = re.search(r'```python\n(.*?)```', PAGE.read_text(), re.DOTALL)[1]
+    names: dict = {}
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        exec(code.replace('work_dirs/demo', 'run'), names)
+    assert len(capsys.readouterr().out.splitlines()) == len(names['found'].queries) > 0
+    assert names['weights'].shape == names['around'].shape == (50, 70)
+    assert (folder / 'decoder.png').exists()
