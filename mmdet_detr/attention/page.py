@@ -47,13 +47,13 @@ class Choice(NamedTuple):
         attention.require_detections()
 
 
-EVERYTHING = Choice()
+DEFAULT = Choice()
 
 
 def write_page(
     attention: ImageAttention,
     out: Path,
-    choice: Choice = EVERYTHING,
+    choice: Choice = DEFAULT,
     portraits: Portraits | None = None,
     name: str = 'the image',
 ) -> list[str]:
@@ -91,8 +91,7 @@ def _pictures(attention: ImageAttention, choice: Choice, portraits: Portraits | 
         'decoder',
         'Decoder attention',
         'Each detection has a colour. A cell of the feature map has as much of it as the query of the detection takes '
-        'from there. In the paper '
-        '(figure 6), queries look at the ends of objects, such as heads and legs.',
+        'from there. In the paper (figure 6), queries look at the ends of objects, such as heads and legs.',
         partial(pictures.draw_decoder, attention, choice.layer),
     )
     if choice.heads is not None:

@@ -21,7 +21,8 @@ OPACITY = 0.9  # of the cell with the largest weight
 PORTRAITS = 20  # queries, as in the paper
 ROWS_OF_HEADS = 8  # detections whose heads are drawn, one row each
 PEAK = 'full colour: the cell with the largest weight; peak: its share of all weights'
-TITLE, GAP, SIDE, MIN_WIDTH = 0.24, 0.08, 0.25, 6.8  # inches: above a panel, between panels, at the sides; of a figure
+TITLE, GAP, SIDE, MIN_WIDTH = 0.24, 0.08, 0.25, 8.0  # inches: above a panel, between panels, at the sides; of a figure
+MANY = 6  # panels in a row, above which they are smaller
 Colour = tuple[float, float, float]
 Point = tuple[float, float]
 
@@ -153,7 +154,7 @@ def draw_layers(attention: ImageAttention) -> Figure:
         attention.num_decoder_layers,
         'What the decoder layers refine: boxes of the same queries after each layer,\n'
         'their mean score and mean IoU with the boxes of the last; dashed where the class is another one',
-        columns=min(attention.num_decoder_layers, 6),
+        columns=min(attention.num_decoder_layers, MANY),
     )
     for number, (axis, layer) in enumerate(zip(axes, attention.layers, strict=True), start=1):
         result = layer.take(attention.queries)
@@ -228,7 +229,7 @@ class _Panels:
         columns = self.columns = columns or min(count, 4)
         rows = math.ceil(count / columns)
         height, width = self.size
-        panel_width = (2.6 if columns <= 5 else 1.7) * min(1.5, max(0.7, width / height)) ** 0.5
+        panel_width = (2.6 if columns <= MANY else 1.7) * min(1.5, max(0.7, width / height)) ** 0.5
         panel_height = panel_width * height / width
         top = 0.12 + 0.2 * (heading.count('\n') + 1)
         row_height = TITLE + panel_height + GAP
@@ -257,7 +258,7 @@ class _Panels:
         height, width = self.attention.size
         axis.imshow(picture.clip(0, 1), extent=(0, width, height, 0), interpolation='nearest')
         axis.set(xlim=(0, width), ylim=(height, 0), aspect='auto')
-        axis.set_title(title, fontsize=9 if self.columns <= 5 else 7.5, pad=3, parse_math=False)
+        axis.set_title(title, fontsize=9 if self.columns <= MANY else 7.5, pad=3, parse_math=False)
 
     def box(self, axis: Axes, index: int, box: np.ndarray | None = None, dashed: bool = False) -> None:
         """A box in the colour of a detection, by default its own."""
@@ -284,4 +285,8 @@ def _full(weights: np.ndarray) -> np.ndarray:
 
 
 def _percent(share: float) -> str:
-    return f'{100 * share:.0f}%' if share >= 0.1 else f'{100 * share:.1f}%'
+    """A share with two digits, as in 14%, 1.4% and 0.14%."""
+    percent = 100 * share
+    if percent < 0.005:
+        return '<0.01%'
+    return f'{percent:.{0 if percent >= 10 else 1 if percent >= 1 else 2}f}%'

@@ -16,7 +16,6 @@ from mmdet_detr.attention import attend
 from mmdet_detr.attention.compute import parts_of
 from mmdet_detr.errors import ConfigError, UserError
 from mmdet_detr.inference import Detector
-from mmdet_detr.models.attention_weights import attention_weights
 from mmdet_detr.models.transformer import Attention
 
 TINY = ROOT / 'configs' / 'detr' / 'detr_tiny_shapes.py'
@@ -119,21 +118,6 @@ def test_the_network_runs_once_and_rows_alone_are_computed(detector, monkeypatch
     attention.encoder(3, 4)
     attention.decoder(5, size=(5, 7))
     assert queries == [(1, 1, 64), (1, 1, 64)]
-
-
-def test_rows_of_attention_weights():
-    attention = Attention(32, 4, 0.0)
-    nn.init.normal_(attention.in_proj_weight)
-    x, value = torch.randn(2, 6, 32), torch.randn(2, 6, 32)
-    masks = [None, torch.rand(2, 1, 1, 6) > 0.3, torch.rand(2, 1, 6, 6) > 0.3]
-    for mask in masks:
-        if mask is not None:
-            mask[..., 0] = True
-        with attention_weights(nn.ModuleDict({'one': attention})) as weights:
-            attention(x, x, value, mask)
-        whole = attention.weights(x, x, value, mask)
-        torch.testing.assert_close(weights['one'], whole)
-        torch.testing.assert_close(weights.rows('one', [4, 1]), whole[:, :, [4, 1]])
 
 
 def test_two_levels_of_another_detector():

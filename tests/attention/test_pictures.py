@@ -8,6 +8,7 @@ from mmdet_detr.attention import attend
 from mmdet_detr.attention.pictures import (
     LONGEST,
     OPACITY,
+    _percent,
     draw_decoder,
     draw_encoder,
     draw_heads,
@@ -53,9 +54,13 @@ def test_decoder(attention):
         assert axis.get_title().startswith(f'{name} {score:.2f}, peak ')
         np.testing.assert_allclose(box_of(axis), attention.detections.boxes[index], rtol=1e-5)
         np.testing.assert_allclose(axis.patches[1].get_edgecolor()[:3], colours[index])
-    share = 100 * attention.decoder(attention.queries[0]).max()
-    assert f'{share:.0f}%' in shown[1].get_title() or f'{share:.1f}%' in shown[1].get_title()
+    assert shown[1].get_title().endswith(f', peak {_percent(attention.decoder(attention.queries[0]).max())}')
     assert len(shown[0].patches) == 2 * count
+
+
+def test_shares():
+    shares = {1.0: '100%', 0.144: '14%', 0.0996: '10.0%', 0.0144: '1.4%', 0.00024: '0.02%', 0.00004: '<0.01%'}
+    assert {share: _percent(share) for share in shares} == shares
 
 
 def test_single_heads(attention):
@@ -94,7 +99,7 @@ def test_mask_head(panoptic_attention):
     assert len(figure.axes) == 9 * min(count, 8)
     colour = np.array(complete_palette((), count)[0]) / 255
     np.testing.assert_allclose(pixels(figure.axes[2]), (1 - opacity) * dimmed(IMAGE) + opacity * colour, atol=1e-6)
-    shares = [float(axis.get_title().split(': ')[1].split('%')[0]) for axis in figure.axes[1:9]]
+    shares = [float(axis.get_title().split(': ')[1].split('%')[0].lstrip('<')) for axis in figure.axes[1:9]]
     assert sum(shares) == pytest.approx(100, abs=4)
     assert shares[1] == pytest.approx(100 * panoptic_attention.mask_weights(query)[1].sum(), abs=0.5)
 
