@@ -71,10 +71,15 @@ def render(numbers: dict[str, Any], pictures: dict[str, str], sheets: dict[str, 
         _speed(numbers),
         *_evaluator(numbers),
     ]
+    return document('Evaluation of a detector', parts)
+
+
+def document(title: str, parts: Iterable[str]) -> str:
+    """A page of parts in HTML; empty ones are left out."""
     body = '\n'.join(part for part in parts if part)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width">\n<title>Evaluation of a detector</title>\n'
+        f'<meta name="viewport" content="width=device-width">\n<title>{escape(title)}</title>\n'
         f'<style>{STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n'
     )
 
@@ -95,10 +100,10 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[object]], texts: Sequen
 
 
 def _image(pictures: dict[str, str], name: str, text: str) -> str:
-    return _linked(pictures[name], text) if name in pictures else ''
+    return linked(pictures[name], text) if name in pictures else ''
 
 
-def _linked(file: str, text: str) -> str:
+def linked(file: str, text: str) -> str:
     """A picture that opens in its own size."""
     return f'<p><a href="{escape(file)}"><img src="{escape(file)}" alt="{escape(text)}"></a></p>'
 
@@ -169,7 +174,7 @@ def _sheets(numbers: dict[str, Any], sheets: dict[str, str]) -> Iterable[str]:
         if kind in sheets:
             order = SHEET_NOTES.get(kind, SHEET_NOTES['default'])
             yield f'<h3>{kind.capitalize()}: {error["meaning"]} ({error["number"]}, {order})</h3>'
-            yield _linked(sheets[kind], kind)
+            yield linked(sheets[kind], kind)
 
 
 def _speed(numbers: dict[str, Any]) -> str:

@@ -51,6 +51,8 @@ def test_help(tool):
         ('predict', ['run'], 'required: INPUT'),
         ('predict', ['run', 'a.jpg', '--tiles', '0'], "invalid number of at least 1 value: '0'"),
         ('predict', ['run', 'a.jpg', '--score-thr', '2'], "invalid number between 0 and 1 value: '2'"),
+        ('attention', ['run'], 'required: IMAGE'),
+        ('attention', ['run', 'a.jpg', '--points', '3'], "invalid x,y value: '3'"),
         ('convert_checkpoint', ['a', 'b', '--to', 'c'], 'invalid choice'),
         ('check_data', [TINY, '--cfg-options', 'nothing'], 'check_data: --cfg-options takes KEY=VALUE'),
         ('benchmark', [TINY, '--mode', 'sleep'], 'invalid choice'),
@@ -117,4 +119,4 @@ def test_python_m_runs_a_tool_with_its_exit_code(run_python, tmp_path):
     assert done.stderr == 'report: no such config or folder of a run: nothing\n'
     done = run_python(module, 'repotr', cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr.startswith("mmdet_detr: no command 'repotr'; there are benchmark, check_data, ")
+    assert done.stderr.startswith("mmdet_detr: no command 'repotr'; there are attention, benchmark, check_data, ")
