@@ -27,7 +27,7 @@ $(VENV)/.ready: setup.py constraints.txt
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt --upgrade pip setuptools wheel
 	$(BIN)/python -m pip install -q -c constraints.txt torch
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[onedl,tests,peers,lint]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[onedl,tests,export,openvino,peers,lint]'
 	touch $@
 
 data/shapes/annotations/panoptic_val.json: | setup

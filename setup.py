@@ -56,6 +56,8 @@ setup(
         'mim': OPENMMLAB,
         'gpu-solver': ['torch-linear-assignment'],
         'tests': ['pytest', 'pytest-cov', 'pytest-xdist', 'hypothesis'],
+        'export': ['onnx', 'onnxruntime'],
+        'openvino': ['onnx', 'openvino'],
         'peers': ['transformers>=5'],  # other implementations, to compare with
         'lint': ['ruff', 'mypy'],
     },

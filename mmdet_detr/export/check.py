@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from torch import Tensor
@@ -31,7 +32,7 @@ def batches(module: Deployable, shape: Shape) -> Iterator[tuple[Tensor, Tensor]]
         if module.uint8:
             yield pixels.byte(), sizes
             continue
-        images = (pixels - module.mean) / module.std
+        images = (pixels - module.mean.float()) / module.std.float()
         for image, (h, w) in zip(images, sizes.tolist(), strict=True):
             image[:, h:] = image[:, :, w:] = 0
         yield images, sizes
@@ -55,8 +56,9 @@ def differences(module: Deployable, compute: Compute, shape: Shape, tolerance: f
     for images, sizes in batches(module, shape):
         outputs = [torch.from_numpy(output) for output in compute(images.numpy(), sizes.numpy())]
         with torch.no_grad():
-            expected = raw(images, sizes)
-            count = 0 if module.raw else module(images, sizes)[1].shape[1]
+            given = images if module.uint8 else images.to(module.mean.dtype)
+            expected = tuple(x.float() if x.is_floating_point() else x for x in raw(given, sizes))
+            count = 0 if module.raw else module(given, sizes)[1].shape[1]
         unit = sizes.flip(1).repeat(1, 2)[:, None].float()
         if module.raw:
             parts = [
@@ -68,6 +70,18 @@ def differences(module: Deployable, compute: Compute, shape: Shape, tolerance: f
         for name, value in parts:
             largest[name] = max(largest[name], value)
     return largest
+
+
+def above_rounding(module: Deployable, compute: Compute, shape: Shape, limit: float) -> dict[str, float]:
+    """Those :func:`differences` to the model in float64 that are above the limit and twice the module's own."""
+    exact = copy.deepcopy(module).double()
+
+    def own(images: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+        with torch.no_grad():
+            return [x.numpy() for x in module(torch.from_numpy(images), torch.from_numpy(sizes))]
+
+    of_file, of_module = (differences(exact, one, shape, limit) for one in (compute, own))
+    return {name: value for name, value in of_file.items() if not value <= 2 * of_module[name]}
 
 
 def _largest(a: Tensor, b: Tensor) -> float:
@@ -100,8 +114,9 @@ def _of_detections(
         distance = (boxes[image][:, None] - own_boxes[image]).abs().amax(-1).masked_fill(~possible, math.inf)
         yield 'boxes', float(distance.min(1).values.max())
         if of_masks:
-            told, masks = of_masks
-            yield 'masks', _largest(masks[image], own_masks[0][image][told[image, : masks.shape[1]]])
+            masks = of_masks[1][image]
+            queries = distance.argmin(1)[: len(masks)]
+            yield 'masks', _largest(masks, own_masks[0][image][queries])
 
 
 def above_limits(found: dict[str, float], limit: float) -> list[str]:

@@ -70,13 +70,15 @@ class Deployable(nn.Module):
             Boxes (B, N, 4) xyxy in pixels of the input, clipped to the image, scores (B, N) and labels (B, N), best
             first; or with ``raw`` logits (B, Q, K+1) and cxcywh boxes (B, Q, 4) in units of the unpadded image. A model
             with masks adds mask logits (B, N, h, w), with ``raw`` of every query; else of the best detections, and
-            before them the queries (B, N) of the detections, since a panoptic map is made in their order.
+            before them the queries (B, N) of the detections, in whose order a panoptic map is made, or -1 where no
+            object is the likeliest.
         """
         if self.uint8:
             inside = cell_mask(sizes, (images.shape[2], images.shape[3])).view(-1, 1, images.shape[2], images.shape[3])
-            images = (images.float() - self.mean) / self.std * inside
+            images = (images.to(self.mean.dtype) - self.mean) / self.std * inside
         with torch.autocast('cpu', torch.bfloat16, enabled=self.autocast):
-            return tuple(x.float() if x.is_floating_point() else x for x in self._detect(images, sizes))
+            outputs = self._detect(images, sizes)
+        return tuple(x.to(self.mean.dtype) if x.is_floating_point() else x for x in outputs)
 
     def _detect(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
         head, mask_head = self.model.bbox_head, self.model.mask_head
@@ -85,11 +87,12 @@ class Deployable(nn.Module):
             logits, boxes = head(output._replace(hidden=output.hidden[-1:]))
             masks = () if mask_head is None else (mask_head.all_queries(feats, output),)
             return logits[0], boxes[0], *masks
-        limits = sizes.flip(1).float()
-        _, found = head.select(output.hidden[-1], limits, limits)
+        limits = sizes.flip(1).to(self.mean.dtype)
+        logits, found = head.select(output.hidden[-1], limits, limits)
         if mask_head is None:
             return found[:3]
         with_masks = found.queries[:, : self.num_masks]
         hidden = output.hidden[-1].gather(1, with_masks[..., None].expand(-1, -1, output.hidden.shape[-1]))
         masks = mask_head.all_queries(feats, output._replace(hidden=hidden[None]))
-        return *found, masks
+        surely_something = (logits.argmax(-1) < head.num_classes).gather(1, found.queries)
+        return *found[:3], found.queries.where(surely_something, -1), masks

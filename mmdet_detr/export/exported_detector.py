@@ -109,7 +109,9 @@ class ExportedDetector(BaseModel):
         found = found[: len(logits)]
         sizes = (padded_size, tuple(sample.img_shape[:2]), tuple(sample.ori_shape[:2]))
         if num_things < num_classes:
-            certain = (found.scores > self.metadata['panoptic_score_thr']).nonzero().squeeze(1)
+            queries = queries[: len(found)]
+            certain = (found.scores > self.metadata['panoptic_score_thr']) & (queries >= 0)
+            certain = certain.nonzero().squeeze(1)
             certain = certain[queries[certain].argsort()]
             area = self.metadata['min_area']
             sem_seg = panoptic_map(logits[certain], found.labels[certain], num_things, num_classes, area, *sizes)

@@ -45,7 +45,7 @@ def describe(
     return {
         'format_version': FORMAT_VERSION,
         'mmdet_detr': __version__,
-        'config': Path(config.filename).stem if config.get('filename') else None,
+        'config': Path(config.filename).stem if config.filename else None,
         'classes': list(detector.classes),
         'palette': [list(colour) for colour in detector.palette] if detector.palette else None,
         'mean': module.mean.flatten().tolist(),

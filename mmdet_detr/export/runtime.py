@@ -18,7 +18,8 @@ The model file is ``detr.onnx``, or ``detr.xml`` with ``detr.bin``. With B image
   B, H and W can each be fixed in the file.
 - Outputs ``boxes`` (B, N, 4) float32 in pixels of the input, ``scores`` (B, N) float32, the highest first, and
   ``labels`` (B, N) int64. Models with masks have ``masks`` (B, K, h, w) float32, too: logits of the first K <= N
-  detections, on a grid over the whole input; and ``queries`` (B, N) int64, in whose order a panoptic map is made.
+  detections, on a grid over the whole input; and ``queries`` (B, N) int64, in whose order a panoptic map is made, -1
+  where nothing is the likeliest and the map leaves it out.
 - Metadata: :class:`Metadata` as JSON named ``mmdet_detr``, in ONNX's ``metadata_props`` or OpenVINO's ``rt_info``.
 """
 
@@ -227,8 +228,9 @@ class Detector:
         if logits is not None:
             masks = instance_masks(logits[kept], *sizes)
         if logits is not None and num_things < num_classes:
-            sure = np.flatnonzero(scores > np.float32(meta.panoptic_score_thr or 0))
-            sure = sure if queries is None else sure[queries[sure].argsort()]
+            order = np.arange(len(labels)) if queries is None else queries
+            sure = np.flatnonzero((scores > np.float32(meta.panoptic_score_thr or 0)) & (order >= 0))
+            sure = sure[order[sure].argsort()]
             panoptic = panoptic_map(logits[sure], labels[sure], num_things, num_classes, meta.min_area or 0, *sizes)
         scale = np.array([item.size[1] / width, item.size[0] / height] * 2, np.float32)
         boxes = (boxes[kept] / scale).clip(0, np.array([width, height] * 2, np.float32))

@@ -107,13 +107,14 @@ class Detector:
         with DefaultScope.overwrite_default_scope(self._scope), torch.no_grad():
             inputs = [self.prepare(self.read(image)) for image in images]
             samples = dict(pair for group in _of_one_size(inputs) for pair in self._forward(inputs, group))
-        return [self._result(samples[index]).above(score_thr) for index in range(len(images))]
+        return [self.result(samples[index]).above(score_thr) for index in range(len(images))]
 
     def _forward(self, inputs: list[dict[str, Any]], indices: list[int]) -> Iterator[tuple[int, DetDataSample]]:
         batch = {key: [inputs[index][key] for index in indices] for key in ('inputs', 'data_samples')}
         return zip(indices, self.model.test_step(batch), strict=True)
 
-    def _result(self, sample: DetDataSample) -> Result:
+    def result(self, sample: DetDataSample) -> Result:
+        """What the model found in a sample, the surest first."""
         found = sample.pred_instances.numpy()
         panoptic = sample.pred_panoptic_seg.sem_seg[0].cpu().numpy() if 'pred_panoptic_seg' in sample else None
         masks = np.asarray(found.masks).astype(bool) if 'masks' in found else None
