@@ -27,6 +27,7 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -135,6 +136,7 @@ def ap_table(results: dict) -> str:
 def r50_checkpoint(path: Path) -> None:
     """Random weights; batch norms get the statistics of their inputs, so that activations have a usual size."""
     torch.manual_seed(0)
+    init_default_scope('mmdet')
     config = Config.fromfile(R50)
     config.model.backbone.init_cfg = None
     model = MODELS.build(config.model).eval()
