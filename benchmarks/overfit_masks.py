@@ -89,8 +89,9 @@ def of_masks(config: Config, iterations: int, weights: Path) -> Config:
 
 
 def picture(folder: Path, path: Path) -> None:
-    """Pictures of a run, one below the other."""
-    images = [Image.open(file) for file in sorted(folder.rglob('pictures/*'))]
+    """Pictures of the last run in a folder, one below the other."""
+    last = max(run.parent for run in folder.glob('*/pictures'))  # named by the time
+    images = [Image.open(file) for file in sorted(last.glob('pictures/*'))]
     width = max(image.width for image in images)
     page = Image.new('RGB', (width, sum(image.height for image in images)), 'white')
     top = 0
