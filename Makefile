@@ -38,7 +38,7 @@ demo: setup data/shapes/annotations/panoptic_val.json  ## train, test and draw o
 	$(MIM) train mmdet_detr $(DEMO_CONFIG) --gpus 0 --work-dir $(DEMO)
 	$(MIM) test mmdet_detr $(DEMO_CONFIG) --gpus 0 --checkpoint $$(cat $(DEMO)/last_checkpoint) --work-dir $(DEMO)
 	$(MIM) run mmdet_detr report $(DEMO)
-	$(MIM) run mmdet_detr attention $(DEMO) data/shapes/val/000003.jpg
+	@echo 'Next: mim run mmdet_detr page $(DEMO)   # try it on pictures of your own in the browser'
 
 demo-panoptic: setup data/shapes/annotations/panoptic_val.json  ## the same with masks, about 8 minutes
 	rm -rf $(DEMO)-panoptic
@@ -46,7 +46,7 @@ demo-panoptic: setup data/shapes/annotations/panoptic_val.json  ## the same with
 	$(MIM) test mmdet_detr $(PANOPTIC_CONFIG) --gpus 0 --checkpoint $$(cat $(DEMO)-panoptic/last_checkpoint) \
 		--work-dir $(DEMO)-panoptic
 	$(MIM) run mmdet_detr report $(DEMO)-panoptic
-	$(MIM) run mmdet_detr attention $(DEMO)-panoptic data/shapes/val/000012.jpg
+	@echo 'Next: mim run mmdet_detr page $(DEMO)-panoptic'
 
 test: setup  ## the tests but the slow ones and those that need operators
 	$(BIN)/pytest $(PARALLEL)

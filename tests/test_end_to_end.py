@@ -112,6 +112,12 @@ def test_resumes_tests_and_reports(folder, run_mim):
     assert 'predictions.png are in work' in line
     for name in ('curve.png', 'predictions.png'):
         assert (folder / 'work' / name).read_bytes().startswith(b'\x89PNG')
+    page = (folder / 'work' / 'report.html').read_text()
+    linked = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert {'curve.png', 'predictions.png', 'evaluation/index.html'} <= set(linked)
+    assert all((folder / 'work' / name).is_file() for name in linked)  # nothing from the network
+    assert 'mim train mmdet_detr work/detr_tiny_shapes.py' in page
+    assert 'constructor=&#x27;mmdet_detr.MuonConstructor&#x27;' in page  # the config
 
 
 def test_leaves_nothing_behind(folder, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Draw the training curve and a sheet of predictions from the folder of a run, and print its AP in one line."""
+"""Write a page of a run: curve, predictions, errors, attention and config; and print its AP in one line."""
 
 import argparse
 from pathlib import Path
@@ -11,6 +11,8 @@ if __name__ == '__main__':
     parser.add_argument('--images', type=int, default=12, help='number of test images on the sheet')
     parser.add_argument('--columns', type=int, default=3, help='images in a row of the sheet')
     parser.add_argument('--score-thr', type=float, default=0.5, help='detections below are not drawn')
+    parser.add_argument('--evaluated', type=int, default=500, help='test images to look for errors in; 0: none')
+    parser.add_argument('--device', help='cpu, cuda or cuda:N (default: a GPU if there is one)')
     args = parser.parse_args()
     from mmdet_detr.cli.report import main  # takes seconds, --help does not wait for it
 

@@ -1,20 +1,20 @@
 """Work of ``mim run mmdet_detr report``."""
 
 import argparse
-from pathlib import Path
+import warnings
 
-from ..configs import load_config
-from ..reports.run import draw_curve, draw_predictions, read_scalars, summarise
-from ..runs import find_config
+import torch
+
+from ..reports.run import summarise
+from ..reports.run_page import write_page
 from .fail import errors_in_one_line
 
 
 def main(args: argparse.Namespace) -> None:
-    """Draw the pictures of a run and print its AP."""
+    """Write the page of a run and print its AP."""
+    warnings.simplefilter('ignore')
+    device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
     with errors_in_one_line('report'):
-        folder = args.work_dir
-        config = load_config(find_config(folder))
-        checkpoint = folder / Path((folder / 'last_checkpoint').read_text().strip()).name
-        draw_curve(read_scalars(folder), folder / 'curve.png')
-        draw_predictions(config, checkpoint, folder / 'predictions.png', args.images, args.columns, args.score_thr)
-    print(summarise(folder))
+        page = write_page(args.work_dir, args.images, args.columns, args.score_thr, args.evaluated, device)
+    print(summarise(args.work_dir))
+    print(f'the page: {page}')

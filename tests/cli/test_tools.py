@@ -107,7 +107,7 @@ def test_list_of_commands():
     assert sorted(listed) == TOOLS
     assert (
         listed['report']
-        == 'Draw the training curve and a sheet of predictions from the folder of a run, and print its AP in one line.'
+        == 'Write a page of a run: curve, predictions, errors, attention and config; and print its AP in one line.'
     )
     for tool, line in listed.items():
         assert (ROOT / 'tools' / f'{tool}.py').read_text().startswith(f'"""{line}'), tool

@@ -9,7 +9,9 @@ from torch import nn
 
 from mmdet_detr.configs import forget_pretrained
 from mmdet_detr.errors import ConfigError
+from mmdet_detr.export import export
 from mmdet_detr.models.transformer import Attention
+from mmdet_detr.reports.speed import markdown
 from mmdet_detr.speed.candidates import build, names_of, num_classes, read_config
 from mmdet_detr.speed.flops import gflops, multiply_adds
 from mmdet_detr.speed.inputs import Inputs
@@ -267,3 +269,33 @@ def test_inference_is_measured_before_training_changes_weights():
 def test_devices_that_cannot_be_timed_are_refused():
     with pytest.raises(ConfigError, match='neither cpu nor cuda'):
         build(TINY, None, 'mps', torch.float32)
+
+
+def test_exported_files_beside_configs(tmp_path):
+    """They have a type of their own, are not trained, and have neither parameters nor operations to count."""
+    model = build(TINY, None, *CPU).model
+    torch.save({'state_dict': model.state_dict()}, tmp_path / 'tiny.pth')
+    file = export(TINY, tmp_path / 'tiny.pth', tmp_path / 'tiny.pt', bf16=True, checked=False).files[0]
+    assert names_of([TINY, str(file)]) == ['detr_tiny_shapes_plain', 'tiny.pt']
+    settings = Settings(
+        [TINY, str(file)],
+        [None, None],
+        dtypes=['float32', 'bfloat16'],
+        sizes=[(64, 64)],
+        rounds=1,
+        warmup=0,
+        memory=False,
+    )
+    steps, failed = [], []
+    *_, rows = run(settings, lambda text, count: steps.append(count), lambda *error: failed.append(error))
+    assert not failed
+    assert sum(steps) == settings.steps
+    kinds = [(row['detector'], row['dtype'], row['mode']) for row in rows]
+    assert kinds.count(('tiny.pt', 'bfloat16', 'infer')) == 1
+    assert [kind for kind in kinds if kind[0] == 'tiny.pt'] == [('tiny.pt', 'bfloat16', 'infer')]
+    assert len(kinds) == 5
+    of_file = next(row for row in rows if row['detector'] == 'tiny.pt')
+    assert (of_file['parameters'], of_file['gflops']) == (None, None)
+    assert '| tiny.pt | bfloat16 |' in markdown({'rows': rows, 'command': '', 'machine': '', 'rounds': 1})
+    with pytest.raises(ConfigError, match='measured on a CPU and has its own weights'):
+        build(str(file), str(tmp_path / 'tiny.pth'), *CPU)
