@@ -14,7 +14,7 @@ import torch
 from mmengine.logging import MMLogger
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..evaluation.average_precision import average_precision
+from ..average_precision import average_precision
 from ..reports.speed import draw, markdown
 from ..speed.candidates import read_config, reason
 from ..speed.machine import machine

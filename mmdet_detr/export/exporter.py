@@ -13,7 +13,7 @@ from typing import Any
 from mmengine.config import Config
 
 from ..errors import UserError
-from ..evaluation.average_precision import average_precision
+from ..average_precision import average_precision
 from ..inference import load
 from ..runs import find_checkpoint, find_config
 from . import check, int8

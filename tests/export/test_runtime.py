@@ -199,6 +199,8 @@ def test_files_of_every_kind_have_the_pixels_that_mmdet_reads(tmp_path):
     files = [path for path in sorted(tmp_path.iterdir()) if path.suffix != '.onnx']
     assert len(files) == 38
     for path in files:
+        if path.suffix == '.gif' and imread(path) is None:  # OpenCV before 4.11
+            continue
         assert np.array_equal(as_bgr(runtime.read_image(path)), imread(path)), path.name
         with Image.open(path) as opened:
             assert np.array_equal(as_bgr(runtime.read_image(opened)), imread(path)), path.name
