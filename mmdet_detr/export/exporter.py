@@ -12,8 +12,8 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..errors import UserError
 from ..average_precision import average_precision
+from ..errors import UserError
 from ..inference import load
 from ..runs import find_checkpoint, find_config
 from . import check, int8
