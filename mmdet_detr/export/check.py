@@ -104,7 +104,7 @@ def _of_detections(
     if scores.shape != (len(logits), count) or not torch.isfinite(scores).all():
         yield 'scores', math.inf
         return
-    ranked = (own if best is own else best).flatten(1).sort(descending=True).values[:, :count]
+    ranked = best.flatten(1).sort(descending=True).values[:, :count]
     yield 'scores', _largest(scores, ranked)
     own_boxes = (bbox_cxcywh_to_xyxy(own_boxes) * unit).clamp(min=0).minimum(unit)
     for image in range(len(boxes)):

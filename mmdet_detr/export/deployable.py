@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..models import DETR
-from ..models.frozen_norm import fold_for_good
 from ..models.padding import cell_mask, padded_sizes
 
 
@@ -19,7 +18,9 @@ class Deployable(nn.Module):
         raw: give logits and normalised boxes of every query instead of detections.
         uint8: take pixels that are not normalised yet.
         num_masks: so many detections of each image, the best ones, get masks; None makes them of all.
-        autocast: compute in bfloat16 where autocast does.
+
+    Attributes:
+        autocast: whether to compute in bfloat16 where autocast does.
 
     Raises:
         ConfigError: the model is no :class:`DETR`.
@@ -34,17 +35,15 @@ class Deployable(nn.Module):
         raw: bool = False,
         uint8: bool = False,
         num_masks: int | None = None,
-        autocast: bool = False,
     ) -> None:
         super().__init__()
         if not isinstance(model, DETR):
             raise ConfigError(f'only mmdet_detr.DETR can be exported, not {type(model).__name__}: mmdeploy may do it')
         self.model = copy.deepcopy(model).requires_grad_(False)
-        fold_for_good(self.model.backbone)
         self.raw = raw
         self.uint8 = uint8
         self.num_masks = num_masks
-        self.autocast = autocast
+        self.autocast = False
         preprocessor = model.data_preprocessor
         self.register_buffer('mean', getattr(preprocessor, 'mean', torch.zeros(3, 1, 1)).clone(), persistent=False)
         self.register_buffer('std', getattr(preprocessor, 'std', torch.ones(3, 1, 1)).clone(), persistent=False)

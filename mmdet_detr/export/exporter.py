@@ -15,6 +15,7 @@ from mmengine.config import Config
 from ..average_precision import average_precision
 from ..errors import UserError
 from ..inference import load
+from ..models.frozen_norm import fold_for_good
 from ..runs import find_checkpoint, find_config
 from . import check, int8
 from .deployable import Deployable
@@ -81,8 +82,10 @@ def export(
         raise UserError(f'{out} exists: overwrite it by --force')
     config, weights = _config_and_weights(Path(model), checkpoint)
     detector = load(weights, config, 'cpu')
-    autocast = bf16 and kind.name != 'openvino'  # which is told when it compiles the file
-    module = Deployable(detector.model, raw=raw, uint8=uint8, num_masks=masks, autocast=autocast)
+    reference = Deployable(detector.model, raw=raw, uint8=uint8, num_masks=masks)
+    module = copy.deepcopy(reference)
+    fold_for_good(module.model.backbone)
+    module.autocast = bf16 and kind.name != 'openvino'  # which is told when it compiles the file
     if masks is not None and (masks < 1 or module.model.mask_head is None):
         raise UserError(f'--masks {masks}: ' + ('give one mask at least' if masks < 1 else 'this model has no masks'))
     metadata = describe(detector, module, config, Path(weights), precision)
@@ -100,7 +103,7 @@ def export(
         kind.stamp(plain, described, json.dumps(metadata))
         found = scores = None
         if checked:
-            found = _compare(module, described, kind, shape, precision)
+            found = _compare(reference, described, kind, shape, precision)
             metadata['difference'] = found
             if precision != 'float32' and not raw:
                 scores = _accuracies(config, weights, described)
@@ -133,11 +136,9 @@ def _config_and_weights(model: Path, checkpoint: str | Path | None) -> tuple[Con
     return Config.fromfile(path), str(weights)
 
 
-def _compare(module: Deployable, path: Path, kind: Format, shape: Shape, precision: str) -> dict[str, float]:
+def _compare(reference: Deployable, path: Path, kind: Format, shape: Shape, precision: str) -> dict[str, float]:
     compute, _ = open_file(path)
     exact = precision == 'float32'
-    reference = copy.copy(module)
-    reference.autocast = False
     found = check.differences(reference, compute, shape, kind.limit if exact else 1.0)
     too_large = check.above_limits(found, kind.limit) if exact else []
     # Some weights make float32 itself inexact.
