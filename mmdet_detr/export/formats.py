@@ -48,7 +48,7 @@ class Shape:
         return {axis: name for (axis, length), name in zip(fixed.items(), ('B', 'H', 'W'), strict=True) if not length}
 
 
-def require(package: str, extra: str) -> Any:
+def require(package: str) -> Any:
     """Import an optional package.
 
     Raises:
@@ -57,7 +57,8 @@ def require(package: str, extra: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise ConfigError(f"{package} is missing: pip install 'mmdet-detr[{extra}]' ({one_line(error)})") from None
+        name = package.split('.')[0]
+        raise ConfigError(f'{name} is missing: pip install {name} ({one_line(error)})') from None
 
 
 @contextlib.contextmanager
@@ -78,7 +79,7 @@ def _quiet() -> Iterator[None]:
 
 def _write_onnx(module: Deployable, shape: Shape, path: Path, opset: int, quantise: Quantise | None) -> None:
     """By the exporter that traces TorchScript, or by dynamo's where PyTorch has lost it."""
-    require('onnx', 'export')
+    require('onnx')
     example = shape.example(module.uint8)
     names: dict[str, Any] = {'input_names': list(INPUTS), 'output_names': module.outputs, 'opset_version': opset}
     parameters = signature(torch.onnx.export).parameters
@@ -88,7 +89,7 @@ def _write_onnx(module: Deployable, shape: Shape, path: Path, opset: int, quanti
             names |= {'dynamo': False} if 'dynamo' in parameters else {}
             torch.onnx.export(module, example, str(target), dynamic_axes=_dynamic_axes(module, shape), **names)
         else:
-            require('onnxscript', 'export')
+            require('onnxscript')
             program = torch.onnx.export(module, example, dynamic_shapes=_dynamic_shapes(shape), dynamo=True, **names)
             assert program is not None
             program.save(str(target))
@@ -112,14 +113,14 @@ def _dynamic_shapes(shape: Shape) -> dict[str, dict[int, Any]]:
 
 
 def _stamp_onnx(source: Path, target: Path, text: str) -> None:
-    onnx = require('onnx', 'export')
+    onnx = require('onnx')
     model = onnx.load(source)
     onnx.helper.set_model_props(model, {KEY: text})
     onnx.save(model, target)
 
 
 def _open_onnx(path: Path, threads: int | None) -> tuple[Compute, str | None]:
-    ort = require('onnxruntime', 'export')
+    ort = require('onnxruntime')
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3
@@ -132,7 +133,7 @@ def _open_onnx(path: Path, threads: int | None) -> tuple[Compute, str | None]:
 
 
 def _write_openvino(module: Deployable, shape: Shape, path: Path, opset: int, quantise: Quantise | None) -> None:
-    ov = require('openvino', 'openvino')
+    ov = require('openvino')
     onnx = path.with_name('traced.onnx')
     _write_onnx(module, shape, onnx, opset, quantise)
     ov.save_model(ov.convert_model(onnx), path, compress_to_fp16=False)
@@ -140,14 +141,14 @@ def _write_openvino(module: Deployable, shape: Shape, path: Path, opset: int, qu
 
 
 def _stamp_openvino(source: Path, target: Path, text: str) -> None:
-    ov = require('openvino', 'openvino')
+    ov = require('openvino')
     model = ov.Core().read_model(source)
     model.set_rt_info(text, KEY)
     ov.save_model(model, target, compress_to_fp16=False)
 
 
 def _open_openvino(path: Path, threads: int | None) -> tuple[Compute, str | None]:
-    ov = require('openvino', 'openvino')
+    ov = require('openvino')
     core = ov.Core()
     model = core.read_model(path)
     text = model.get_rt_info(KEY).value if model.has_rt_info(KEY) else None

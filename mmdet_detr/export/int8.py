@@ -71,8 +71,8 @@ def quantise(
         out: to write.
         chosen: whether a node is computed in int8, by its operator and its name.
     """
-    quantization = require('onnxruntime.quantization', 'export')
-    onnx = require('onnx', 'export')
+    quantization = require('onnxruntime.quantization')
+    onnx = require('onnx')
 
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / 'prepared.onnx'
