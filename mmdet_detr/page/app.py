@@ -1,0 +1,358 @@
+"""The page itself, on gradio."""
+
+import os
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'  # gradio reads them when it is imported
+os.environ['HF_HUB_DISABLE_TELEMETRY'] = '1'
+
+import cv2  # noqa: E402
+import gradio as gr  # noqa: E402
+import numpy as np  # noqa: E402
+from gradio.processing_utils import save_bytes_to_cache  # noqa: E402
+from starlette.middleware import Middleware  # noqa: E402
+
+from ..errors import UserError  # noqa: E402
+from ..inference import Detector, UnreadableImageError  # noqa: E402
+from ..inference.sources import find_input  # noqa: E402
+from .session import LEAST, LONGEST, Findings, find, read  # noqa: E402
+
+MAX_BYTES = 50 * 2**20  # of an uploaded file
+KEPT = 3600  # seconds for which files and results of people who have left are kept
+EXAMPLES = 8
+WAITING = 50  # people in the queue, at most
+HOME = '127.0.0.1'
+HEADERS = ('number', 'class', 'score', 'x', 'y', 'width', 'height')
+WELCOME = 'Drop, paste or photograph an image, or take an example.'
+# Nothing of other addresses is loaded, whatever a part of gradio asks for; it writes scripts and styles into the page.
+POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
+CSS = """
+.gradio-container { padding: 8px !important; }
+#status { min-height: 1.5em; font-weight: 600; }
+.caption { font-size: 0.95em; }
+.caption p { margin: 0; }
+"""
+# Screen readers tell what is written into these regions.
+LIVE = "() => document.querySelectorAll('#status, .caption').forEach(e => e.setAttribute('aria-live', 'polite'))"
+
+Updates = dict[Any, Any]
+
+
+class Photo(gr.Image):
+    """Hands over an uploaded file as it is: gradio would decode it, whatever its size, and drop its orientation."""
+
+    is_template = True  # gradio shows it as its parent
+
+    def preprocess(self, payload: Any) -> str | None:
+        return None if payload is None else payload.path
+
+
+class Panel:
+    """What the page has of one detector.
+
+    Args:
+        name: of the detector, as its heading.
+        detector: it is run by :meth:`run` only.
+    """
+
+    def __init__(self, name: str, detector: Detector) -> None:
+        self.name = name
+        self.detector = detector
+        self.findings = gr.State(None, time_to_live=KEPT)
+        gr.Markdown(f'## {name}')
+        self.picture = gr.Image(
+            label='Detections: click one to see where its query looked', interactive=False, buttons=['fullscreen']
+        )
+        self.drawn = gr.Radio([('boxes and masks', False), ('panoptic map', True)], value=False, label='Drawn')
+        self.drawn.visible = False
+        self.chosen = gr.Dropdown([], label='Chosen detection', interactive=True)
+        self.table = gr.Dataframe(headers=list(HEADERS), label='Detections, in pixels', interactive=False, max_height=240)
+        with gr.Row():
+            self.as_json = gr.DownloadButton('Download JSON', interactive=False, size='sm', min_width=120)
+            self.as_picture = gr.DownloadButton('Download picture', interactive=False, size='sm', min_width=120)
+        gr.Markdown('### Where the query looked')
+        with gr.Row():
+            self.layer = gr.Dropdown([], label='Decoder layer', interactive=True, min_width=120)
+            self.head = gr.Dropdown([], label='Head', interactive=True, min_width=120)
+        self.looked = gr.Image(label='Where the query looked', interactive=False, buttons=['download', 'fullscreen'])
+        self.caption = gr.Markdown(elem_classes='caption')
+
+    @property
+    def outputs(self) -> list[Any]:
+        """Components that change with an image or a threshold."""
+        return [
+            *(self.findings, self.picture, self.drawn, self.chosen, self.table, self.as_json, self.as_picture),
+            *(self.layer, self.head, self.looked, self.caption),
+        ]
+
+    def listen(self, threshold: gr.Slider) -> None:
+        """Answer clicks and choices; none of them runs the detector."""
+        quick = {'show_progress': 'hidden', 'api_visibility': 'private', 'concurrency_limit': None}
+        self.picture.select(self._at, [self.findings, threshold], self.chosen, **quick)
+        self.table.select(self._row, None, self.chosen, **quick)
+        inputs = [self.findings, threshold, self.chosen, self.drawn]
+        gr.on(
+            [self.chosen.change, self.drawn.change],
+            self.draw,
+            inputs,
+            [self.picture, self.as_picture],
+            trigger_mode='always_last',
+            **quick,
+        )
+        gr.on(
+            [self.chosen.change, self.layer.change, self.head.change],
+            self.look,
+            [self.findings, self.chosen, self.layer, self.head],
+            [self.looked, self.caption],
+            trigger_mode='always_last',
+            **quick,
+        )
+
+    def run(self, image: np.ndarray, name: str, score_thr: float) -> Updates:
+        """Run the detector, and show everything of a new image; the surest detection is chosen."""
+        findings = find(self.detector, image, name)
+        attention = findings.attention
+        layers = range(1, attention.num_decoder_layers + 1) if attention else ()
+        heads = [('mean of all', 0), *((str(h), h) for h in range(1, attention.num_heads + 1))] if attention else []
+        chosen = 0 if findings.count(score_thr) else None
+        return {
+            self.findings: findings,
+            self.drawn: gr.update(visible=findings.shown.panoptic is not None, value=False),
+            self.layer: gr.update(choices=list(layers), value=len(layers) or None, interactive=bool(layers)),
+            self.head: gr.update(choices=heads, value=0 if heads else None, interactive=bool(heads)),
+            **self.show(findings, score_thr, chosen, False),
+            **self.look(findings, chosen, None, None),
+        }
+
+    def show(self, findings: Findings | None, score_thr: float, chosen: int | None, panoptic: bool) -> Updates:
+        """Picture, table and files of the detections above a threshold."""
+        if findings is None:
+            return {}
+        count = findings.count(score_thr)
+        if chosen is not None and chosen >= count:
+            chosen = None
+        data = findings.json(count).encode()
+        return {
+            **self.draw(findings, score_thr, chosen, panoptic),
+            self.chosen: gr.update(choices=[(findings.title(i), i) for i in range(count)], value=chosen),
+            self.table: findings.rows(count),
+            self.as_json: gr.update(value=self._file(data, findings.name, 'json'), interactive=True),
+        }
+
+    def draw(self, findings: Findings | None, score_thr: float, chosen: int | None, panoptic: bool) -> Updates:
+        if findings is None:
+            return {}
+        count = findings.count(score_thr)
+        picture = findings.picture(count, chosen if chosen is not None and chosen < count else None, panoptic)
+        path = self._file(cv2.imencode('.png', picture[..., ::-1])[1].tobytes(), findings.name, 'png')
+        return {
+            self.picture: gr.update(value=path, alt_text=findings.summary(count)),
+            self.as_picture: gr.update(value=path, interactive=True),
+        }
+
+    def look(self, findings: Findings | None, chosen: int | None, layer: int | None, head: int | None) -> Updates:
+        if findings is None or chosen is None or findings.attention is None:
+            reason = '' if findings is None else findings.reason or 'Choose a detection to see where its query looked.'
+            return {self.looked: None, self.caption: reason}
+        picture, caption = findings.look(chosen, layer, head or None)
+        return {self.looked: gr.update(value=picture, alt_text=caption), self.caption: caption}
+
+    def _at(self, findings: Findings | None, score_thr: float, event: gr.SelectData) -> Any:
+        found = None if findings is None else findings.at(*event.index, findings.count(score_thr))
+        return gr.skip() if found is None else found
+
+    def _row(self, event: gr.SelectData) -> int:
+        return int(event.row_value[0]) - 1  # people can sort the table
+
+    def _file(self, data: bytes, image: str, suffix: str) -> str:
+        name = f'{Path(image).stem}_{self.name.replace("/", "_")}.{suffix}'
+        return save_bytes_to_cache(data, name, self.picture.GRADIO_CACHE)
+
+
+def build_page(detectors: Mapping[str, Detector], score_thr: float = 0.5) -> gr.Blocks:
+    """Build the page, to be launched by :func:`serve_page` or to be part of another page.
+
+    Args:
+        detectors: one or more by their names; each finds objects in the same image, and they stand side by side.
+        score_thr: where the slider stands at first.
+    """
+    with gr.Blocks(title='Detections', analytics_enabled=False, fill_width=True, delete_cache=(KEPT, KEPT)) as page:
+        with gr.Row():
+            with gr.Column(scale=2, min_width=300):
+                gr.Markdown('# What is found in an image')
+                photo = Photo(
+                    label='Image',
+                    type='filepath',
+                    sources=['upload', 'clipboard', 'webcam'],
+                    buttons=['fullscreen'],
+                    height=320,
+                )
+                status = gr.HTML(WELCOME, elem_id='status')
+                threshold = gr.Slider(
+                    LEAST, 1, score_thr, step=0.01, label='Threshold', info='Detections with a lower score are hidden.'
+                )
+                if examples := example_images(detectors):
+                    gr.Examples(examples, photo, label='Examples', examples_per_page=EXAMPLES)
+            panels = []
+            for name, detector in detectors.items():
+                with gr.Column(scale=3, min_width=320):
+                    panels.append(Panel(name, detector))
+        for panel in panels:
+            panel.listen(threshold)
+        _listen(photo, status, threshold, panels)
+    page.queue(max_size=WAITING)
+    return page
+
+
+def _listen(photo: Photo, status: gr.HTML, threshold: gr.Slider, panels: list[Panel]) -> None:
+    """Run the detectors on a new image, and redraw for a new threshold."""
+
+    def run(path: str | None, score_thr: float, progress: gr.Progress = gr.Progress()) -> Iterator[Updates]:  # noqa: B008
+        if path is None:
+            yield {status: gr.skip()}
+            return
+        try:
+            file = Path(path)
+            image, note = read(panels[0].detector, file)
+            for number, panel in enumerate(panels):
+                progress((number, len(panels)), desc=f'running {panel.name}', unit='detectors')
+                yield panel.run(image, file.name, score_thr)
+        except UnreadableImageError as error:
+            yield {status: _safe(error), photo: None}
+            return
+        yield {status: _safe(note or f'{file.name}: {image.shape[1]} x {image.shape[0]} pixels')}
+
+    outputs = [output for panel in panels for output in panel.outputs]
+    photo.change(
+        run,
+        [photo, threshold],
+        [status, photo, *outputs],
+        concurrency_limit=1,
+        api_visibility='private',
+        show_progress_on=[panel.picture for panel in panels],
+    )
+
+    def show(score_thr: float, *values: Any) -> Updates:
+        updates: Updates = {}
+        for index, panel in enumerate(panels):
+            updates |= panel.show(values[3 * index], score_thr, *values[3 * index + 1 : 3 * index + 3])
+        return updates
+
+    threshold.change(
+        show,
+        [threshold, *(part for panel in panels for part in (panel.findings, panel.chosen, panel.drawn))],
+        outputs,
+        trigger_mode='always_last',
+        concurrency_limit=None,
+        show_progress='hidden',
+        api_visibility='private',
+    )
+
+
+def _safe(message: object) -> str:
+    return str(message).replace('&', '&amp;').replace('<', '&lt;')
+
+
+def example_images(detectors: Mapping[str, Detector]) -> list[str]:
+    """The first images in the folder of the first detector's data set; none where it is not here."""
+    for detector in detectors.values():
+        dataset = detector.model.cfg.test_dataloader.get('dataset') or {}
+        while 'data_prefix' not in dataset and ('dataset' in dataset or 'datasets' in dataset):
+            dataset = dataset.get('dataset') or dataset['datasets'][0]
+        prefix = (dataset.get('data_prefix') or {}).get('img')
+        folder = Path(dataset.get('data_root') or '', prefix or '')
+        if prefix is not None and folder.is_dir():
+            try:
+                return find_input(str(folder)).paths[:EXAMPLES]
+            except UserError:
+                continue
+    return []
+
+
+@contextmanager
+def serve_page(
+    detectors: Mapping[str, Detector], host: str = HOME, port: int | None = None, score_thr: float = 0.5
+) -> Iterator[str]:
+    """Serve the page as long as the context lasts, and delete then what people have uploaded.
+
+    Args:
+        detectors: as for :func:`build_page`.
+        host: address to listen on: other machines see the page at ``0.0.0.0`` only.
+        port: by default, the first free one from 7860 on.
+        score_thr: where the slider stands at first.
+
+    Yields:
+        The address of the page.
+
+    Raises:
+        UserError: the address is not of this machine, or the port is taken.
+    """
+    require_free(host, port)
+    with tempfile.TemporaryDirectory(prefix='mmdet_detr_page_') as folder:
+        os.environ['GRADIO_TEMP_DIR'] = folder
+        page = build_page(detectors, score_thr)
+        try:
+            _, address, _ = page.launch(
+                server_name=host,
+                server_port=port,
+                share=False,
+                inbrowser=False,
+                prevent_thread_lock=True,
+                quiet=True,
+                show_error=True,
+                ssr_mode=False,
+                pwa=False,
+                run_history=False,
+                footer_links=[],
+                max_file_size=MAX_BYTES,
+                app_kwargs={'middleware': [Middleware(OwnAddressOnly)]},
+                theme=theme(),
+                css=CSS,
+                js=LIVE,
+            )
+            yield address
+        finally:
+            page.close(verbose=False)
+
+
+def theme() -> gr.themes.Default:
+    """Fonts of the reader's own machine, and greys that can be read on white."""
+    fonts = {'font': ['system-ui', 'sans-serif'], 'font_mono': ['ui-monospace', 'monospace']}
+    return gr.themes.Default(primary_hue='blue', **fonts).set(
+        body_text_color_subdued='*neutral_600',
+        block_info_text_color='*neutral_600',
+        block_label_text_color='*neutral_700',
+        block_title_text_color='*neutral_800',
+    )
+
+
+def require_free(host: str, port: int | None) -> None:
+    """Raise a UserError where a server cannot listen at an address; port None is any free one."""
+    try:
+        socket.create_server((host, port or 0), family=socket.AF_INET6 if ':' in host else socket.AF_INET).close()
+    except OSError as error:
+        if port is None or isinstance(error, socket.gaierror):
+            raise UserError(f'{host} is no address of this machine: {error.strerror}') from error
+        raise UserError(f'port {port} of {host} cannot be used ({error.strerror}): name another by --port') from error
+
+
+class OwnAddressOnly:
+    """Tells browsers to load nothing of any other address."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def send_with_policy(message: Any) -> None:
+            if message['type'] == 'http.response.start':
+                message['headers'] = [*message['headers'], (b'content-security-policy', POLICY.encode())]
+            await send(message)
+
+        await self.app(scope, receive, send_with_policy if scope['type'] == 'http' else send)
+
+
