@@ -1,33 +1,34 @@
 """The page itself, on gradio."""
 
+import contextlib
 import os
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'  # gradio reads them when it is imported
 os.environ['HF_HUB_DISABLE_TELEMETRY'] = '1'
 
-import cv2  # noqa: E402
-import gradio as gr  # noqa: E402
-import numpy as np  # noqa: E402
-from gradio.processing_utils import save_bytes_to_cache  # noqa: E402
-from starlette.middleware import Middleware  # noqa: E402
+import cv2
+import gradio as gr
+import numpy as np
+from gradio.processing_utils import save_bytes_to_cache
+from starlette.middleware import Middleware
 
-from ..errors import UserError  # noqa: E402
-from ..inference import Detector, UnreadableImageError  # noqa: E402
-from ..inference.sources import find_input  # noqa: E402
-from .session import LEAST, LONGEST, Findings, find, read  # noqa: E402
+from ..errors import UserError
+from ..inference import Detector, UnreadableImageError
+from ..inference.sources import Images, find_input
+from .session import LEAST, Findings, find, read
 
 MAX_BYTES = 50 * 2**20  # of an uploaded file
 KEPT = 3600  # seconds for which files and results of people who have left are kept
 EXAMPLES = 8
 WAITING = 50  # people in the queue, at most
 HOME = '127.0.0.1'
-HEADERS = ('number', 'class', 'score', 'x', 'y', 'width', 'height')
+HEADERS = ['no.', 'class', 'score', 'x', 'y', 'w', 'h']
+DRAWN = [('boxes', False), ('panoptic map', True)]
 WELCOME = 'Drop, paste or photograph an image, or take an example.'
 # Nothing of other addresses is loaded, whatever a part of gradio asks for; it writes scripts and styles into the page.
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
@@ -43,15 +44,6 @@ LIVE = "() => document.querySelectorAll('#status, .caption').forEach(e => e.setA
 Updates = dict[Any, Any]
 
 
-class Photo(gr.Image):
-    """Hands over an uploaded file as it is: gradio would decode it, whatever its size, and drop its orientation."""
-
-    is_template = True  # gradio shows it as its parent
-
-    def preprocess(self, payload: Any) -> str | None:
-        return None if payload is None else payload.path
-
-
 class Panel:
     """What the page has of one detector.
 
@@ -64,23 +56,33 @@ class Panel:
         self.name = name
         self.detector = detector
         self.findings = gr.State(None, time_to_live=KEPT)
-        gr.Markdown(f'## {name}')
-        self.picture = gr.Image(
-            label='Detections: click one to see where its query looked', interactive=False, buttons=['fullscreen']
-        )
-        self.drawn = gr.Radio([('boxes and masks', False), ('panoptic map', True)], value=False, label='Drawn')
-        self.drawn.visible = False
-        self.chosen = gr.Dropdown([], label='Chosen detection', interactive=True)
-        self.table = gr.Dataframe(headers=list(HEADERS), label='Detections, in pixels', interactive=False, max_height=240)
+        gr.Markdown(f'## {name}\nClick a detection, or a row of the table, to see where its query looked.')
         with gr.Row():
-            self.as_json = gr.DownloadButton('Download JSON', interactive=False, size='sm', min_width=120)
-            self.as_picture = gr.DownloadButton('Download picture', interactive=False, size='sm', min_width=120)
-        gr.Markdown('### Where the query looked')
-        with gr.Row():
-            self.layer = gr.Dropdown([], label='Decoder layer', interactive=True, min_width=120)
-            self.head = gr.Dropdown([], label='Head', interactive=True, min_width=120)
-        self.looked = gr.Image(label='Where the query looked', interactive=False, buttons=['download', 'fullscreen'])
-        self.caption = gr.Markdown(elem_classes='caption')
+            with gr.Column(min_width=300):
+                self.picture = gr.Image(label='Detections', show_label=False, interactive=False, buttons=['fullscreen'])
+                self.drawn = gr.Radio(DRAWN, value=False, label='Drawn', visible=False)
+                self.chosen = gr.Dropdown([], label='Chosen detection', interactive=True)
+                self.table = gr.Dataframe(
+                    headers=HEADERS,
+                    label='Detections: left, top, width and height in pixels',
+                    interactive=False,
+                    max_height=240,
+                    buttons=[],
+                )
+                with gr.Row():
+                    self.as_json = gr.DownloadButton('Download JSON', interactive=False, size='sm', min_width=120)
+                    self.as_picture = gr.DownloadButton('Download picture', interactive=False, size='sm', min_width=120)
+            with gr.Column(min_width=300):
+                self.looked = gr.Image(
+                    label='Where the query looked',
+                    show_label=False,
+                    interactive=False,
+                    buttons=['download', 'fullscreen'],
+                )
+                self.caption = gr.Markdown('Where the query of the chosen detection looked.', elem_classes='caption')
+                with gr.Row():
+                    self.layer = gr.Dropdown([], label='Decoder layer', interactive=True, min_width=120)
+                    self.head = gr.Dropdown([], label='Head', interactive=True, min_width=120)
 
     @property
     def outputs(self) -> list[Any]:
@@ -92,7 +94,7 @@ class Panel:
 
     def listen(self, threshold: gr.Slider) -> None:
         """Answer clicks and choices; none of them runs the detector."""
-        quick = {'show_progress': 'hidden', 'api_visibility': 'private', 'concurrency_limit': None}
+        quick: dict[str, Any] = {'show_progress': 'hidden', 'api_visibility': 'private', 'concurrency_limit': None}
         self.picture.select(self._at, [self.findings, threshold], self.chosen, **quick)
         self.table.select(self._row, None, self.chosen, **quick)
         inputs = [self.findings, threshold, self.chosen, self.drawn]
@@ -118,7 +120,7 @@ class Panel:
         findings = find(self.detector, image, name)
         attention = findings.attention
         layers = range(1, attention.num_decoder_layers + 1) if attention else ()
-        heads = [('mean of all', 0), *((str(h), h) for h in range(1, attention.num_heads + 1))] if attention else []
+        heads = [('mean', 0), *((str(h), h) for h in range(1, attention.num_heads + 1))] if attention else []
         chosen = 0 if findings.count(score_thr) else None
         return {
             self.findings: findings,
@@ -129,10 +131,17 @@ class Panel:
             **self.look(findings, chosen, None, None),
         }
 
+    def clear(self) -> Updates:
+        """Nothing of an image that is gone."""
+        files = {button: gr.update(value=None, interactive=False) for button in (self.as_json, self.as_picture)}
+        choices = {part: gr.update(choices=[], value=None) for part in (self.chosen, self.layer, self.head)}
+        empty = dict.fromkeys((self.findings, self.picture, self.table, self.looked))
+        return {**empty, **files, **choices, self.drawn: gr.update(visible=False), self.caption: ''}
+
     def show(self, findings: Findings | None, score_thr: float, chosen: int | None, panoptic: bool) -> Updates:
         """Picture, table and files of the detections above a threshold."""
         if findings is None:
-            return {}
+            return {self.picture: gr.skip()}
         count = findings.count(score_thr)
         if chosen is not None and chosen >= count:
             chosen = None
@@ -146,7 +155,7 @@ class Panel:
 
     def draw(self, findings: Findings | None, score_thr: float, chosen: int | None, panoptic: bool) -> Updates:
         if findings is None:
-            return {}
+            return {self.picture: gr.skip()}
         count = findings.count(score_thr)
         picture = findings.picture(count, chosen if chosen is not None and chosen < count else None, panoptic)
         path = self._file(cv2.imencode('.png', picture[..., ::-1])[1].tobytes(), findings.name, 'png')
@@ -163,7 +172,10 @@ class Panel:
         return {self.looked: gr.update(value=picture, alt_text=caption), self.caption: caption}
 
     def _at(self, findings: Findings | None, score_thr: float, event: gr.SelectData) -> Any:
-        found = None if findings is None else findings.at(*event.index, findings.count(score_thr))
+        if findings is None:
+            return gr.skip()
+        x, y = event.index
+        found = findings.at(x, y, findings.count(score_thr))
         return gr.skip() if found is None else found
 
     def _row(self, event: gr.SelectData) -> int:
@@ -181,36 +193,60 @@ def build_page(detectors: Mapping[str, Detector], score_thr: float = 0.5) -> gr.
         detectors: one or more by their names; each finds objects in the same image, and they stand side by side.
         score_thr: where the slider stands at first.
     """
-    with gr.Blocks(title='Detections', analytics_enabled=False, fill_width=True, delete_cache=(KEPT, KEPT)) as page:
+    with gr.Blocks(title='Find objects', analytics_enabled=False, fill_width=True, delete_cache=(KEPT, KEPT)) as page:
         with gr.Row():
-            with gr.Column(scale=2, min_width=300):
-                gr.Markdown('# What is found in an image')
-                photo = Photo(
+            with gr.Column(scale=2, min_width=280):
+                gr.Markdown('# Find objects')
+                photo = gr.Image(
                     label='Image',
                     type='filepath',
                     sources=['upload', 'clipboard', 'webcam'],
                     buttons=['fullscreen'],
                     height=320,
                 )
+                photo.preprocess = _as_uploaded
                 status = gr.HTML(WELCOME, elem_id='status')
                 threshold = gr.Slider(
                     LEAST, 1, score_thr, step=0.01, label='Threshold', info='Detections with a lower score are hidden.'
                 )
                 if examples := example_images(detectors):
-                    gr.Examples(examples, photo, label='Examples', examples_per_page=EXAMPLES)
+                    shown = gr.Gallery(
+                        examples,
+                        label='Examples',
+                        columns=3,
+                        allow_preview=False,
+                        interactive=False,
+                        buttons=[],
+                        height='auto',
+                    )
             panels = []
             for name, detector in detectors.items():
-                with gr.Column(scale=3, min_width=320):
+                with gr.Column(scale=5, min_width=300):
                     panels.append(Panel(name, detector))
         for panel in panels:
             panel.listen(threshold)
         _listen(photo, status, threshold, panels)
+        if examples:
+
+            def take(event: gr.SelectData) -> str:
+                path = Path(examples[event.index])
+                return save_bytes_to_cache(path.read_bytes(), path.name, photo.GRADIO_CACHE)
+
+            shown.select(take, None, photo, show_progress='hidden', api_visibility='private')
     page.queue(max_size=WAITING)
     return page
 
 
-def _listen(photo: Photo, status: gr.HTML, threshold: gr.Slider, panels: list[Panel]) -> None:
+def _as_uploaded(payload: Any) -> str | None:
+    """The file as it is: gradio would decode it, whatever its size, and write it anew."""
+    return None if payload is None else payload.path
+
+
+def _listen(photo: gr.Image, status: gr.HTML, threshold: gr.Slider, panels: list[Panel]) -> None:
     """Run the detectors on a new image, and redraw for a new threshold."""
+
+    def cleared() -> Updates:
+        return {part: update for panel in panels for part, update in panel.clear().items()}
 
     def run(path: str | None, score_thr: float, progress: gr.Progress = gr.Progress()) -> Iterator[Updates]:  # noqa: B008
         if path is None:
@@ -223,7 +259,7 @@ def _listen(photo: Photo, status: gr.HTML, threshold: gr.Slider, panels: list[Pa
                 progress((number, len(panels)), desc=f'running {panel.name}', unit='detectors')
                 yield panel.run(image, file.name, score_thr)
         except UnreadableImageError as error:
-            yield {status: _safe(error), photo: None}
+            yield {status: _safe(error), photo: None, **cleared()}
             return
         yield {status: _safe(note or f'{file.name}: {image.shape[1]} x {image.shape[0]} pixels')}
 
@@ -236,6 +272,8 @@ def _listen(photo: Photo, status: gr.HTML, threshold: gr.Slider, panels: list[Pa
         api_visibility='private',
         show_progress_on=[panel.picture for panel in panels],
     )
+
+    photo.clear(lambda: {status: WELCOME, **cleared()}, None, [status, *outputs], api_visibility='private')
 
     def show(score_thr: float, *values: Any) -> Updates:
         updates: Updates = {}
@@ -267,14 +305,14 @@ def example_images(detectors: Mapping[str, Detector]) -> list[str]:
         prefix = (dataset.get('data_prefix') or {}).get('img')
         folder = Path(dataset.get('data_root') or '', prefix or '')
         if prefix is not None and folder.is_dir():
-            try:
-                return find_input(str(folder)).paths[:EXAMPLES]
-            except UserError:
-                continue
+            with contextlib.suppress(UserError):  # of a folder without images
+                found = find_input(str(folder))
+                assert isinstance(found, Images)
+                return found.paths[:EXAMPLES]
     return []
 
 
-@contextmanager
+@contextlib.contextmanager
 def serve_page(
     detectors: Mapping[str, Detector], host: str = HOME, port: int | None = None, score_thr: float = 0.5
 ) -> Iterator[str]:
@@ -354,5 +392,3 @@ class OwnAddressOnly:
             await send(message)
 
         await self.app(scope, receive, send_with_policy if scope['type'] == 'http' else send)
-
-

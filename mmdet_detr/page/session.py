@@ -85,7 +85,7 @@ class Findings:
     def rows(self, count: int) -> list[list[Any]]:
         """Number, name, score, and x, y, width and height in pixels of the given image, of each detection."""
         return [
-            [number, entry['category_name'], round(entry['score'], 2), *(round(side) for side in entry['bbox'])]
+            [number, entry['category_name'], f'{entry["score"]:.2f}', *(round(side) for side in entry['bbox'])]
             for number, entry in enumerate(self.entries[:count], start=1)
         ]
 
@@ -139,7 +139,7 @@ class Findings:
         query, number = int(self.queries[index]), self.attention.decoder_layer(layer)
         factor = enlargement(self.image)
         image = cv2.resize(self.image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)[..., ::-1] / 255
-        weights = self.attention.decoder(query, layer, head, size=image.shape[:2])
+        weights = self.attention.decoder(query, layer, head, size=(image.shape[0], image.shape[1]))
         opacity = OPACITY * (weights / weights.max())[..., None]
         dimmed = (0.3 * image + 0.7 * image.mean(2, keepdims=True)) * 0.6
         picture = np.rint(255 * ((1 - opacity) * dimmed + opacity * ATTENTION_COLOUR)).clip(0, 255).astype(np.uint8)
