@@ -33,7 +33,7 @@ WELCOME = 'Drop, paste or photograph an image, or take an example.'
 # Nothing of other addresses is loaded, whatever a part of gradio asks for; it writes scripts and styles into the page.
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
 CSS = """
-.gradio-container { padding: 8px !important; }
+@media (max-width: 640px) { .gradio-container { padding: 0 !important; } .fillable { padding: 12px !important; } }
 #status { min-height: 1.5em; font-weight: 600; }
 .caption { font-size: 0.95em; }
 .caption p { margin: 0; }
@@ -204,7 +204,6 @@ def build_page(detectors: Mapping[str, Detector], score_thr: float = 0.5) -> gr.
                     buttons=['fullscreen'],
                     height=320,
                 )
-                photo.preprocess = _as_uploaded
                 status = gr.HTML(WELCOME, elem_id='status')
                 threshold = gr.Slider(
                     LEAST, 1, score_thr, step=0.01, label='Threshold', info='Detections with a lower score are hidden.'
@@ -237,23 +236,20 @@ def build_page(detectors: Mapping[str, Detector], score_thr: float = 0.5) -> gr.
     return page
 
 
-def _as_uploaded(payload: Any) -> str | None:
-    """The file as it is: gradio would decode it, whatever its size, and write it anew."""
-    return None if payload is None else payload.path
-
-
 def _listen(photo: gr.Image, status: gr.HTML, threshold: gr.Slider, panels: list[Panel]) -> None:
     """Run the detectors on a new image, and redraw for a new threshold."""
 
     def cleared() -> Updates:
         return {part: update for panel in panels for part, update in panel.clear().items()}
 
-    def run(path: str | None, score_thr: float, progress: gr.Progress = gr.Progress()) -> Iterator[Updates]:  # noqa: B008
-        if path is None:
+    def run(
+        upload: dict[str, Any] | None, score_thr: float, progress: gr.Progress = gr.Progress()
+    ) -> Iterator[Updates]:  # noqa: B008
+        if upload is None:
             yield {status: gr.skip()}
             return
         try:
-            file = Path(path)
+            file = Path(upload['path'])
             image, note = read(panels[0].detector, file)
             for number, panel in enumerate(panels):
                 progress((number, len(panels)), desc=f'running {panel.name}', unit='detectors')
@@ -268,6 +264,7 @@ def _listen(photo: gr.Image, status: gr.HTML, threshold: gr.Slider, panels: list
         run,
         [photo, threshold],
         [status, photo, *outputs],
+        preprocess=False,  # gradio would decode the file, whatever its size, and write it anew
         concurrency_limit=1,
         api_visibility='private',
         show_progress_on=[panel.picture for panel in panels],
