@@ -1,6 +1,7 @@
 """The page itself, on gradio."""
 
 import contextlib
+import hashlib
 import os
 import socket
 import tempfile
@@ -14,7 +15,6 @@ os.environ['HF_HUB_DISABLE_TELEMETRY'] = '1'
 import cv2
 import gradio as gr
 import numpy as np
-from gradio.processing_utils import save_bytes_to_cache
 from starlette.middleware import Middleware
 
 from ..errors import UserError
@@ -28,18 +28,23 @@ EXAMPLES = 8
 WAITING = 50  # people in the queue, at most
 HOME = '127.0.0.1'
 HEADERS = ['no.', 'class', 'score', 'x', 'y', 'w', 'h']
-DRAWN = [('boxes', False), ('panoptic map', True)]
+DRAWN = [('detections', False), ('panoptic map', True)]
 WELCOME = 'Drop, paste or photograph an image, or take an example.'
 # Nothing of other addresses is loaded, whatever a part of gradio asks for; it writes scripts and styles into the page.
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
 CSS = """
-@media (max-width: 640px) { .gradio-container { padding: 0 !important; } .fillable { padding: 12px !important; } }
-#status { min-height: 1.5em; font-weight: 600; }
+.main.fillable.app { padding: clamp(12px, 2.5vw, 32px) !important; }
+#examples .grid-wrap { max-height: none; min-height: 0; height: auto; padding: 0; }
+#examples .grid-container { grid-template-columns: repeat(auto-fill, minmax(80px, 1fr)) !important; }
+#examples button { min-width: 0; }
+#status .prose { min-height: 1.5em; font-weight: 600; }
 .caption { font-size: 0.95em; }
 .caption p { margin: 0; }
 """
 # Screen readers tell what is written into these regions.
 LIVE = "() => document.querySelectorAll('#status, .caption').forEach(e => e.setAttribute('aria-live', 'polite'))"
+
+PROGRESS = gr.Progress()
 
 Updates = dict[Any, Any]
 
@@ -183,7 +188,7 @@ class Panel:
 
     def _file(self, data: bytes, image: str, suffix: str) -> str:
         name = f'{Path(image).stem}_{self.name.replace("/", "_")}.{suffix}'
-        return save_bytes_to_cache(data, name, self.picture.GRADIO_CACHE)
+        return _kept(data, name, self.picture)
 
 
 def build_page(detectors: Mapping[str, Detector], score_thr: float = 0.5) -> gr.Blocks:
@@ -209,14 +214,16 @@ def build_page(detectors: Mapping[str, Detector], score_thr: float = 0.5) -> gr.
                     LEAST, 1, score_thr, step=0.01, label='Threshold', info='Detections with a lower score are hidden.'
                 )
                 if examples := example_images(detectors):
+                    gr.Markdown('### Examples')
                     shown = gr.Gallery(
                         examples,
                         label='Examples',
+                        show_label=False,
                         columns=3,
                         allow_preview=False,
                         interactive=False,
                         buttons=[],
-                        height='auto',
+                        elem_id='examples',
                     )
             panels = []
             for name, detector in detectors.items():
@@ -229,7 +236,7 @@ def build_page(detectors: Mapping[str, Detector], score_thr: float = 0.5) -> gr.
 
             def take(event: gr.SelectData) -> str:
                 path = Path(examples[event.index])
-                return save_bytes_to_cache(path.read_bytes(), path.name, photo.GRADIO_CACHE)
+                return _kept(path.read_bytes(), path.name, photo)
 
             shown.select(take, None, photo, show_progress='hidden', api_visibility='private')
     page.queue(max_size=WAITING)
@@ -242,9 +249,7 @@ def _listen(photo: gr.Image, status: gr.HTML, threshold: gr.Slider, panels: list
     def cleared() -> Updates:
         return {part: update for panel in panels for part, update in panel.clear().items()}
 
-    def run(
-        upload: dict[str, Any] | None, score_thr: float, progress: gr.Progress = gr.Progress()
-    ) -> Iterator[Updates]:  # noqa: B008
+    def run(upload: dict[str, Any] | None, score_thr: float, progress: gr.Progress = PROGRESS) -> Iterator[Updates]:
         if upload is None:
             yield {status: gr.skip()}
             return
@@ -287,6 +292,19 @@ def _listen(photo: gr.Image, status: gr.HTML, threshold: gr.Slider, panels: list
         show_progress='hidden',
         api_visibility='private',
     )
+
+
+def _kept(data: bytes, name: str, component: Any) -> str:
+    """A file among those that a component may serve. Equal files are one, and it is never written while it is sent."""
+    path = Path(component.GRADIO_CACHE, hashlib.sha256(data).hexdigest(), name)
+    if path.exists():
+        path.touch()  # gradio deletes the old ones
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(data)
+        os.replace(file.name, path)
+    return str(path)
 
 
 def _safe(message: object) -> str:

@@ -358,7 +358,8 @@ def test_browsers_are_told_to_load_nothing_of_others(browser, address):
     other = 'http://127.0.0.2:9/x.js'
     with visiting(browser, address, (other,)) as person:
         blocked = person.page.evaluate(
-            "address => new Promise(done => { document.addEventListener('securitypolicyviolation', e => done(e.blockedURI));"
+            'address => new Promise(done => {'
+            " document.addEventListener('securitypolicyviolation', event => done(event.blockedURI));"
             " const script = document.createElement('script'); script.src = address; document.head.append(script) })",
             other,
         )
