@@ -4,10 +4,13 @@ import argparse
 import contextlib
 import importlib.util
 import logging
+import os
 import signal
 import sys
 import threading
 import warnings
+from collections.abc import Sequence
+from pathlib import Path
 
 from mmengine.logging import MMLogger
 
@@ -28,8 +31,14 @@ def main(args: argparse.Namespace) -> None:
         from ..page.app import require_free, serve_page  # gradio takes seconds
 
         require_free(args.host, args.port)
-        names = list(dict.fromkeys(args.checkpoint))
-        detectors = {name: load(name, args.config, args.device) for name in names}
+        names = short_names(args.checkpoint)
+        detectors = {names[path]: load(path, args.config, args.device) for path in names}
         with serve_page(detectors, args.host, args.port, args.score_thr) as address:
             print(f'{address} (Ctrl-C ends it)', flush=True)
             threading.Event().wait()
+
+
+def short_names(paths: Sequence[str]) -> dict[str, str]:
+    """Names of checkpoints by their paths: the paths from the folder that all are in."""
+    folder = os.path.commonpath([Path(path).absolute().parent for path in paths])
+    return {path: os.path.relpath(path, folder) for path in paths}

@@ -28,6 +28,7 @@ EXAMPLES = 8
 WAITING = 50  # people in the queue, at most
 HOME = '127.0.0.1'
 HEADERS = ['no.', 'class', 'score', 'x', 'y', 'w', 'h']
+WIDTHS = ['11%', '23%', '16%', '13%', '13%', '12%', '12%']
 DRAWN = [('detections', False), ('panoptic map', True)]
 WELCOME = 'Drop, paste or photograph an image, or take an example.'
 # Nothing of other addresses is loaded, whatever a part of gradio asks for; it writes scripts and styles into the page.
@@ -69,6 +70,7 @@ class Panel:
                 self.chosen = gr.Dropdown([], label='Chosen detection', interactive=True)
                 self.table = gr.Dataframe(
                     headers=HEADERS,
+                    column_widths=WIDTHS,
                     label='Detections: left, top, width and height in pixels',
                     interactive=False,
                     max_height=240,
@@ -391,7 +393,9 @@ def require_free(host: str, port: int | None) -> None:
     except OSError as error:
         if port is None or isinstance(error, socket.gaierror):
             raise UserError(f'{host} is no address of this machine: {error.strerror}') from error
-        raise UserError(f'port {port} of {host} cannot be used ({error.strerror}): name another by --port') from error
+        raise UserError(
+            f'port {port} of {host} cannot be used ({os.strerror(error.errno or 0)}): name another by --port'
+        ) from error
 
 
 class OwnAddressOnly:
