@@ -27,8 +27,8 @@ KEPT = 3600  # seconds for which files and results of people who have left are k
 EXAMPLES = 8
 WAITING = 50  # people in the queue, at most
 HOME = '127.0.0.1'
-HEADERS = ['no.', 'class', 'score', 'x', 'y', 'w', 'h']
-WIDTHS = ['11%', '23%', '16%', '13%', '13%', '12%', '12%']
+HEADERS = ['#', 'class', 'score', 'x', 'y', 'w', 'h']
+WIDTHS = ['10%', '21%', '19%', '13%', '13%', '12%', '12%']
 DRAWN = [('detections', False), ('panoptic map', True)]
 WELCOME = 'Drop, paste or photograph an image, or take an example.'
 # Nothing of other addresses is loaded, whatever a part of gradio asks for; it writes scripts and styles into the page.

@@ -56,7 +56,7 @@ class Findings:
 
     Attributes:
         name: of the image.
-        image: (h, w, 3) uint8 BGR, at most 1280 pixels long.
+        image: (h, w, 3) uint8 BGR, at most 1280 pixels long, and enlarged as :class:`Painter` does it.
         shown: the detections with a score of at least ``LEAST``, in pixels of ``image``.
         entries: the same in pixels of the image as it was given, in the form of ``predict``'s ``detections.json``.
         attention: what the transformer looks at; None of a detector without one.
@@ -105,16 +105,16 @@ class Findings:
         Returns:
             (H, W, 3) uint8 RGB.
         """
-        result = self.shown.take(np.arange(count))
-        picture = self.painter.draw(self.image, result if panoptic else replace(result, panoptic=None))
-        if chosen is not None:
-            box = self.shown.boxes[chosen] * enlargement(self.image)
-            _frame(picture, box)
+        result, image = self.shown.take(np.arange(count)), self.image.copy()
+        if chosen is not None and not panoptic:
+            _frame(image, self.shown.boxes[chosen])  # below the names
+        picture = self.painter.draw(image, result if panoptic else replace(result, panoptic=None))
+        if chosen is not None and panoptic:
+            _frame(picture, self.shown.boxes[chosen])
         return np.ascontiguousarray(picture[..., ::-1])
 
     def at(self, x: float, y: float, count: int) -> int | None:
         """The detection at a point of :meth:`picture`: the smallest box around it; None if there is none."""
-        x, y = (side / enlargement(self.image) for side in (x, y))
         left, top, right, bottom = self.shown.boxes[:count].T
         around = np.flatnonzero((left <= x) & (x <= right) & (top <= y) & (y <= bottom))
         areas = ((right - left) * (bottom - top))[around]
@@ -137,8 +137,7 @@ class Findings:
         if self.attention is None:
             raise UserError(self.reason)
         query, number = int(self.queries[index]), self.attention.decoder_layer(layer)
-        factor = enlargement(self.image)
-        image = cv2.resize(self.image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)[..., ::-1] / 255
+        image = self.image[..., ::-1] / 255
         weights = self.attention.decoder(query, layer, head, size=(image.shape[0], image.shape[1]))
         opacity = OPACITY * (weights / weights.max())[..., None]
         dimmed = (0.3 * image + 0.7 * image.mean(2, keepdims=True)) * 0.6
@@ -174,9 +173,9 @@ def find(detector: Detector, image: np.ndarray, name: str) -> Findings:
         queries = queries_of(found, attention.layers[-1])
     except ConfigError as error:
         reason, found = str(error), detector(image, LEAST)
-    shown, factor = image, LONGEST / max(image.shape[:2])
-    if factor < 1:
-        shown = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+    factor = min(LONGEST / max(image.shape[:2]), enlargement(image))
+    how = cv2.INTER_CUBIC if factor >= 1 else cv2.INTER_AREA
+    shown = cv2.resize(image, None, fx=factor, fy=factor, interpolation=how)
     return Findings(
         name=name,
         image=shown,

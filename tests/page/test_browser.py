@@ -297,13 +297,13 @@ def test_without_a_mouse(visit, photos):
     order += ['Download JSON', 'Decoder layer', 'Head']
     places = [names.index(name) for name in order]
     assert places == sorted(places)
-    page.get_by_role('slider').focus()
-    page.keyboard.press('ArrowRight')
-    assert page.get_by_role('slider').input_value() == '0.31'
     page.get_by_label('Chosen detection').focus()
     page.keyboard.press('ArrowDown')
     page.keyboard.press('Enter')
     visit.caption('to find 2 ')
+    page.get_by_role('slider').focus()
+    page.keyboard.press('ArrowRight')
+    assert page.get_by_role('slider').input_value() == '0.31'
     assert page.locator('#status').get_attribute('aria-live') == 'polite'
     unnamed = [
         line for line in page.locator('body').aria_snapshot().splitlines() if line.strip() in ('- button', '- link')

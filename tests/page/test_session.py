@@ -12,7 +12,6 @@ from PIL import Image
 from mmdet_detr.attention import attend
 from mmdet_detr.errors import UserError
 from mmdet_detr.inference import Result, UnreadableImageError
-from mmdet_detr.inference.draw import enlargement
 from mmdet_detr.page.session import LEAST, LONGEST, Findings, find, queries_of, read
 
 
@@ -52,13 +51,22 @@ def test_a_click_takes_the_smallest_box_around_it(findings):
     boxes = np.array([[0, 0, 40, 40], [10, 10, 20, 20], [12, 12, 18, 18]], dtype=np.float32)
     shown = Result(boxes, np.array([0.9, 0.8, 0.1]), np.zeros(3, int), ('circle',))
     few = replace(findings, shown=shown)
-    factor = enlargement(few.image)
-    assert factor > 1
-    assert few.at(15 * factor, 15 * factor, 3) == 2
-    assert few.at(15 * factor, 15 * factor, 2) == 1
-    assert few.at(30 * factor, 30 * factor, 3) == 0
-    assert few.at(60 * factor, 30 * factor, 3) is None
+    assert few.at(15, 15, 3) == 2
+    assert few.at(15, 15, 2) == 1
+    assert few.at(30, 30, 3) == 0
+    assert few.at(60, 30, 3) is None
     assert few.at(15, 15, 0) is None
+
+
+def test_small_images_are_enlarged(detector, images):
+    image, _ = read(detector, images / 'grey.png')  # 50 x 70 pixels
+    findings = find(detector, image, 'grey.png')
+    assert findings.image.shape == findings.picture(0).shape == (300, 420, 3)
+    np.testing.assert_allclose(findings.shown.boxes / 6, detector(image, LEAST).boxes, rtol=1e-5)
+    framed = (findings.picture(0, 0) != findings.picture(0)).any(-1)
+    assert framed.any()
+    left, top, right, bottom = findings.shown.boxes[0].astype(int)
+    assert not framed[top + 9 : bottom - 9, left + 9 : right - 9].any()
 
 
 def test_where_a_query_looked(findings):
