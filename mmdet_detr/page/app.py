@@ -6,6 +6,7 @@ import os
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import gradio as gr
 import numpy as np
 from starlette.middleware import Middleware
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..inference import Detector, UnreadableImageError
 from ..inference.sources import Images, find_input
 from .session import LEAST, Findings, find, read
@@ -165,7 +166,7 @@ class Panel:
             return {self.picture: gr.skip()}
         count = findings.count(score_thr)
         picture = findings.picture(count, chosen if chosen is not None and chosen < count else None, panoptic)
-        path = self._file(cv2.imencode('.png', picture[..., ::-1])[1].tobytes(), findings.name, 'png')
+        path = self._file(_png(picture), findings.name, 'png')
         return {
             self.picture: gr.update(value=path, alt_text=findings.summary(count)),
             self.as_picture: gr.update(value=path, interactive=True),
@@ -176,7 +177,8 @@ class Panel:
             reason = '' if findings is None else findings.reason or 'Choose a detection to see where its query looked.'
             return {self.looked: None, self.caption: reason}
         picture, caption = findings.look(chosen, layer, head or None)
-        return {self.looked: gr.update(value=picture, alt_text=caption), self.caption: caption}
+        path = self._file(_png(picture), f'{findings.name}_attention', 'png')
+        return {self.looked: gr.update(value=path, alt_text=caption), self.caption: caption}
 
     def _at(self, findings: Findings | None, score_thr: float, event: gr.SelectData) -> Any:
         if findings is None:
@@ -261,10 +263,10 @@ def _listen(photo: gr.Image, status: gr.HTML, threshold: gr.Slider, panels: list
             for number, panel in enumerate(panels):
                 progress((number, len(panels)), desc=f'running {panel.name}', unit='detectors')
                 yield panel.run(image, file.name, score_thr)
-        except UnreadableImageError as error:
-            yield {status: _safe(error), photo: None, **cleared()}
+        except (UnreadableImageError, RuntimeError) as error:  # a GPU can be full
+            yield {status: escape(one_line(error)), photo: None, **cleared()}
             return
-        yield {status: _safe(note or f'{file.name}: {image.shape[1]} x {image.shape[0]} pixels')}
+        yield {status: escape(note or f'{file.name}: {image.shape[1]} x {image.shape[0]} pixels')}
 
     outputs = [output for panel in panels for output in panel.outputs]
     photo.change(
@@ -309,8 +311,9 @@ def _kept(data: bytes, name: str, component: Any) -> str:
     return str(path)
 
 
-def _safe(message: object) -> str:
-    return str(message).replace('&', '&amp;').replace('<', '&lt;')
+def _png(picture: np.ndarray) -> bytes:
+    """A picture (H, W, 3) RGB as a file."""
+    return cv2.imencode('.png', picture[..., ::-1])[1].tobytes()
 
 
 def example_images(detectors: Mapping[str, Detector]) -> list[str]:
@@ -335,6 +338,8 @@ def serve_page(
 ) -> Iterator[str]:
     """Serve the page as long as the context lasts, and delete then what people have uploaded.
 
+    A process serves one page at a time, because gradio has one folder for uploads.
+
     Args:
         detectors: as for :func:`build_page`.
         host: address to listen on: other machines see the page at ``0.0.0.0`` only.
@@ -349,6 +354,7 @@ def serve_page(
     """
     require_free(host, port)
     with tempfile.TemporaryDirectory(prefix='mmdet_detr_page_') as folder:
+        before = os.environ.get('GRADIO_TEMP_DIR')
         os.environ['GRADIO_TEMP_DIR'] = folder
         page = build_page(detectors, score_thr)
         try:
@@ -373,6 +379,9 @@ def serve_page(
             yield address
         finally:
             page.close(verbose=False)
+            del os.environ['GRADIO_TEMP_DIR']
+            if before is not None:
+                os.environ['GRADIO_TEMP_DIR'] = before
 
 
 def theme() -> gr.themes.Default:

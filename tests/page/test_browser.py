@@ -64,12 +64,15 @@ class Counted:
         self.detector = detector
         self.runs = 0
         self.seconds = 0.0
+        self.error = ''
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.detector, name)
 
     def __call__(self, *arguments: object) -> object:
         self.runs += 1
+        if self.error:
+            raise RuntimeError(self.error)
         time.sleep(self.seconds)
         return self.detector(*arguments)
 
@@ -242,12 +245,13 @@ def test_examples_are_those_of_the_data_set(visit, detector, photos):
 def test_a_photograph_from_the_camera(visit):
     visit.page.get_by_label('Capture from camera').click()
     visit.page.get_by_role('button', name='Click to Access Webcam').click()
+    visit.page.wait_for_function("(v => v && v.readyState > 1 && v.videoWidth > 0)(document.querySelector('video'))")
     visit.page.get_by_role('button', name='capture photo').click()
     visit.status('pixels')
     sync_api.expect(visit.page.locator('img[alt*=": "]').first).to_be_visible()
 
 
-def test_bad_files_are_one_line_each(visit, detector, photos, tmp_path):
+def test_what_fails_is_one_line(visit, counted, detector, photos, tmp_path):
     for name, reason in write_bad_files(tmp_path).items():
         visit.upload(tmp_path / name)
         line = visit.status(f'{name}: ')
@@ -260,6 +264,10 @@ def test_bad_files_are_one_line_each(visit, detector, photos, tmp_path):
         file.truncate(MAX_BYTES + 1)
     visit.upload(tmp_path / 'heavy.png')
     sync_api.expect(visit.page.get_by_text('exceed the maximum allowed size of 50.0 Mb')).to_be_visible()
+    counted.error = 'CUDA out of memory.\nTried <much>'
+    visit.upload(photos / 'first.png')
+    assert visit.status('memory').strip() == 'CUDA out of memory. Tried <much>'
+    counted.error = ''
     visit.upload(photos / 'third.png')
     assert visit.see('third.png') == sentence(detector, photos / 'third.png', 0.3)
 
