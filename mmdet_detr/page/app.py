@@ -260,13 +260,16 @@ def _listen(photo: gr.Image, status: gr.HTML, threshold: gr.Slider, panels: list
         try:
             file = Path(upload['path'])
             image, note = read(panels[0].detector, file)
+            notes = [note or f'{file.name}: {image.shape[1]} x {image.shape[0]} pixels']
             for number, panel in enumerate(panels):
                 progress((number, len(panels)), desc=f'running {panel.name}', unit='detectors')
-                yield panel.run(image, file.name, score_thr)
+                updates = panel.run(image, file.name, score_thr)
+                notes.append(updates[panel.findings].note)
+                yield updates
         except (UnreadableImageError, RuntimeError) as error:  # a GPU can be full
             yield {status: escape(one_line(error)), photo: None, **cleared()}
             return
-        yield {status: escape(note or f'{file.name}: {image.shape[1]} x {image.shape[0]} pixels')}
+        yield {status: escape(', '.join(note for note in dict.fromkeys(notes) if note))}
 
     outputs = [output for panel in panels for output in panel.outputs]
     photo.change(

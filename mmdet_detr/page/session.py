@@ -8,6 +8,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from mmdet.utils import get_test_pipeline_cfg
 from PIL import Image, UnidentifiedImageError
 
 from ..attention import ImageAttention, attend
@@ -20,6 +21,7 @@ from ..inference.write import DetectionFiles
 LEAST = 0.05  # detections below are never shown
 LONGEST = 1280  # pixels of the picture on the page: a photograph of a phone is drawn smaller
 MAX_PIXELS = 50_000_000
+MAX_SEEN = 1333 * 1333  # pixels of the network's input: memory and time grow with their square
 ATTENTION_COLOUR = np.array((255, 176, 0)) / 255
 OPACITY = 0.9  # of the cell with the largest weight
 
@@ -62,6 +64,7 @@ class Findings:
         attention: what the transformer looks at; None of a detector without one.
         queries: (N,) the query of each detection; empty without ``attention``.
         reason: why there is no ``attention``.
+        note: what a person should know of how the image was seen, else ''.
         painter: of the detector.
     """
 
@@ -72,6 +75,7 @@ class Findings:
     attention: ImageAttention | None
     queries: np.ndarray
     reason: str
+    note: str
     painter: Painter
 
     def count(self, score_thr: float) -> int:
@@ -166,24 +170,28 @@ def find(detector: Detector, image: np.ndarray, name: str) -> Findings:
         image: (H, W, 3) BGR uint8.
         name: of the image.
     """
-    attention, reason, queries = None, '', np.zeros(0, dtype=np.int64)
+    attention, reason, note, queries = None, '', '', np.zeros(0, dtype=np.int64)
+    size = image.shape[:2]
+    resizes = any('Resize' in str(step['type']) for step in get_test_pipeline_cfg(detector.model.cfg))
+    if not resizes and size[0] * size[1] > MAX_SEEN:
+        image = _scaled(image, (MAX_SEEN / (size[0] * size[1])) ** 0.5)
+        note = f'seen at {image.shape[1]} x {image.shape[0]} pixels, because the config does not resize it'
     try:
         attention = attend(detector, image, LEAST)
         found = attention.found
         queries = queries_of(found, attention.layers[-1])
     except ConfigError as error:
         reason, found = str(error), detector(image, LEAST)
-    factor = min(LONGEST / max(image.shape[:2]), enlargement(image))
-    how = cv2.INTER_CUBIC if factor >= 1 else cv2.INTER_AREA
-    shown = cv2.resize(image, None, fx=factor, fy=factor, interpolation=how)
+    shown = _scaled(image, min(LONGEST / max(image.shape[:2]), enlargement(image)))
     return Findings(
         name=name,
         image=shown,
         shown=_resized(found, image.shape[:2], shown.shape[:2]),
-        entries=_entries(found, name),
+        entries=_entries(_resized(found, image.shape[:2], size), name),
         attention=attention,
         queries=queries,
         reason=reason,
+        note=note,
         painter=Painter(detector.classes, detector.palette),
     )
 
@@ -211,6 +219,11 @@ def _resized(result: Result, size: tuple[int, int], new: tuple[int, int]) -> Res
     masks = None if result.masks is None else result.masks[:, rows[:, None], columns]
     panoptic = None if result.panoptic is None else result.panoptic[rows[:, None], columns]
     return replace(result, boxes=result.boxes * scale, masks=masks, panoptic=panoptic)
+
+
+def _scaled(image: np.ndarray, factor: float) -> np.ndarray:
+    height, width = (max(1, round(side * factor)) for side in image.shape[:2])
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC if factor >= 1 else cv2.INTER_AREA)
 
 
 def _entries(result: Result, name: str) -> list[dict[str, Any]]:

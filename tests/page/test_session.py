@@ -6,9 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from bad_files import write_bad_files
+from detectors import small_config
 from mmengine.config import Config
 from PIL import Image
 
+from mmdet_detr import load
 from mmdet_detr.attention import attend
 from mmdet_detr.errors import UserError
 from mmdet_detr.inference import Result, UnreadableImageError
@@ -95,6 +97,26 @@ def test_large_images_are_drawn_smaller(detector):
     np.testing.assert_allclose(findings.shown.take(np.arange(count)).boxes * 2000 / LONGEST, whole.boxes, atol=0.01)
     assert findings.picture(count, 0).shape == findings.image.shape
     assert findings.look(0)[0].shape == findings.image.shape
+
+
+def test_a_network_sees_no_more_than_it_can(checkpoint, monkeypatch):
+    """A detector whose config does not resize would see a photograph as it is."""
+    config = small_config()
+    del config.test_dataloader.dataset.pipeline[1]
+    detector = load(checkpoint, config, 'cpu')
+    monkeypatch.setattr('mmdet_detr.page.session.MAX_SEEN', 20_000)
+    image = np.random.default_rng(0).integers(0, 256, (200, 800, 3), dtype=np.uint8)
+    seen = []
+    detector.model.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[-2:]))
+    findings = find(detector, image, 'photo.jpg')
+    assert seen[0] == (71, 283)
+    assert findings.note == f'seen at {seen[0][1]} x {seen[0][0]} pixels, because the config does not resize it'
+    left, top, width, height = findings.entries[0]['bbox']
+    box = np.array([left, top, left + width, top + height])
+    scale = np.array(findings.image.shape[1::-1] * 2) / (800, 200, 800, 200)
+    np.testing.assert_allclose(findings.shown.boxes[0], box * scale, atol=0.1)
+    assert find(detector, image[:100, :100], 'part.jpg').note == ''
+    find(detector, image[:1], 'line.jpg')
 
 
 def test_masks_and_map(panoptic_detector, images):
