@@ -114,6 +114,7 @@ class Visit:
     def choose(self, label: str, option: str) -> None:
         self.page.get_by_label(label).first.click()
         self.page.get_by_role('option', name=option, exact=True).click()
+        sync_api.expect(self.page.get_by_role('option')).to_have_count(0)  # the list of choices fades out
 
 
 @pytest.fixture(scope='module')
