@@ -14,7 +14,7 @@ PARALLEL := -n 2 --dist worksteal
 # mmcv with its compiled operators, by the versions that it was compiled for; the folder may go at any time.
 WHEELS := $(HOME)/.cache/mmdet_detr/wheels
 
-.PHONY: help setup demo demo-panoptic test test-all coverage lint format ops test-ops test-openmmlab clean
+.PHONY: help setup demo demo-panoptic test test-all test-page coverage lint format ops test-ops test-openmmlab clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -51,10 +51,19 @@ demo-panoptic: setup data/shapes/annotations/panoptic_val.json  ## the same with
 test: setup  ## the tests but the slow ones and those that need operators
 	$(BIN)/pytest $(PARALLEL)
 
-test-all: setup test-ops  ## all tests
+test-all: $(VENV)/.page test-ops  ## all tests
 	$(BIN)/pytest $(PARALLEL) -m ''
 
-coverage: setup  ## the tests as in "test", with the lines of the package that none of them runs
+test-page: $(VENV)/.page  ## the tests of the page, in Debian's chromium
+	$(BIN)/pytest tests/page tests/cli/test_page.py
+
+$(VENV)/.page: $(VENV)/.ready
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[page,page-tests]'
+	command -v chromium || { apt-get update -qq && apt-get install -qq -y chromium; } \
+		|| echo "no chromium: the tests in a browser are skipped"
+	touch $@
+
+coverage: $(VENV)/.page  ## the tests as in "test", with the lines of the package that none of them runs
 	$(BIN)/pytest $(PARALLEL) --cov --cov-report=term-missing
 
 lint: setup  ## ruff and mypy

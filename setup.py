@@ -54,6 +54,8 @@ setup(
         'openmmlab': [*OPENMMLAB, 'openmim>=0.3.9', 'pandas<2.3', 'setuptools<70'],
         'mminstall': OPENMMLAB,
         'mim': OPENMMLAB,
+        'page': ['gradio>=6.31,<7'],
+        'page-tests': ['playwright'],  # it drives a browser that is there already
         'gpu-solver': ['torch-linear-assignment'],
         'tests': ['pytest', 'pytest-cov', 'pytest-xdist', 'hypothesis'],
         'export': ['onnx', 'onnxruntime'],

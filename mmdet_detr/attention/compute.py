@@ -36,6 +36,7 @@ class ImageAttention:
             the best score, which is low where a query finds nothing.
         queries: (N,) int64, those with at least ``score_thr`` after the last layer, the surest first.
         score_thr: the least score of a detection.
+        found: what the detector itself gives from this score on, with its masks and its map.
         num_heads: heads of every attention.
         num_encoder_layers: 0 or more.
         num_mask_heads: attention maps of the mask head; 0 without one.
@@ -45,6 +46,7 @@ class ImageAttention:
     layers: list[Result]
     queries: np.ndarray
     score_thr: float
+    found: Result
     num_heads: int
     num_encoder_layers: int
     num_mask_heads: int
@@ -167,7 +169,7 @@ def attend(detector: Detector, image: ImageLike, score_thr: float = 0.5) -> Imag
     head, transformer = parts_of(detector.model)
     pixels = detector.read(image)
     with attention_weights(transformer) as weights, transformer_outputs(transformer) as passes:
-        detector(pixels)
+        found = detector(pixels, score_thr)
     samples, output = passes[-1]
     size = pixels.shape[:2]
     scores, labels, boxes = (values[:, 0].cpu().numpy() for values in predictions(head, output.hidden))
@@ -180,6 +182,7 @@ def attend(detector: Detector, image: ImageLike, score_thr: float = 0.5) -> Imag
         layers=layers,
         queries=order[scores[-1][order] >= score_thr],
         score_thr=score_thr,
+        found=found,
         num_heads=next(part for part in transformer.modules() if isinstance(part, Attention)).num_heads,
         num_encoder_layers=len(transformer.encoder.layers),
         num_mask_heads=mask_head.bbox_attention.num_heads if mask_head else 0,
