@@ -18,8 +18,9 @@ from mmcv.transforms import BaseTransform
 from mmcv.transforms import LoadAnnotations as MMCVLoadAnnotations
 from mmdet.apis import inference_detector, init_detector
 from mmdet.datasets.transforms import LoadAnnotations
+from mmdet.evaluation.functional import INSTANCE_OFFSET
 from mmdet.registry import DATASETS, VISUALIZERS
-from mmdet.structures import INSTANCE_OFFSET, DetDataSample
+from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData, PixelData

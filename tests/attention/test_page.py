@@ -93,14 +93,13 @@ def test_bad_input_is_one_line(folder, tmp_path, arguments, message):
 
 
 def test_commands_of_the_docs():
-    """Their options are those of the tool, and the Makefile's command is among them."""
+    """Their options are those of the tool."""
     text = PAGE.read_text().replace('\\\n', '')
     commands = [shlex.split(line, comments=True) for line in re.findall(r'mim run mmdet_detr attention (.*)', text)]
     options = set(re.findall(r"'(--[\w-]+)'", (ROOT / 'tools' / 'attention.py').read_text()))
     assert len(commands) >= 3
     for words in commands:
         assert {word for word in words if word.startswith('--')} <= options
-    assert 'run mmdet_detr attention $(DEMO)' in (ROOT / 'Makefile').read_text()
 
 
 def test_python_of_the_docs(folder, monkeypatch, capsys):

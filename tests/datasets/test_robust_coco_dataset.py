@@ -397,7 +397,7 @@ class LoadBands(BaseTransform):
 
 @pytest.mark.parametrize('test_mode', [False, True])
 def test_images_that_only_an_own_transform_reads(tmp_path, test_mode):
-    np.save(tmp_path / 'image.npy', np.zeros((8, 8, 5), np.uint16))
+    np.save(tmp_path / 'image.npy', np.zeros((8, 8, 5), np.int16))
     image = {'id': 1, 'file_name': 'image.npy', 'height': 8, 'width': 8}
     box = {'id': 1, 'image_id': 1, 'category_id': 1, 'bbox': [1, 1, 4, 4], 'area': 16, 'iscrowd': 0}
     document = {'images': [image], 'annotations': [box], 'categories': [{'id': 1, 'name': 'a'}]}
