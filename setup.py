@@ -59,7 +59,7 @@ setup(
         'gpu-solver': ['torch-linear-assignment'],
         'tests': ['pytest', 'pytest-cov', 'pytest-xdist', 'hypothesis'],
         'export': ['onnx', 'onnxruntime'],
-        'openvino': ['onnx', 'openvino'],
+        'openvino': ['onnx', 'onnxruntime', 'openvino'],
         'peers': ['transformers>=5'],  # other implementations, to compare with
         'lint': ['ruff', 'mypy'],
     },

@@ -26,10 +26,15 @@ def average_precision(config: Config, checkpoint: str | None) -> dict[str, float
     forget_pretrained(config.model)
     config.load_from = checkpoint
     config.visualizer = None
+    loggers = dict(MMLogger._instance_dict)
     MMLogger._instance_dict.clear()  # an existing logger would write to the folder of an earlier run
     silence = io.StringIO()
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(silence), redirect_stderr(silence):
         config.work_dir = folder
         config.experiment_name = f'benchmark_{Path(folder).name}'
-        metrics = Runner.from_cfg(config).test()
+        try:
+            metrics = Runner.from_cfg(config).test()
+        finally:
+            MMLogger._instance_dict.clear()
+            MMLogger._instance_dict.update(loggers)
     return {name: metrics[f'coco/bbox_{key}'] for name, key in METRICS.items() if f'coco/bbox_{key}' in metrics}

@@ -31,12 +31,13 @@ if __name__ == '__main__':
     parser.add_argument('--bf16', action='store_true', help='compute in bfloat16 (openvino, pt2, torchscript)')
     parser.add_argument('--raw', action='store_true', help='logits and normalised boxes instead of detections')
     parser.add_argument('--uint8', action='store_true', help='take pixels of 0 to 255, and normalise inside')
-    parser.add_argument('--masks', type=positive, metavar='N', help='masks of the N best detections (default: of all)')
+    parser.add_argument('--masks', type=positive, metavar='N', help='keep the N best detections only (default: all)')
     parser.add_argument('--size', type=positive, nargs=2, metavar=('H', 'W'), help='fix the size (default: any)')
     parser.add_argument('--batch', type=positive, help='fix the number of images (default: any)')
     parser.add_argument('--opset', type=positive, default=17, help='of ONNX (default: 17)')
     parser.add_argument('--no-check', action='store_true', help='do not compare the file with the model')
-    parser.add_argument('--force', action='store_true', help='overwrite the file')
+    parser.add_argument('--no-ap', action='store_true', help='do not measure AP of --bf16 and --int8')
+    parser.add_argument('--force', action='store_true', help='overwrite files')
     args = parser.parse_args()
     from mmdet_detr.cli.export import main  # takes seconds, --help does not wait for it
 

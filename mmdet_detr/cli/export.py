@@ -2,7 +2,10 @@
 
 import argparse
 import logging
+import signal
+import sys
 import warnings
+from typing import Any
 
 from mmengine.logging import MMLogger
 
@@ -18,11 +21,12 @@ def main(args: argparse.Namespace) -> None:
     warnings.simplefilter('ignore')
     MMLogger.get_instance('mmengine', log_level='WARNING')
     logging.getLogger('root').setLevel(logging.ERROR)  # ONNX Runtime's advice on quantisation
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # removes what is not complete
     with errors_in_one_line('export'):
         if args.int8 != (args.images is not None):
             raise UserError('--int8 and --images belong together: --int8 --images FOLDER')
         height, width = args.size or (None, None)
-        exported = export(
+        exported = _uninterrupted(
             args.model,
             args.checkpoint,
             args.out,
@@ -35,9 +39,18 @@ def main(args: argparse.Namespace) -> None:
             shape=Shape(args.batch, height, width),
             opset=args.opset,
             checked=not args.no_check,
+            measure_ap=not args.no_ap,
             force=args.force,
         )
     print(_summary(exported))
+
+
+def _uninterrupted(*arguments: Any, **options: Any) -> Exported:
+    try:
+        return export(*arguments, **options)
+    except KeyboardInterrupt:
+        print('export: interrupted, nothing is written', file=sys.stderr)
+        sys.exit(130)
 
 
 def _summary(exported: Exported) -> str:

@@ -2,5 +2,6 @@
 
 from .exported_detector import ExportedDetector
 from .exporter import Exported, export
+from .formats import Shape
 
-__all__ = ['Exported', 'ExportedDetector', 'export']
+__all__ = ['Exported', 'ExportedDetector', 'Shape', 'export']

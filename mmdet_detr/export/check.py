@@ -26,7 +26,7 @@ def batches(module: Deployable, shape: Shape) -> Iterator[tuple[Tensor, Tensor]]
         pixels = torch.nn.functional.interpolate(coarse, (height, width), mode='bicubic').round().clamp(0, 255)
         sizes = torch.tensor([[height, width]] * count)
         if padded:
-            sizes -= torch.arange(count)[:, None] * sizes // (count + 1)
+            sizes -= torch.arange(1, count + 1)[:, None] * sizes // (count + 2)
         for image, (h, w) in zip(pixels, sizes.tolist(), strict=True):
             image[:, h:] = image[:, :, w:] = 0
         if module.uint8:
@@ -68,7 +68,7 @@ def differences(module: Deployable, compute: Compute, shape: Shape, tolerance: f
         else:
             parts = list(_of_detections(module, outputs, expected, unit, count, tolerance))
         for name, value in parts:
-            largest[name] = max(largest[name], value)
+            largest[name] = max(largest[name], math.inf if math.isnan(value) else value)
     return largest
 
 
@@ -80,8 +80,14 @@ def above_rounding(module: Deployable, compute: Compute, shape: Shape, limit: fl
         with torch.no_grad():
             return [x.numpy() for x in module(torch.from_numpy(images), torch.from_numpy(sizes))]
 
-    of_file, of_module = (differences(exact, one, shape, limit) for one in (compute, own))
-    return {name: value for name, value in of_file.items() if not value <= 2 * of_module[name]}
+    of_module = differences(exact, own, shape, 1.0)
+    tolerance = max(limit, 3 * of_module.get('scores', 0.0))  # to find the queries of detections by
+    of_file, of_module = (differences(exact, one, shape, tolerance) for one in (compute, own))
+    return {
+        name: value
+        for name, value in of_file.items()
+        if not (math.isfinite(value) and value <= max(2 * of_module[name], _limits(limit)[name]))
+    }
 
 
 def _largest(a: Tensor, b: Tensor) -> float:
@@ -101,7 +107,8 @@ def _of_detections(
     else:
         own = logits.softmax(-1)[..., :-1]
         best = own.max(-1, keepdim=True).values
-    if scores.shape != (len(logits), count) or not torch.isfinite(scores).all():
+    possible_labels = (labels >= 0) & (labels < own.shape[-1])
+    if scores.shape != (len(logits), count) or not torch.isfinite(scores).all() or not possible_labels.all():
         yield 'scores', math.inf
         return
     ranked = best.flatten(1).sort(descending=True).values[:, :count]
@@ -121,8 +128,12 @@ def _of_detections(
 
 def above_limits(found: dict[str, float], limit: float) -> list[str]:
     """What is above its limit, in words; ``limit`` is that of logits and scores."""
-    limits = {'logits': limit, 'scores': limit, 'boxes': BOX_LIMIT, 'masks': MASK_LIMIT}
+    limits = _limits(limit)
     return [f'{name} {found[name]:.2g} (limit {limits[name]:g})' for name in found if not found[name] <= limits[name]]
+
+
+def _limits(limit: float) -> dict[str, float]:
+    return {'logits': limit, 'scores': limit, 'boxes': BOX_LIMIT, 'masks': MASK_LIMIT}
 
 
 def as_text(found: dict[str, float]) -> str:

@@ -45,8 +45,9 @@ class Deployable(nn.Module):
         self.num_masks = num_masks
         self.autocast = False
         preprocessor = model.data_preprocessor
-        self.register_buffer('mean', getattr(preprocessor, 'mean', torch.zeros(3, 1, 1)).clone(), persistent=False)
-        self.register_buffer('std', getattr(preprocessor, 'std', torch.ones(3, 1, 1)).clone(), persistent=False)
+        for name, default in (('mean', 0.0), ('std', 1.0)):
+            value = getattr(preprocessor, name, torch.tensor(default))
+            self.register_buffer(name, value.expand(3, 1, 1).clone(), persistent=False)
         self.eval()  # of itself as well: torch.onnx.export restores the mode that it finds here, in all parts
 
     @property

@@ -65,7 +65,7 @@ class ExportedDetector(BaseModel):
         if mode == 'tensor':
             return outputs
         boxes, scores, labels, *of_masks = outputs
-        padded_size = self._fixed(inputs)
+        padded_size, min_score = self._fixed(inputs), self.metadata['min_score']
         for i, sample in enumerate(data_samples):
             width, height = 1 / np.asarray(sample.get('scale_factor', (1.0, 1.0)))[:2]
             limit = boxes.new_tensor(sample.ori_shape[1::-1]).repeat(2)
@@ -74,11 +74,12 @@ class ExportedDetector(BaseModel):
                 scores=scores[i],
                 labels=labels[i],
             )
+            kept = (found.scores > min_score) | (min_score == 0)
             if of_masks:
                 queries, masks = of_masks
                 self._add_masks(sample, found, queries[i], masks[i], padded_size)
             else:
-                sample.pred_instances = found
+                sample.pred_instances = found[kept]
         return data_samples
 
     def _run(self, inputs: Tensor, sizes: Tensor) -> list[Tensor]:
@@ -116,6 +117,7 @@ class ExportedDetector(BaseModel):
             area = self.metadata['min_area']
             sem_seg = panoptic_map(logits[certain], found.labels[certain], num_things, num_classes, area, *sizes)
             sample.pred_panoptic_seg = PixelData(sem_seg=sem_seg[None])
-        things = found.labels < num_things
+        min_score = self.metadata['min_score']
+        things = (found.labels < num_things) & ((found.scores > min_score) | (min_score == 0))
         sample.pred_instances = found[things]
         sample.pred_instances.masks = instance_masks(logits[things], *sizes)

@@ -181,8 +181,8 @@ def _open_torchscript(path: Path, threads: int | None) -> tuple[Compute, str | N
 
 
 def _write_pt2(module: Deployable, shape: Shape, path: Path, opset: int, quantise: Quantise | None) -> None:
-    if not hasattr(getattr(getattr(torch, 'export', None), 'Dim', None), 'DYNAMIC'):
-        raise ConfigError(f'PyTorch {torch.__version__} exports no free sizes: it takes 2.6 or newer')
+    if not hasattr(torch.compiler, 'is_exporting'):
+        raise ConfigError(f'torch.export of PyTorch {torch.__version__} cannot do it: it takes 2.7 or newer')
     with _quiet(), torch.no_grad():
         example = shape.example(module.uint8)
         program = torch.export.export(module, example, dynamic_shapes=_dynamic_shapes(shape), strict=False)

@@ -12,16 +12,18 @@ from ..errors import ConfigError
 from ..inference import Detector, UnreadableImageError
 from ..inference.sources import Images, find_input
 from .deployable import Deployable
-from .formats import require
+from .formats import Shape, require
 
 CALIBRATION_IMAGES = 100
 
 
-def calibration_inputs(detector: Detector, module: Deployable, folder: Path) -> Iterator[dict[str, np.ndarray]]:
-    """Inputs of a file for the images of a folder, one at a time.
+def calibration_inputs(
+    detector: Detector, module: Deployable, folder: Path, shape: Shape
+) -> Iterator[dict[str, np.ndarray]]:
+    """Inputs of a file for the images of a folder, one at a time, padded and repeated to what is fixed.
 
     Raises:
-        ConfigError: not one of them can be read.
+        ConfigError: not one of them can be read and fits.
     """
     found = find_input(str(folder))
     paths: Sequence[str | Path] = found.paths if isinstance(found, Images) else []
@@ -32,14 +34,22 @@ def calibration_inputs(detector: Detector, module: Deployable, folder: Path) -> 
             inputs = detector.prepare(detector.read(path))
         except UnreadableImageError:
             continue
+        height, width = inputs['data_samples'].img_shape[:2]
+        if height > (shape.height or height) or width > (shape.width or width):
+            continue
         anything = True
         batch = module.model.data_preprocessor({'inputs': [inputs['inputs']], 'data_samples': [inputs['data_samples']]})
         images = batch['inputs']
         if module.uint8:
             images = (images * module.std + module.mean).round().clamp(0, 255).byte()
-        yield {'images': images.numpy(), 'sizes': torch.tensor([inputs['data_samples'].img_shape[:2]]).numpy()}
+        right, below = (
+            (fixed or given) - given
+            for fixed, given in ((shape.width, images.shape[3]), (shape.height, images.shape[2]))
+        )
+        images = torch.nn.functional.pad(images, (0, right, 0, below)).repeat(shape.batch or 1, 1, 1, 1)
+        yield {'images': images.numpy(), 'sizes': torch.tensor([[height, width]] * len(images)).numpy()}
     if not anything:
-        raise ConfigError(f'{folder} has no images to calibrate int8 with')
+        raise ConfigError(f'{folder} has no images to calibrate int8 with that can be read and fit')
 
 
 class Reader:
@@ -90,3 +100,9 @@ def quantise(
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
         )
+    model = onnx.load(out)
+    used = {node.domain for node in model.graph.node}
+    kept = [entry for entry in model.opset_import if entry.domain in used]  # ONNX Runtime names all that it knows
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+    onnx.save(model, out)

@@ -35,6 +35,7 @@ def describe(
     if getattr(preprocessor, 'pad_value', 0):
         raise ConfigError(f'images padded with {preprocessor.pad_value} cannot be exported: use pad_value=0')
     mask_head = module.model.mask_head
+    min_score = float(module.model.bbox_head.test_cfg.get('score_thr') or 0)  # it leaves out detections
     masks: dict[str, Any] = {}
     if mask_head is not None:
         masks = {
@@ -56,7 +57,8 @@ def describe(
         'uint8': module.uint8,
         'raw': module.raw,
         'precision': precision,
-        'score_thr': PICTURE_THR,
+        'min_score': min_score,
+        'score_thr': max(PICTURE_THR, min_score),
         **masks,
         'checkpoint': checkpoint.name,
         'checkpoint_sha256': hashlib.sha256(checkpoint.read_bytes()).hexdigest(),

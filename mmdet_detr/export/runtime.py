@@ -72,7 +72,8 @@ class Metadata:
     raw: bool  # the outputs are logits and normalised boxes, which this file does not read
     resize: dict[str, Any] | None  # {'shortest': 800, 'longest': 1333 or None}
     pad_size_divisor: int
-    score_thr: float
+    score_thr: float  # default of the detector
+    min_score: float = 0.0  # detections are above it, whatever threshold is asked for
     precision: str | None = None  # in which OpenVINO computes: 'bfloat16', or else float32
     palette: list[list[int]] | None = None  # RGB of each class
     num_things_classes: int | None = None  # labels from here on are stuff, if there are any
@@ -224,6 +225,7 @@ class Detector:
         width, height = item.image.size
         sizes = input_size, item.size, (height, width)
         kept = (scores >= score_thr) & (labels < num_things)
+        kept &= (scores > np.float32(meta.min_score)) | (meta.min_score == 0)
         masks = panoptic = None
         if logits is not None:
             masks = instance_masks(logits[kept], *sizes)

@@ -54,7 +54,7 @@ def fold_for_good(module: nn.Module) -> None:
         norm = conv.block[0]._modules[conv.norm_name]
         if isinstance(norm, FoldedBatchNorm2d):
             weight, bias = fold(conv.weight, norm, conv.weight.dtype)
-            conv.weight, conv.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
+            conv.weight, conv.bias = (nn.Parameter(x.detach(), requires_grad=False) for x in (weight, bias))
             conv.block[0]._modules[conv.norm_name] = nn.Identity()
             object.__setattr__(conv, '__class__', nn.Conv2d)
 

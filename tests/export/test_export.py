@@ -20,7 +20,8 @@ from torch import Tensor
 
 import mmdet_detr
 from mmdet_detr.errors import CheckpointError, ConfigError, UserError
-from mmdet_detr.export import Exported, ExportedDetector, export, exporter, formats
+from mmdet_detr.export import Exported, ExportedDetector, check, export, exporter, formats
+from mmdet_detr.export.deployable import Deployable
 from mmdet_detr.export.formats import Shape, open_file
 from mmdet_detr.models import DETR
 
@@ -47,6 +48,13 @@ def param(suffix: str, *before: str, slow: bool = False) -> object:
 FORMATS = [param(suffix) for suffix in NEEDS]
 QUICK = [param(suffix, slow=suffix == '.pt2') for suffix in NEEDS]  # torch.export takes seconds
 Export = Callable[..., Exported]
+
+
+def with_dropout(panoptic: bool = False) -> Config:
+    """Unlike the demonstration's, as every network of the paper."""
+    config = small_config(panoptic)
+    config.model.neck.dropout = 0.1
+    return config
 
 
 @pytest.fixture(scope='session')
@@ -523,3 +531,131 @@ def test_the_runtime_finds_what_mmdet_finds(kind, suffix, request, exported):
 def test_metadata_are_json(exported):
     file = exported('run', '.pt')
     assert json.loads(json.dumps(file.metadata)) == open_file(file.files[0])[1]
+
+
+def test_a_checkpoint_that_leaves_something_random(run, panoptic_run, tmp_path):
+    with pytest.raises(UserError, match=r'iter_7.pth does not fit the config: .* would be random'):
+        export(panoptic_run / 'config.py', run / 'iter_7.pth', tmp_path / 'a.pt')
+    content = torch.load(run / 'iter_7.pth', weights_only=False)
+    content['meta']['dataset_meta'] = {'classes': ('one', 'two')}
+    torch.save(content, tmp_path / 'two.pth')
+    with pytest.raises(UserError, match='names 2 classes, and the config has 3'):
+        export(run / 'config.py', tmp_path / 'two.pth', tmp_path / 'a.pt')
+
+
+@pytest.mark.parametrize('part', ['bbox_head.class_embed.bias', 'bbox_head.bbox_embed.layers.2.bias'])
+@pytest.mark.parametrize('bf16', [False, True])
+def test_nan_is_not_written(run, part, bf16, tmp_path):
+    content = torch.load(run / 'iter_7.pth', weights_only=False)
+    content['state_dict'][part][0] = torch.nan
+    torch.save(content, tmp_path / 'nan.pth')
+    with pytest.raises(UserError):
+        export(run / 'config.py', tmp_path / 'nan.pth', tmp_path / 'a.pt', bf16=bf16, measure_ap=False)
+    assert not (tmp_path / 'a.pt').exists()
+
+
+def test_the_check_finds_files_that_ignore_padding_or_shift_boxes(run):
+    module = Deployable(mmdet_detr.load(run, device='cpu').model)
+
+    def ignores_padding(images: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+        whole = torch.tensor([images.shape[2:]] * len(images))
+        with torch.no_grad():
+            return [x.numpy() for x in module(torch.from_numpy(images), whole)]
+
+    def shifts_boxes(images: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+        with torch.no_grad():
+            boxes, *others = module(torch.from_numpy(images), torch.from_numpy(sizes))
+        return [(boxes + 20).numpy(), *(x.numpy() for x in others)]
+
+    def right(images: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+        with torch.no_grad():
+            return [x.numpy() for x in module(torch.from_numpy(images), torch.from_numpy(sizes))]
+
+    for shape in (Shape(), Shape(1), Shape(1, 64, 96)):
+        assert check.above_limits(check.differences(module, right, shape, 1e-4), 1e-4) == []
+        assert check.above_limits(check.differences(module, ignores_padding, shape, 1e-4), 1e-4)
+        assert check.differences(module, shifts_boxes, shape, 1e-4)['boxes'] > 1
+    # Below what float32 can do, the model's own rounding is the limit; boxes are compared all the same.
+    assert not check.above_rounding(module, right, Shape(), 1e-9)
+    assert 'boxes' in check.above_rounding(module, shifts_boxes, Shape(), 1e-9)
+
+
+def test_score_thr_of_the_config(run, tmp_path):
+    config = Config.fromfile(run / 'config.py')
+    config.model.test_cfg.score_thr = 0.45
+    config.dump(tmp_path / 'config.py')
+    path = export(tmp_path / 'config.py', run / 'iter_7.pth', tmp_path / 'a.pt').files[0]
+    images, sizes = batch((75, 66), (75, 40), (31, 66), (75, 66))
+    model = mmdet_detr.load(run / 'iter_7.pth', tmp_path / 'config.py', 'cpu').model
+    with torch.no_grad():
+        expected = model.predict(images, samples_of(sizes))
+    found = ExportedDetector(str(path))(images, samples_of(sizes))
+    counts = [len(sample.pred_instances) for sample in found]
+    assert counts == [len(sample.pred_instances) for sample in expected]
+    assert 0 < sum(counts) < 30
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'model.test_cfg.max_per_img': 3}, 'a panoptic map needs all 16 queries: set model.test_cfg.max_per_img=16'),
+        (
+            {'model.bbox_head.loss.loss_cls': {'type': 'FocalLoss', 'use_sigmoid': True, '_delete_': True}},
+            'a panoptic model with a sigmoid loss can only be exported with --raw',
+        ),
+    ],
+)
+def test_panoptic_models_whose_maps_a_file_cannot_make(options, message, tmp_path):
+    config = with_dropout(panoptic=True)
+    config.merge_from_dict(options)
+    if 'loss_cls' in str(options):
+        config.model.bbox_head.training_queries = []
+        config.model.bbox_head.dense_supervision = None
+    save_checkpoint(tmp_path, config)
+    config.dump(tmp_path / 'config.py')
+    with pytest.raises(UserError, match=message):
+        export(tmp_path, None, tmp_path / 'a.pt')
+
+
+@pytest.mark.parametrize('suffix', [param('.onnx')])
+def test_int8_of_a_fixed_shape(run, suffix, tmp_path):
+    import onnx
+
+    (tmp_path / 'images').mkdir()
+    write_images(tmp_path / 'images')
+    options = {'shape': Shape(2, 64, 96), 'uint8': True, 'measure_ap': False}
+    exported = export(run, None, tmp_path / f'a{suffix}', int8_images=tmp_path / 'images', **options)
+    assert [entry.domain for entry in onnx.load(exported.files[0]).opset_import] == ['']
+
+
+def test_nothing_of_others_is_overwritten(run, tmp_path):
+    for name, match in (('folder.pt', 'is a folder: name a file'), ('a.pt', 'exists: overwrite it by --force')):
+        (tmp_path / 'folder.pt').mkdir(exist_ok=True)
+        (tmp_path / 'a.pt').write_text('mine')
+        with pytest.raises(UserError, match=match):
+            export(run, None, tmp_path / name)
+    (tmp_path / 'b.bin').write_text('mine')
+    with pytest.raises(UserError, match=r'b\.bin exists'):
+        export(run, None, tmp_path / 'b.xml')
+    (tmp_path / 'detr_runtime.py').write_text('mine')
+    with pytest.raises(UserError, match=r'detr_runtime\.py is another one than ours'):
+        export(run, None, tmp_path / 'c.onnx')
+    with pytest.raises(UserError, match="no format 'tensorrt'"):
+        export(run, None, tmp_path / 'c.onnx', 'tensorrt')
+    with pytest.raises(UserError, match='--opset 11 has to be from 16 to 23'):
+        export(run, None, tmp_path / 'c.pt', opset=11)
+
+
+def test_files_of_pytorch_ask_for_no_gradients(exported):
+    module = torch.jit.load(str(exported('run', '.pt').files[0]))
+    assert not any(output.requires_grad for output in module(*BATCHES[0]))
+
+
+def test_ap_that_cannot_be_measured_is_said(run, tmp_path, monkeypatch):
+    """Here, the data of the config are not in this folder."""
+    said = []
+    monkeypatch.setattr(exporter, 'warn', said.append)
+    monkeypatch.chdir(tmp_path)
+    exported = export(run, None, tmp_path / 'a.pt', bf16=True)
+    assert exported.ap is None
+    assert said == ["AP is not measured: the config's test data are not here"]
