@@ -117,8 +117,9 @@ def exit_code(arguments: list[str]) -> int:
 
 if __name__ == '__main__':
     torch.set_num_threads(1)
-    ours = (module.name for module in pkgutil.walk_packages(mmdet_detr.__path__, 'mmdet_detr.'))
-    for name in (*ours, 'mmdet.apis', 'matplotlib.pyplot'):
+    ours = {module.name for module in pkgutil.walk_packages(mmdet_detr.__path__, 'mmdet_detr.')}
+    ours.remove('mmdet_detr.page.app')  # needs gradio
+    for name in (*sorted(ours), 'mmdet.apis', 'matplotlib.pyplot'):
         importlib.import_module(name)
     assert threading.active_count() == 1, 'a fork would leave the threads behind'
     sys.stdout.flush()  # what importing has printed; every forked process would print it too
