@@ -1,7 +1,6 @@
 """Work of ``mim run mmdet_detr page``."""
 
 import argparse
-import contextlib
 import importlib.util
 import logging
 import os
@@ -23,8 +22,9 @@ def main(args: argparse.Namespace) -> None:
     warnings.simplefilter('ignore')
     MMLogger.get_instance('mmengine', log_level='ERROR')
     logging.disable(logging.WARNING)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uploads are deleted in this way, too
-    with errors_in_one_line('page'), contextlib.suppress(KeyboardInterrupt):
+    for number in (signal.SIGINT, signal.SIGTERM):  # Python leaves SIGINT alone where a shell ignores it
+        signal.signal(number, lambda *_: sys.exit(0))  # uploads are deleted in this way
+    with errors_in_one_line('page'):
         if importlib.util.find_spec('gradio') is None:
             raise UserError("it needs gradio: pip install 'mmdet_detr[page]'")
         from ..inference import load
