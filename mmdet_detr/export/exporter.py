@@ -93,7 +93,7 @@ def export(
     reference = Deployable(detector.model, raw=raw, uint8=uint8, num_masks=masks)
     module = copy.deepcopy(reference)
     fold_for_good(module.model.backbone)
-    module.autocast = bf16 and kind.name != 'openvino'  # which is told when it compiles the file
+    module.autocast = bf16 and kind.name != 'openvino'  # OpenVINO is told when it compiles the file
     _require_masks(module, masks)
     metadata = describe(detector, module, config, Path(weights), precision)
     metadata['shape'] = [shape.batch, shape.height, shape.width]

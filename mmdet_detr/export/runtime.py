@@ -74,7 +74,7 @@ class Metadata:
     pad_size_divisor: int
     score_thr: float  # default of the detector
     min_score: float = 0.0  # detections are above it, whatever threshold is asked for
-    precision: str | None = None  # in which OpenVINO computes: 'bfloat16', or else float32
+    precision: str | None = None  # OpenVINO computes in 'bfloat16', or else in float32
     palette: list[list[int]] | None = None  # RGB of each class
     num_things_classes: int | None = None  # labels from here on are stuff, if there are any
     panoptic_score_thr: float | None = None

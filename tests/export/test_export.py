@@ -525,7 +525,12 @@ def test_the_runtime_finds_what_mmdet_finds(kind, suffix, request, exported):
             np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-4)
             if kind == 'panoptic_run':
                 assert (ours.masks != theirs.masks).mean() < 0.05  # masks of random weights lie close together
-                assert (ours.panoptic != theirs.panoptic).mean() < 0.4
+    if kind == 'panoptic_run':  # maps of random weights hang on rounding, so they are compared with the file's own
+        samples = [inputs['data_samples'].clone() for inputs in prepared]
+        data = {'inputs': [inputs['inputs'] for inputs in prepared], 'data_samples': samples}
+        for ours, sample in zip(found, ExportedDetector(str(path)).test_step(data), strict=True):
+            # Pillow and PyTorch round differently, and a pixel of this small input is a hundred of the photograph.
+            assert (ours.panoptic != sample.pred_panoptic_seg.sem_seg[0].numpy()).mean() < 0.01
 
 
 def test_metadata_are_json(exported):
