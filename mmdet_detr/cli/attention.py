@@ -11,11 +11,9 @@ from rich.progress import track
 
 from ..attention import Portraits, attend, find_images, portray
 from ..attention.page import Choice, write_page
-from ..errors import ConfigError
-from ..inference import Detector, load
-from ..inference.load import CONFIG_SUFFIXES
-from ..runs import find_config
+from ..inference import Detector
 from .fail import errors_in_one_line
+from .named_model import load_named_model
 
 
 def main(args: argparse.Namespace) -> None:
@@ -26,21 +24,13 @@ def main(args: argparse.Namespace) -> None:
     model = Path(args.model)
     out = args.out or (model / 'attention' if model.is_dir() else Path('attention'))
     with errors_in_one_line('attention'):
-        detector = _load(model, args)
+        detector = load_named_model(args, 'behind it')
         attention = attend(detector, args.image, args.score_thr)
         choice = Choice(args.layer, args.encoder_layer, args.heads, args.points)
         choice.require(attention)
         portraits = None if args.portraits is None else _portraits(detector, args)
         pictures = write_page(attention, out, choice, portraits, args.image)
     print(f'{len(attention.queries)} detections, {len(pictures)} pictures: {out / "index.html"}')
-
-
-def _load(model: Path, args: argparse.Namespace) -> Detector:
-    if args.checkpoint is not None:
-        return load(args.checkpoint, find_config(model), args.device)
-    if model.suffix in CONFIG_SUFFIXES and model.is_file():
-        raise ConfigError(f'{model} is a config: name its weights behind it, or give the folder of its run')
-    return load(args.model, device=args.device)
 
 
 def _portraits(detector: Detector, args: argparse.Namespace) -> Portraits:

@@ -18,14 +18,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..errors import ConfigError, UserError
-from ..inference import Detector, Result, UnreadableImageError, load
+from ..inference import Detector, Result, UnreadableImageError
 from ..inference.draw import Painter
-from ..inference.load import CONFIG_SUFFIXES
 from ..inference.sources import Images, Video, VideoFrames, find_input
 from ..inference.tiles import detect_in_tiles
 from ..inference.write import DetectionFiles
-from ..runs import find_config
 from .fail import errors_in_one_line
+from .named_model import load_named_model
 
 T = TypeVar('T')
 
@@ -46,7 +45,7 @@ def main(args: argparse.Namespace) -> None:
         found = find_input(args.input)
         _refuse_to_overwrite(found, args.out)
         frames = VideoFrames(found) if isinstance(found, Video) else None
-        work = _Work(_load(args), args)
+        work = _Work(load_named_model(args, 'by --checkpoint'), args)
         args.out.mkdir(parents=True, exist_ok=True)
         try:
             if isinstance(found, Images):
@@ -60,15 +59,6 @@ def main(args: argparse.Namespace) -> None:
     counts = f'{work.num_detections} found in {work.num_images} {"images" if frames is None else "frames"}'
     print(f'{counts}: {pictures}, with detections.json and detections.csv')
     sys.exit(0 if complete else 1)
-
-
-def _load(args: argparse.Namespace) -> Detector:
-    model = Path(args.model)
-    if args.checkpoint is not None:
-        return load(args.checkpoint, find_config(model), args.device)
-    if model.suffix in CONFIG_SUFFIXES and model.is_file():
-        raise ConfigError(f'{model} is a config: name its weights by --checkpoint, or give the folder of its run')
-    return load(args.model, device=args.device)
 
 
 def _refuse_to_overwrite(found: Images | Video, folder: Path) -> None:

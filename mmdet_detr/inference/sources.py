@@ -69,12 +69,18 @@ def find_input(text: str) -> Images | Video:
         if not files:
             raise UserError(f"no images in {path} (folders below it are searched by '{path}/**/*')")
     else:
-        found = (Path(file) for file in glob.glob(str(path), recursive=True))
+        found = (Path(file) for file in glob.glob(_without_brackets_of_folders(path), recursive=True))
         files = sorted(file for file in found if file.suffix.lower() in IMAGES and file.is_file())
         if not files:
             raise UserError(f'{text}: no such file or folder, and no image by this pattern')
     folder = os.path.commonpath([file.parent for file in files])
     return Images([str(file) for file in files], [_writable(os.path.relpath(file, folder)) for file in files])
+
+
+def _without_brackets_of_folders(pattern: Path) -> str:
+    """A pattern in which folders that exist, such as ``photos [2024]``, are no patterns themselves."""
+    existing = next(folder for folder in pattern.parents if folder.exists())  # at least the current one
+    return os.path.join(glob.escape(str(existing)), pattern.relative_to(existing))
 
 
 def _writable(name: str) -> str:

@@ -10,7 +10,7 @@ from mmdet_detr.inference.sources import Images, Video, VideoFrames, find_input
 
 @pytest.fixture
 def folder(tmp_path):
-    for name in ('b.jpg', 'a.PNG', 'more/c.jpg', 'more/[1].jpg', 'notes.txt', 'clip.MP4'):
+    for name in ('b.jpg', 'a.PNG', 'more/c.jpg', 'more/[1].jpg', 'of [2024]/d.jpg', 'notes.txt', 'clip.MP4'):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / 'empty').mkdir()
@@ -28,7 +28,8 @@ def test_images(folder):
     assert found('b.jpg') == ['b.jpg']
     assert found('more/[1].jpg') == ['[1].jpg']
     assert found('*.jpg') == ['b.jpg']
-    assert found('**/*.jpg') == ['b.jpg', 'more/[1].jpg', 'more/c.jpg']
+    assert found('of [2024]/*.jpg') == ['d.jpg']
+    assert found('**/*.jpg') == ['b.jpg', 'more/[1].jpg', 'more/c.jpg', 'of [2024]/d.jpg']
     assert find_input(f'{folder}/notes.txt').names == ['notes.txt.png']
 
 
