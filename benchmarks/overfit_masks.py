@@ -1,8 +1,9 @@
 """Train a small DETR with masks on two photographs of COCO until it knows them by heart: does everything fit together?
 
-    python benchmarks/overfit_masks.py FOLDER [--boxes 700] [--masks 1800] [--side 640] [--threads 2]
+    python benchmarks/overfit_masks.py FOLDER [--boxes 700] [--masks 1600] [--side 640] [--threads 2]
 
-First its boxes, then the mask head with the rest frozen, as in the published recipe; a step of masks sees one image.
+First its boxes, then everything with the mask head; a step of masks sees one image. (With the rest frozen, as in the
+published recipe, PQ was 70 after 1,800 steps of masks: features of boxes alone do not tell sky from trees.)
 
 FOLDER is `sample_data` of the COCO panoptic API: panoptic_examples.json, PNGs in panoptic_examples, photographs in
 input_images. Data set, training, prediction (a padded batch of both), metric and pictures are those of the configs.
@@ -28,18 +29,19 @@ from mmdet_detr.speed.machine import machine
 BASE = ROOT / 'configs' / 'detr' / 'detr_tiny_panoptic_shapes.py'
 VALIDATIONS = 10
 QUERIES = 100
-FOCAL_WEIGHTS = (1.0, 20.0)  # of the masks' first half and second half
+FOCAL_WEIGHTS = (1.0, 20.0)  # before and after this share of the masks' steps
+SWITCH = 0.4
 
 
 class FocalLossHook(Hook):
     """Dice finds many small masks, which the focal loss, least where all is background, would hide.
 
-    Dice alone does not say how sure a mask is, and the map takes the surest: so the focal loss comes in halfway.
+    Dice alone does not say how sure a mask is, and the map takes the surest: so the focal loss comes in later.
     """
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: object = None) -> None:
-        half = 2 * runner.iter // runner.max_iters
-        runner.model.mask_head.mask_loss.loss_mask.loss_weight = FOCAL_WEIGHTS[half]
+        late = runner.iter >= SWITCH * runner.max_iters
+        runner.model.mask_head.mask_loss.loss_mask.loss_weight = FOCAL_WEIGHTS[late]
 
 
 def config_for(folder: Path, side: int) -> Config:
@@ -81,9 +83,9 @@ def of_boxes(config: Config) -> Config:
 
 def of_masks(config: Config, iterations: int, weights: Path) -> Config:
     config.load_from = str(weights)
-    config.model.freeze_detector = True
+    config.model.backbone.norm_eval = True  # the statistics of both images together
     config.train_dataloader.batch_size = 1
-    config.optim_wrapper.optimizer.lr, config.optim_wrapper.muon.lr = 3e-3, 0.02
+    config.optim_wrapper.optimizer.lr, config.optim_wrapper.muon.lr = 2e-3, 0.01
     config.train_cfg.val_interval = max(1, iterations // VALIDATIONS)
     return config
 
@@ -106,7 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('folder', type=Path, help="the COCO panoptic API's sample_data")
     parser.add_argument('--boxes', type=int, default=700, help='steps of boxes, both photographs each (default: 700)')
-    parser.add_argument('--masks', type=int, default=1800, help='steps of masks, a photograph each (default: 1800)')
+    parser.add_argument('--masks', type=int, default=1600, help='steps of masks, a photograph each (default: 1600)')
     parser.add_argument('--side', type=int, default=640, help='longer side of the images in pixels (default: 640)')
     parser.add_argument('--threads', type=int, default=2, help='(default: 2)')
     parser.add_argument('--out', type=Path, default=ROOT / 'benchmarks' / 'results', help='folder of the results')
