@@ -16,7 +16,6 @@ import importlib.util
 import itertools
 import json
 import multiprocessing
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, MutableMapping
@@ -29,7 +28,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from rich.progress import Progress
-from training import ROOT, file_name, quietly, runner_of, spread
+from training import ROOT, arguments_shown, file_name, quietly, runner_of, spread
 
 import mmdet_detr  # noqa: F401  (before mmdet.models)
 from mmdet_detr.reports.speed import table
@@ -273,7 +272,7 @@ def main() -> None:
         torch.set_num_threads(1)
         before = json.loads(path.read_text()) if path.exists() else {}
         results = {
-            'command': f'.venv-ops/bin/python benchmarks/budget.py {shlex.join(sys.argv[1:])}',
+            'command': f'.venv-ops/bin/python benchmarks/budget.py {arguments_shown(sys.argv[1:])}',
             'data': arguments.data,
             'machine': machine('cpu'),
             'minutes': arguments.minutes,

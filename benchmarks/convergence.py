@@ -12,7 +12,6 @@ import argparse
 import functools
 import itertools
 import json
-import shlex
 import sys
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from pathlib import Path
 import torch
 from budget import CONFIGS, OURS, ROOT, grouped, plt, prepared, run_all, train
 from mmengine.config import Config
-from training import spread
+from training import arguments_shown, spread
 
 from mmdet_detr.reports.speed import table
 from mmdet_detr.speed.machine import machine
@@ -199,7 +198,7 @@ def main() -> None:
         torch.set_num_threads(1)
         minutes = arguments.minutes or MINUTES[arguments.data]
         results = {
-            'command': f'python benchmarks/convergence.py {shlex.join(sys.argv[1:])}',
+            'command': f'python benchmarks/convergence.py {arguments_shown(sys.argv[1:])}',
             'data': arguments.data,
             'machine': machine('cpu'),
             'minutes': minutes,

@@ -14,7 +14,6 @@ import functools
 import io
 import json
 import logging
-import shlex
 import shutil
 import subprocess
 import sys
@@ -32,7 +31,7 @@ from mmengine.runner import Runner
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from rich.progress import track
-from training import ROOT
+from training import ROOT, arguments_shown
 
 from mmdet_detr.export import export, int8
 from mmdet_detr.reports.speed import table
@@ -184,7 +183,7 @@ def main() -> None:
     of_speed.add_argument('--threads', type=int, default=2, help='(default: 2)')
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
-    arguments.command = f'python benchmarks/formats.py {shlex.join(sys.argv[1:])}'
+    arguments.command = f'python benchmarks/formats.py {arguments_shown(sys.argv[1:])}'
     if arguments.part == 'speed':
         speed(arguments)
         return

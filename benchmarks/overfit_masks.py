@@ -22,7 +22,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from PIL import Image
-from training import ROOT, quietly, runner_of
+from training import ROOT, arguments_shown, quietly, runner_of
 
 from mmdet_detr.speed.machine import machine
 
@@ -140,7 +140,7 @@ def main() -> None:
     metrics = quietly(runner.test)
     values = {name: float(np.round(value, 2)) for name, value in metrics.items()}
     results = {
-        'command': f'python benchmarks/overfit_masks.py sample_data {" ".join(sys.argv[2:])}'.strip(),
+        'command': f'python benchmarks/overfit_masks.py sample_data {arguments_shown(sys.argv[2:])}'.strip(),
         'machine': machine('cpu'),
         'minutes': round(minutes, 1),
         **values,

@@ -14,7 +14,6 @@ import functools
 import itertools
 import json
 import re
-import shlex
 import sys
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
@@ -26,7 +25,7 @@ from mmdet.models import EfficientNet
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from torch import Tensor
-from training import file_name
+from training import arguments_shown, file_name
 
 from mmdet_detr.speed.machine import machine
 
@@ -172,7 +171,7 @@ def main() -> None:
     before = json.loads(path.read_text()) if path.exists() else {}
     shown = [argument for argument in sys.argv[1:] if argument != str(arguments.weights)]
     results = {
-        'command': f'python benchmarks/pretrained.py {shlex.join(shown)} WEIGHTS',
+        'command': f'python benchmarks/pretrained.py {arguments_shown(shown)} WEIGHTS',
         'data': arguments.data,
         'machine': machine('cpu'),
         'minutes': arguments.minutes,

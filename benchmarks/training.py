@@ -2,8 +2,9 @@
 
 import contextlib
 import io
+import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,20 @@ def quietly(function: Callable, *arguments: object) -> Any:
     """Call a function without its output on the terminal, and return its result."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         return function(*arguments)
+
+
+def arguments_shown(arguments: Iterable[str]) -> str:
+    """Arguments of a command as text for its results, without the folders that it writes to."""
+
+    def shown() -> Iterator[str]:
+        rest = iter(arguments)
+        for argument in rest:
+            if argument in ('--out', '--work-dir'):
+                next(rest)
+            else:
+                yield argument
+
+    return shlex.join(shown())
 
 
 def file_name(title: str) -> str:
