@@ -13,6 +13,7 @@ from mmdet.structures.bbox import bbox_overlaps
 
 from ..datasets.palette import complete_palette
 from ..models.padding import Size
+from ..visualization.fonts import draws_names
 from .compute import ImageAttention
 from .portraits import Portraits
 
@@ -224,6 +225,7 @@ class _Panels:
         self.plain = small
         self.dimmed = (0.3 * small + 0.7 * small.mean(2, keepdims=True)) * 0.6  # colours are those of the detections
 
+    @draws_names
     def grid(self, count: int, heading: str, columns: int | None = None) -> tuple[Figure, list[Axes]]:
         """A figure with a heading and ``count`` axes; places are in inches, because a layout engine takes seconds."""
         columns = self.columns = columns or min(count, 4)
@@ -249,6 +251,7 @@ class _Panels:
             )
         return figure, axes
 
+    @draws_names
     def show(self, axis: Axes, maps: Sequence[tuple[np.ndarray, Colour]], title: str) -> None:
         """The image, dimmed below maps between 0 and 1 in their colours."""
         picture = self.dimmed if maps else self.plain
@@ -258,7 +261,7 @@ class _Panels:
         height, width = self.attention.size
         axis.imshow(picture.clip(0, 1), extent=(0, width, height, 0), interpolation='nearest')
         axis.set(xlim=(0, width), ylim=(height, 0), aspect='auto')
-        axis.set_title(title, fontsize=9 if self.columns <= MANY else 7.5, pad=3, parse_math=False)
+        axis.set_title(title, fontsize=9 if self.columns <= MANY else 7.5, pad=3)
 
     def box(self, axis: Axes, index: int, box: np.ndarray | None = None, dashed: bool = False) -> None:
         """A box in the colour of a detection, by default its own."""

@@ -23,6 +23,7 @@ from ..inference.draw import Painter
 from ..inference.sources import Images, Video, VideoFrames, find_input
 from ..inference.tiles import detect_in_tiles
 from ..inference.write import DetectionFiles
+from ..visualization.fonts import missing_letters
 from .fail import errors_in_one_line
 from .named_model import load_named_model
 
@@ -46,6 +47,8 @@ def main(args: argparse.Namespace) -> None:
         _refuse_to_overwrite(found, args.out)
         frames = VideoFrames(found) if isinstance(found, Video) else None
         work = _Work(load_named_model(args, 'by --checkpoint'), args)
+        if letters := missing_letters(work.detector.classes):
+            print(f'predict: no font has the letters {letters!r}: install one, such as Noto Sans CJK', file=sys.stderr)
         args.out.mkdir(parents=True, exist_ok=True)
         try:
             if isinstance(found, Images):
@@ -111,6 +114,8 @@ class _Work:
                     advance()
         if not self.num_images:
             raise UserError(f'{video.title} has no frames')
+        if frames.count is not None and self.num_images < frames.count:
+            print(f'predict: {video.title} says that it has {frames.count} frames: it is cut off', file=sys.stderr)
         return True
 
     def _readable(

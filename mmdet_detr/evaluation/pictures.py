@@ -12,6 +12,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from ..visualization.fonts import draws_names
 from .errors import ErrorKind
 from .thresholds import Operation, ScoreCurve
 
@@ -30,6 +31,7 @@ def _shorten(name: str, most: int = 18) -> str:
     return name if len(name) <= most else f'{name[: most - 1]}…'
 
 
+@draws_names
 def draw_precision_recall(precision: np.ndarray, names: Sequence[str], path: Path) -> None:
     """Draw precision over recall of all classes at three IoUs, and of each class at an IoU of 0.5.
 
@@ -48,7 +50,7 @@ def draw_precision_recall(precision: np.ndarray, names: Sequence[str], path: Pat
     aps = precision[0].mean(0)
     for label in present:
         named = len(present) <= NAMED
-        text = f'{_shorten(names[label])}: {aps[label]:.3f}' if named else None
+        text = f'{aps[label]:.3f}  {_shorten(names[label])}' if named else None
         right.plot(RECALLS, precision[0, :, label], label=text, **({} if named else {'color': '0.6', 'lw': 0.8}))
     right.set_title('AP50 of each class')
     if len(present) > NAMED:
@@ -61,6 +63,7 @@ def draw_precision_recall(precision: np.ndarray, names: Sequence[str], path: Pat
     _save(figure, path)
 
 
+@draws_names
 def draw_class_curves(precision: np.ndarray, names: Sequence[str], path: Path, columns: int = 10) -> None:
     """Draw precision over recall at an IoU of 0.5 of each class in a small picture of its own, the best class first.
 
@@ -113,6 +116,7 @@ def draw_thresholds(curve: ScoreCurve, best: Operation | None, path: Path) -> No
     _save(figure, path)
 
 
+@draws_names
 def draw_confusion(matrix: np.ndarray, names: Sequence[str], threshold: float, iou: float, path: Path) -> None:
     """Draw a confusion matrix, each row coloured by its shares, background by its shares of the detections.
 
@@ -187,6 +191,7 @@ class Case(NamedTuple):
     rival: np.ndarray | None = None  # xyxy box of a better detection of the object
 
 
+@draws_names
 def draw_cases(cases: Sequence[Case], path: Path, columns: int = 4) -> None:
     """Draw the surroundings of errors: objects in blue, detections dashed in red.
 
@@ -223,7 +228,7 @@ def _draw_case(axis: Axes, case: Case) -> None:
     if case.found is not None:
         _outline(axis, case.found, FOUND_COLOR, 2.5, '--')
     axis.set(xlim=(x - half, x + half), ylim=(y + half, y - half), xticks=(), yticks=(), facecolor='0.9')
-    axis.set_title(f'{case.title}\n{_shorten(Path(case.path).name, 34)}', fontsize=8, parse_math=False)
+    axis.set_title(f'{case.title}\n{_shorten(Path(case.path).name, 34)}', fontsize=8)
 
 
 def _outline(axis: Axes, box: np.ndarray, color: str, width: float, style: str) -> None:

@@ -78,10 +78,12 @@ class Detector:
 
         Raises:
             UnreadableImageError: an image cannot be read.
-            ValueError: ``score_thr`` is not between 0 and 1.
+            ValueError: ``score_thr`` is not between 0 and 1, or ``batch_size`` is not positive.
         """
         if not 0 <= score_thr <= 1:
             raise ValueError(f'score_thr has to be between 0 and 1, got {score_thr}')
+        if batch_size < 1:
+            raise ValueError(f'batch_size has to be positive, got {batch_size}')
         if isinstance(images, list | tuple):
             starts = range(0, len(images), batch_size)
             batches = [images[start : start + batch_size] for start in starts]

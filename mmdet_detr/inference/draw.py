@@ -6,10 +6,10 @@ from typing import Any
 import cv2
 import numpy as np
 import supervision as sv
-from matplotlib.font_manager import findfont
 
 from ..datasets.palette import Colour, complete_palette
-from ..visualization.legend import draw_legend, legend_font
+from ..visualization.fonts import font, font_file
+from ..visualization.legend import draw_legend
 from ..visualization.panoptic_visualizer import draw_map
 from .result import Result
 
@@ -63,12 +63,13 @@ class Painter:
         size = round(min(max(shorter * TEXT_SHARE, MIN_TEXT), MAX_TEXT))
         padding = max(2, size // 5)
         names = [f'{name} {score:.2f}' for name, score in zip(result.names, result.scores, strict=True)]
-        areas = [(legend_font(size).getlength(name) + 2 * padding) * (size + 2 * padding) for name in names]
+        letters = font(size, names)
+        areas = [(letters.getlength(name) + 2 * padding) * (size + 2 * padding) for name in names]
         named = np.cumsum(areas[::-1])[::-1] <= MAX_LABELS * picture.shape[0] * picture.shape[1]
         labels = sv.RichLabelAnnotator(
             color=colours,
             text_color=texts,
-            font_path=findfont('DejaVu Sans'),
+            font_path=font_file(names),
             font_size=size,
             text_padding=padding,
             smart_position=True,

@@ -21,6 +21,7 @@ from ..checkpoints.files import HUGGING_FACE_FILES
 from ..checkpoints.fit import CLASS_ROWS, QUERIES
 from ..checkpoints.layouts import with_mask_head
 from ..checkpoints.whole import whole_detr
+from ..compat.terminal import quiet_imports
 from ..configs import load_config, packaged
 from ..datasets.palette import complete_palette
 from ..errors import CheckpointError, ConfigError, one_line
@@ -31,6 +32,7 @@ from .detector import Detector
 CONFIG_SUFFIXES = ('.py', '.json', '.yaml', '.yml')
 
 
+@quiet_imports()  # building a model imports more of mmdet
 def load(weights: str | Path, config: str | Path | Config | None = None, device: str | None = None) -> Detector:
     """Make a detector from a checkpoint.
 

@@ -13,6 +13,7 @@ import numpy as np
 from ..errors import UserError
 
 IMAGES = ('.bmp', '.jp2', '.jpeg', '.jpg', '.pbm', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
+GREY = ('.pbm', '.pgm')
 VIDEOS = ('.avi', '.gif', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.webm', '.wmv')
 FRAMES_A_SECOND = 25.0  # where a video or camera does not tell
 
@@ -84,8 +85,10 @@ def _without_brackets_of_folders(pattern: Path) -> str:
 
 
 def _writable(name: str) -> str:
-    """The name of a picture in a format that OpenCV writes."""
-    return name if Path(name).suffix.lower() in IMAGES and cv2.haveImageWriter(name) else f'{name}.png'
+    """The name of a picture in a format in which OpenCV writes colours."""
+    suffix = Path(name).suffix.lower()
+    colours = suffix in IMAGES and suffix not in GREY and cv2.haveImageWriter(name)
+    return name if colours else f'{name}.png'
 
 
 class VideoFrames:

@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ..data_check.check import SplitReport
 from ..datasets.problems import ERROR, Kind, Problem
+from ..visualization.fonts import draws_names
 
 SHOWN = 50  # problems of a kind that the page lists
 BARS = 40  # classes in the picture
@@ -80,6 +81,7 @@ def _listed(problems: list[Problem]) -> list[str]:
     return [*text, '']
 
 
+@draws_names
 def draw(reports: list[SplitReport], num_queries: int | None, path: Path) -> None:
     """Draw objects per image beside the number of queries, and boxes per class, for the first ``ROWS`` data sets."""
     reports = reports[:ROWS]
@@ -96,7 +98,7 @@ def draw(reports: list[SplitReport], num_queries: int | None, path: Path) -> Non
         more = '' if len(most) <= BARS else f', the {BARS} most frequent of {len(most)}'
         right.set(title=f'{report.source.name}: boxes of the classes{more}', ylabel='boxes')
         style = {'rotation': 90, 'fontsize': 'x-small'} if upright else {'fontsize': 'small'}
-        right.set_xticks(range(len(names)), names, parse_math=False, **style)
+        right.set_xticks(range(len(names)), names, **style)
         right.yaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
     figure.savefig(path, dpi=100)
 

@@ -1,13 +1,12 @@
 """Draws a legend beside a picture."""
 
 from collections.abc import Sequence
-from functools import cache
 
 import numpy as np
-from matplotlib.font_manager import findfont
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from ..datasets.palette import Colour
+from .fonts import font
 
 TEXT_SHARE = 1 / 28  # height of a line of text relative to the picture, within these bounds in pixels
 MIN_TEXT, MAX_TEXT = 11, 28
@@ -26,11 +25,11 @@ def draw_legend(entries: Sequence[Entry], height: int) -> np.ndarray:
         (height, W, 3) uint8 RGB, as wide as the texts need.
     """
     size = round(min(max(height * TEXT_SHARE, MIN_TEXT), MAX_TEXT))
-    font = legend_font(size)
+    letters = font(size, [text for _, text in entries])
     line, gap = round(size * 1.4), size // 2
     rows = max(1, (height - gap // 2) // line)
     columns = [entries[start : start + rows] for start in range(0, len(entries), rows)]
-    widths = [max(gap + size + gap + round(font.getlength(text)) for _, text in column) for column in columns]
+    widths = [max(gap + size + gap + round(letters.getlength(text)) for _, text in column) for column in columns]
     panel = Image.new('RGB', (sum(widths) + gap, height), 'white')
     draw = ImageDraw.Draw(panel)
     left = gap
@@ -42,12 +41,7 @@ def draw_legend(entries: Sequence[Entry], height: int) -> np.ndarray:
                     (left, top, left + size - 1, top + size - 1), fill=tuple(map(int, colour)), outline='black'
                 )
             draw.text(
-                (left + (size + gap if colour is not None else 0), top + size / 2), text, 'black', font, anchor='lm'
+                (left + (size + gap if colour is not None else 0), top + size / 2), text, 'black', letters, anchor='lm'
             )
         left += width
     return np.asarray(panel)
-
-
-@cache
-def legend_font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(findfont('DejaVu Sans'), size)  # matplotlib brings it along

@@ -109,6 +109,15 @@ def test_video(folder, tmp_path, model):
     assert f'in {FRAMES} frames: video {tmp_path}/film.mp4' in done.stdout
 
 
+def test_a_video_that_is_cut_off(folder, tmp_path):
+    whole = (folder / 'film.avi').read_bytes()
+    (tmp_path / 'half.avi').write_bytes(whole[: len(whole) // 2])
+    done = run_tool('predict', folder / 'run', tmp_path / 'half.avi', '--out', tmp_path / 'out')
+    count = len(frames(tmp_path / 'out' / 'half.mp4'))
+    assert (done.returncode, 0 < count < FRAMES) == (0, True)
+    assert f'predict: half.avi says that it has {FRAMES} frames: it is cut off' in done.stderr
+
+
 def test_camera_until_it_is_stopped(folder, tmp_path):
     """A camera stands in here, and Ctrl-C comes at its fourth frame."""
     code = f"""

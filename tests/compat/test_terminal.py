@@ -9,8 +9,11 @@ from pycocotools.coco import COCO
 from mmdet_detr.compat import terminal
 
 
-def test_load_is_imported_in_silence():
-    command = [sys.executable, '-c', 'import mmdet_detr; mmdet_detr.load']
+@pytest.mark.parametrize(
+    'code', ['import mmdet_detr; mmdet_detr.load', 'import mmdet_detr.own_data', 'import mmdet_detr.evaluation']
+)
+def test_the_package_is_imported_in_silence(code):
+    command = [sys.executable, '-c', code]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ('', '')
 

@@ -77,6 +77,11 @@ def test_boxes_are_in_pixels_of_the_upright_image(detector, images):
     assert 40 < result.boxes[:, 3].max() <= 60
 
 
+def test_bad_arguments(detector, images):
+    with pytest.raises(ValueError, match='batch_size has to be positive, got 0'):
+        detector([images / 'colour.png'], batch_size=0)
+
+
 def test_result(detector, images):
     everything = detector(images / 'colour.png', score_thr=0)
     assert everything.scores.tolist() == sorted(everything.scores.tolist(), reverse=True)

@@ -31,6 +31,8 @@ def test_images(folder):
     assert found('of [2024]/*.jpg') == ['d.jpg']
     assert found('**/*.jpg') == ['b.jpg', 'more/[1].jpg', 'more/c.jpg', 'of [2024]/d.jpg']
     assert find_input(f'{folder}/notes.txt').names == ['notes.txt.png']
+    (folder / 'grey.pgm').touch()
+    assert find_input(f'{folder}/grey.pgm').names == ['grey.pgm.png']  # OpenCV writes no colours to it
 
 
 @pytest.mark.parametrize(
