@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import matplotlib
 import mmengine.logging.logger
 import pycocotools.coco
 import pycocotools.cocoeval
@@ -59,6 +60,7 @@ def quiet_tool() -> None:
     _in_tool = True
     warnings.filterwarnings('ignore', NO_FASTER_COCO)
     warnings.filterwarnings('ignore', r'Glyph \d+ .* missing from font')  # once for each letter and picture
+    matplotlib.rcParams['text.parse_math'] = False  # mmdet draws class names, which are no formulas
     _catch_prints()
     quiet_runs(lambda runner: True)
 

@@ -18,6 +18,19 @@ def test_the_package_is_imported_in_silence(code):
     assert (done.stdout, done.stderr) == ('', '')
 
 
+def test_class_names_are_no_formulas_to_mmdets_visualizer():
+    code = """
+import mmdet_detr.cli
+import numpy as np
+from mmengine.visualization import Visualizer
+shown = Visualizer(image=np.zeros((40, 80, 3), np.uint8))
+shown.draw_texts('a$_$b', np.array([5, 5]), colors='w')
+print(shown.get_image().max())
+"""
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, '255\n'), done.stderr
+
+
 def passes(text: str, level: int = logging.INFO) -> bool:
     return terminal._NotInFile().filter(logging.LogRecord('mmengine', level, '', 0, text, (), None))
 
