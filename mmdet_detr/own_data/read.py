@@ -60,6 +60,8 @@ def read_folder(folder: str | Path, seed: int = 0) -> OwnData:
     root = Path(folder).expanduser().absolute()
     if not root.is_dir():
         raise OwnDataError(f'{folder} is a file, not a folder' if root.exists() else f'no such folder: {folder}')
+    if '..' in root.parts:
+        root = root.resolve()  # paths below the root and beside it are compared as text
     files = Files(root)
     notes: list[str] = []
     kind, found = _recognise(files, notes)

@@ -1,6 +1,7 @@
 """Reads folders with YOLO labels: with data.yaml, with a list of classes, or with numbers alone."""
 
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path, PurePath
@@ -95,7 +96,7 @@ def _settings(path: Path) -> dict[str, Any] | None:
     """The content of a data.yaml, with its path; a class may be called yes or 1, so every value is the text."""
     try:
         content = yaml.load(path.read_text(encoding='utf-8'), yaml.BaseLoader)
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, OSError, ValueError) as error:
         if path.stem == 'data':
             raise OwnDataError(f'{path} is no YAML: {one_line(error)}') from error
         return None
@@ -148,7 +149,7 @@ def _listed(settings: dict[str, Any], value: Any, files: Files) -> list[Path]:
 def _places(value: str, bases: Iterable[Path]) -> list[Path]:
     """Where a path may lead, first without its ``..``: Roboflow writes ../train/images for a folder beside the file."""
     inside = PurePath(*[part for part in PurePath(value).parts if part != '..'])
-    return [base / path for path in dict.fromkeys((inside, PurePath(value))) for base in bases]
+    return [Path(os.path.normpath(base / path)) for path in dict.fromkeys((inside, PurePath(value))) for base in bases]
 
 
 def _labels_of(image: Path) -> Path | None:

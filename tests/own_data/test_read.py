@@ -193,8 +193,8 @@ def test_an_export_beside_another_folder(tmp_path):
         (mine / 'train' / folder).rename(mine / f'old_{folder}')
     data = read_folder(mine)
     assert_boxes(data, train='e', val='d')
-    first = mine / '..' / 'train' / 'images' / 'e.jpg'
-    assert f'images outside {mine}: 1, first {first}' in data.notes
+    assert f'images outside {mine}: 1, first {other / "images" / "e.jpg"}' in data.notes
+    assert read_folder(mine / 'valid' / '..').notes == data.notes
 
 
 def test_a_list_of_images_beside_another_folder(tmp_path):

@@ -83,6 +83,7 @@ def test_broken_yaml_and_lists_of_several_folders(tmp_path):
         write_images(tmp_path / folder, names)
         write_yolo(tmp_path / folder, names)
     (tmp_path / 'a.yaml').write_text('names: [cat, dog\n')
+    (tmp_path / 'gone.yaml').symlink_to(tmp_path / 'nowhere')
     (tmp_path / 'b.yaml').write_text('train: [first, second, nowhere]\nval: third\nnames: [cat, dog]\n')
     assert stems(read_folder(tmp_path)) == {'train': 'abc', 'val': 'de'}
     (tmp_path / 'b.yaml').write_text('names: {first: cat}\n')
