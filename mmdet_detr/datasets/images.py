@@ -9,6 +9,9 @@ import mmcv
 from mmcv.transforms import LoadImageFromFile
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+IMAGES = frozenset(  # endings of files that Pillow and OpenCV read, in lower case
+    ['.bmp', '.jp2', '.jpeg', '.jpg', '.mpo', '.pbm', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp']
+)
 MAX_PIXELS = 178_956_970  # Pillow's limit before it warns of a decompression bomb: 0.5 GB of RGB
 TURNING = {'JPEG', 'MPO', 'PNG'}  # OpenCV turns these and Pillow does not; both turn a TIFF, none a WebP
 TURNED = {5, 6, 7, 8}  # values of EXIF's orientation that swap width and height

@@ -10,9 +10,9 @@ from urllib.parse import unquote, urlparse
 import cv2
 import numpy as np
 
+from ..datasets.images import IMAGES
 from ..errors import UserError
 
-IMAGES = ('.bmp', '.jp2', '.jpeg', '.jpg', '.pbm', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
 GREY = ('.pbm', '.pgm')
 VIDEOS = ('.avi', '.gif', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.webm', '.wmv')
 FRAMES_A_SECOND = 25.0  # where a video or camera does not tell

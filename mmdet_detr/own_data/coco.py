@@ -12,35 +12,44 @@ from .files import Files, OwnDataError, nearest, split_of
 WHAT = 'COCO (a .json file with images, annotations and categories)'
 
 
-def read_coco(files: Files) -> dict[str, Document] | None:
+def read_coco(files: Files, notes: list[str]) -> dict[str, Document] | None:
     """The COCO files of a folder, by the split that they are for; None if there is none.
 
     The name of a file or of its folders tells the split (``train``, ``val``, ``valid``, ``test``); an empty string
     stands for a file whose names do not tell. Each image gets the path of its file as ``file_name``, wherever below the
     folder that is.
 
+    Args:
+        files: the folder.
+        notes: gets a line about files that cannot be read.
+
     Raises:
-        OwnDataError: several files could be that of one split, or one has no categories or is cut off.
+        OwnDataError: several files could be that of one split, one has no categories, or one that is named as COCO's
+            cannot be read.
     """
     found: dict[str, dict[Path, Document]] = defaultdict(dict)
+    unread = []
     for path in files.ending('.json'):
-        document = _document(path)
-        if document is not None:
+        try:
+            content = json.loads(path.read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            if path.name.endswith('.coco.json') or path.stem.startswith('instances'):
+                raise OwnDataError(f'{path} is no JSON: {one_line(error)}') from error
+            unread.append(f'{files.below_root(path)} ({one_line(error)})')
+            continue
+        if (document := _document(path, content)) is not None:
             found[split_of(files.below_root(path).with_suffix(''))][path] = document
+    if unread:
+        files.unread.append(f'JSON files that cannot be read: {len(unread)}, {", ".join(unread[:4])}')
+        notes.append(files.unread[-1])
     if 'train' in found and '' in found:
         _refuse('train', {**found['train'], **found['']}, files)
     chosen = {split: _one_of(split, several, files) for split, several in found.items()}
     return {split: _with_paths(path, document, split, files) for split, (path, document) in chosen.items()} or None
 
 
-def _document(path: Path) -> Document | None:
+def _document(path: Path, document: Any) -> Document | None:
     """The content of a file if it has boxes in COCO's format."""
-    try:
-        document = json.loads(path.read_bytes().decode('utf-8-sig'))
-    except (ValueError, RecursionError) as error:
-        if path.name.endswith('.coco.json') or path.stem.startswith('instances'):
-            raise OwnDataError(f'{path} is no JSON: {one_line(error)}') from error
-        return None
     if not isinstance(document, dict) or not all(isinstance(document.get(name), list) for name in LISTS[:2]):
         return None
     annotations = [entry for entry in document['annotations'] if isinstance(entry, dict)]

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path, PurePath
 
+from ..datasets.images import IMAGES
 from ..errors import UserError
 
-IMAGES = frozenset(['.bmp', '.jpeg', '.jpg', '.jp2', '.mpo', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp'])
+MOST_UNUSABLE = 0.1  # share of the images, of the annotations or of the .xml files
 SPLITS = ('train', 'val', 'test')
 WORDS = {
     'train': 'train',
@@ -31,12 +32,17 @@ class Files:
 
     Args:
         root: the folder. Links are followed, and no folder is read twice.
+
+    Attributes:
+        unread: sentences about files that may be annotations and that the readers cannot read: the reason, if the
+            folder is refused.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.all = list(_walk(root))
         self.images = [path for path in self.all if is_image(path)]
+        self.unread: list[str] = []
 
     def ending(self, *suffixes: str) -> list[Path]:
         """The files with one of these endings, in lower case; those nearest to the root first."""
@@ -57,9 +63,32 @@ class Files:
         """The path as it is written below the root; of a file elsewhere, its name."""
         return path.relative_to(self.root) if path.is_relative_to(self.root) else PurePath(path.name)
 
+    def refusal(self, reason: str) -> OwnDataError:
+        """The error for a folder in which something is missing: it may be in a file that cannot be read."""
+        return OwnDataError('. '.join([f'{self.root} {reason}', *self.unread]))
+
 
 def is_image(path: PurePath) -> bool:
     return path.suffix.lower() in IMAGES
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Whether a path, with each ``..`` followed, stays in a folder; links are not followed."""
+    return Path(os.path.normpath(path)).is_relative_to(os.path.normpath(folder))
+
+
+def leave_out(where: str, what: str, number: int, lost: list[str], notes: list[str]) -> None:
+    """A note about what cannot be used.
+
+    Raises:
+        OwnDataError: it is more than a tenth.
+    """
+    if not lost:
+        return
+    text = f'{where}{len(lost)} of {number} {what} cannot be used, first: {lost[0]}'
+    if len(lost) > MOST_UNUSABLE * number:
+        raise OwnDataError(f'{text}. That is more than {MOST_UNUSABLE:.0%}')
+    notes.append(f'{text}. They are left out')
 
 
 def split_of(path: PurePath) -> str:

@@ -12,11 +12,10 @@ from rich.progress import track
 
 from ..datasets.annotations import Document, check_annotations, first_names, is_id
 from ..datasets.images import BrokenImageError, inspect_image
+from ..datasets.problems import Kind, Problem
 from . import coco, voc, yolo
-from .files import SPLITS, Files, OwnDataError
+from .files import SPLITS, Files, OwnDataError, is_inside, leave_out
 from .split import split_off
-
-MOST_UNUSABLE = 0.1  # share of the images or of the annotations
 
 
 @dataclass
@@ -61,24 +60,30 @@ def read_folder(folder: str | Path, seed: int = 0) -> OwnData:
     root = Path(folder).expanduser().absolute()
     if not root.is_dir():
         raise OwnDataError(f'{folder} is a file, not a folder' if root.exists() else f'no such folder: {folder}')
+    if '..' in root.parts:
+        root = root.resolve()  # paths below the root and beside it are compared as text
     files = Files(root)
     notes: list[str] = []
     kind, found = _recognise(files, notes)
     for split in [split for split, document in found.items() if not document['images']]:
         del found[split]
+        notes.append(f'{split or "the file of no split"} is not used: it lists no images')
     documents = {split: _sound(split, document, kind, notes) for split, document in found.items()}
     if not any(document['annotations'] for document in documents.values()):
         number = sum(len(document['images']) for document in documents.values())
-        raise OwnDataError(f'{root} ({kind}) has {number} images and no boxes')
+        raise files.refusal(f'({kind}) has {number} images and no boxes')
     classes = _classes(documents, notes)
     documents = _settle(documents, files, seed, notes)
+    paths = [Path(image['file_name']) for document in documents.values() for image in document['images']]
+    if outside := [path for path in paths if not is_inside(path, root)]:
+        notes.append(f'images outside {root}: {len(outside)}, first {outside[0]}')
     return OwnData(root, kind, classes, {s: _numbered(documents[s], classes) for s in documents}, notes)
 
 
 def _recognise(files: Files, notes: list[str]) -> tuple[str, dict[str, Document]]:
     """The kind of a folder and its documents by split, as they are in the files."""
     readers: tuple[tuple[str, Callable[[], dict[str, Document] | None]], ...] = (
-        ('COCO', lambda: coco.read_coco(files)),
+        ('COCO', lambda: coco.read_coco(files, notes)),
         ('YOLO', lambda: yolo.read_yolo(files, notes)),
         ('Pascal VOC', lambda: voc.read_voc(files, notes)),
     )
@@ -90,8 +95,8 @@ def _recognise(files: Files, notes: list[str]) -> tuple[str, dict[str, Document]
         raise OwnDataError(f'{files.root} has no images: looked for files ending in {_endings()}')
     counts = Counter(path.suffix.lower() or 'no ending' for path in files.all)
     held = ', '.join(f'{number} {ending}' for ending, number in counts.most_common(4))
-    raise OwnDataError(
-        f'{files.root} has no annotations that are recognised: looked for {coco.WHAT}, {yolo.WHAT} and {voc.WHAT}, '
+    raise files.refusal(
+        f'has no annotations that are recognised: looked for {coco.WHAT}, {yolo.WHAT} and {voc.WHAT}, '
         f'and found files of {held}'
     )
 
@@ -108,7 +113,7 @@ def _sound(split: str, document: Document, kind: str, notes: list[str]) -> Docum
     """
     where = f'{split or "all"}: '
     images, broken = _inspect(document['images'], split)
-    _limit(where, 'images', len(document['images']), broken, notes)
+    leave_out(where, 'images', len(document['images']), broken, notes)
     sizes = {image['id']: (image['width'], image['height']) for image in images if is_id(image.get('id'))}
     known = {image['id'] for image in document['images'] if isinstance(image, dict) and is_id(image.get('id'))}
     annotations = []
@@ -122,10 +127,25 @@ def _sound(split: str, document: Document, kind: str, notes: list[str]) -> Docum
     given = {'images': images, 'annotations': annotations, 'categories': document['categories']}
     clean, problems = check_annotations(given, allow_outside=True)
     fatal = [problem for problem in problems if problem.fatal and problem.place != 'categories']
+    if kind == 'COCO':
+        _tell_joined(document['categories'], clean['categories'], problems, notes)
     names = {image['id']: image['file_name'] for image in images if is_id(image.get('id'))}
     lost = {(p.place, p.index): f'{p.kind} in {names.get(p.image, p.place)}: {p.reason}' for p in fatal}
-    _limit(where, 'annotations', len(annotations), list(lost.values()), notes)
+    leave_out(where, 'annotations', len(annotations), list(lost.values()), notes)
     return clean
+
+
+def _tell_joined(given: list[Any], kept: list[dict], problems: list[Problem], notes: list[str]) -> None:
+    """Notes, once for all splits, about categories that became one with another."""
+    names = {category['name'] for category in kept}
+    for problem in problems:
+        if problem.kind is Kind.DUPLICATE_CATEGORY and problem.index is not None:
+            name = given[problem.index]['name']
+            note = f'{name}: a category with the id of another one, which gets its boxes'
+            if name in names:
+                note = f'{name}: several categories have this name, such as a class and one above it: they become one'
+            if note not in notes:
+                notes.append(note)
 
 
 def _inspect(images: list[Any], split: str) -> tuple[list[dict], list[str]]:
@@ -167,16 +187,6 @@ def _cut(box: Any, width: int, height: int) -> Any:
     return [x1, y1, x2 - x1, y2 - y1] if inside and cut else box
 
 
-def _limit(where: str, what: str, number: int, lost: list[str], notes: list[str]) -> None:
-    """A note about what is left out; an error if that is too much."""
-    if not lost:
-        return
-    text = f'{where}{len(lost)} of {number} {what} cannot be used, first: {lost[0]}'
-    if len(lost) > MOST_UNUSABLE * number:
-        raise OwnDataError(f'{text}. That is more than {MOST_UNUSABLE:.0%}')
-    notes.append(f'{text}. They are left out')
-
-
 def _classes(documents: dict[str, Document], notes: list[str]) -> tuple[str, ...]:
     """The names of the classes, without roots: Roboflow lists a category above its classes, which has no boxes."""
     categories = [c for split in sorted(documents, key=_order) for c in documents[split]['categories']]
@@ -186,7 +196,7 @@ def _classes(documents: dict[str, Document], notes: list[str]) -> tuple[str, ...
         for names in [{c['id']: c['name'] for c in document['categories']}]
         for entry in document['annotations']
     }
-    above = {category.get('supercategory') for category in categories}
+    above = [c.get('supercategory') for c in categories if c.get('supercategory') != c['name']]  # COCO's person is one
     names = dict.fromkeys(category['name'] for category in categories)
     roots = [name for name in names if name not in used and name in above]
     if roots:
@@ -206,13 +216,13 @@ def _settle(documents: dict[str, Document], files: Files, seed: int, notes: list
     elif rest:
         documents['train'] = rest
     if 'train' not in documents:
-        raise OwnDataError(f'{files.root} has nothing to train on: it only has images for {" and ".join(documents)}')
+        raise files.refusal(f'has nothing to train on: it only has images for {" and ".join(documents)}')
     for split in ('val', 'test'):
         if split in documents and not documents[split]['annotations']:
             notes.append(f'{split} is not used: none of its {len(documents.pop(split)["images"])} images has a box')
     if not documents['train']['annotations']:
         with_boxes = ' and '.join(split for split in documents if split != 'train')
-        raise OwnDataError(f'{files.root} has no boxes to train on: they are all in {with_boxes}')
+        raise files.refusal(f'has no boxes to train on: they are all in {with_boxes}')
     if 'val' not in documents:
         documents['train'], documents['val'] = split_off(documents['train'], files.root, seed)
         number = len(documents['val']['images'])

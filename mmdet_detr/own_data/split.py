@@ -6,6 +6,10 @@ import re
 from collections import Counter, defaultdict
 from pathlib import Path
 
+import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
 from ..datasets.annotations import Document
 from .files import OwnDataError
 
@@ -16,7 +20,8 @@ COPY = re.compile(r'\.rf\.\w+$')  # Roboflow's mark of an augmented copy
 def split_off(document: Document, root: Path, seed: int, share: float = SHARE) -> tuple[Document, Document]:
     """Split a COCO document with absolute file names in two.
 
-    Equal files and Roboflow's augmented copies of an image stay together: the validation would see what was trained on.
+    Equal files, files of one folder that differ in their ending alone, and Roboflow's augmented copies of an image stay
+    together: the validation would see what was trained on.
     Images with and without boxes are drawn apart. The result depends on the names below the root and on the seed alone.
 
     Args:
@@ -49,14 +54,19 @@ def _groups(document: Document, root: Path) -> list[list[int | str]]:
     files = {image['id']: Path(image['file_name']) for image in document['images']}
     sizes = Counter(path.stat().st_size for path in files.values())
     names = {i: (p.relative_to(root) if p.is_relative_to(root) else p).as_posix() for i, p in files.items()}
-    groups: dict[str, list[int | str]] = defaultdict(list)
-    first: dict[str, str] = {}
-    for image_id in sorted(files, key=lambda i: names[i]):
+    ids = sorted(files, key=lambda i: names[i])
+    nodes: dict[object, int] = {number: number for number in range(len(ids))}
+    edges = []  # from an image to its name without the ending, and to its content
+    for number, image_id in enumerate(ids):
         path = files[image_id]
-        name = str(Path(names[image_id]).with_name(COPY.sub('', path.stem)))
+        marks = [Path(names[image_id]).with_name(COPY.sub('', path.stem)).as_posix()]
         if sizes[path.stat().st_size] > 1:
-            name = first.setdefault(hashlib.sha256(path.read_bytes()).hexdigest(), name)
-        groups[name].append(image_id)
+            marks.append(f'sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}')
+        edges += [(number, nodes.setdefault(mark, len(nodes))) for mark in marks]
+    graph = coo_matrix((np.ones(len(edges)), np.array(edges).T), shape=(len(nodes), len(nodes)))
+    groups: dict[int, list[int | str]] = defaultdict(list)
+    for image_id, group in zip(ids, connected_components(graph, directed=False)[1], strict=False):
+        groups[group].append(image_id)
     return list(groups.values())
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ..datasets.annotations import Document
-from .files import Files, nearest, split_of
+from ..errors import one_line
+from .files import Files, leave_out, nearest, split_of
 
 WHAT = 'Pascal VOC (.xml files)'
 UNLISTED = 'unlisted'  # the split of a file in none of the lists
@@ -21,13 +22,18 @@ def read_voc(files: Files, notes: list[str]) -> dict[str, Document] | None:
     Args:
         files: the folder.
         notes: gets a line about what was left out or changed.
+
+    Raises:
+        OwnDataError: more than a tenth of the files is broken.
     """
-    parsed = {path: root for path in files.ending('.xml') if (root := _parse(path)) is not None}
-    broken = [path for path in files.ending('.xml') if path not in parsed]
+    parsed, broken, foreign = _parse(files)
     if not parsed:
+        if broken:
+            files.unread.append(f'XML files that cannot be read: {len(broken)}, first {next(iter(broken.values()))}')
         return None
-    if broken:
-        notes.append(f'.xml files that are no annotations, left out: {len(broken)}, first {broken[0]}')
+    leave_out('', '.xml files', len(parsed) + len(broken), list(broken.values()), notes)
+    if foreign:
+        notes.append(f'.xml files that are no annotations, left out: {len(foreign)}, first {foreign[0]}')
     listed = _listed_splits(files)
     names = sorted({name for root in parsed.values() for name in map(_name, root.findall('object')) if name})
     ids = {name: number for number, name in enumerate(names, 1)}
@@ -61,7 +67,8 @@ def read_voc(files: Files, notes: list[str]) -> dict[str, Document] | None:
         if not documents:
             return {'': unlisted}
         notes.append(f'.xml files in no list of ImageSets/Main, left out: {len(unlisted["images"])}')
-    without = [path for path in files.images if str(path) not in labelled]
+    lost = {path.stem for path in broken}
+    without = [path for path in files.images if str(path) not in labelled and path.stem not in lost]
     if without:
         notes.append(f'images without .xml file, left out: {len(without)}, first {files.below_root(without[0])}')
     if difficult:
@@ -69,17 +76,27 @@ def read_voc(files: Files, notes: list[str]) -> dict[str, Document] | None:
     return documents
 
 
+def _parse(files: Files) -> tuple[dict[Path, ET.Element], dict[Path, str], list[Path]]:
+    """The annotations; what is wrong with files that should be some; and files that have nothing to do with images."""
+    parsed, broken, foreign = {}, {}, []
+    for path in files.ending('.xml'):
+        try:
+            root = ET.parse(path).getroot()
+        except (ET.ParseError, OSError, ValueError, LookupError) as error:  # LookupError: an unknown encoding
+            broken[path] = f'{files.below_root(path)}: {one_line(error)}'
+            continue
+        if root.tag == 'annotation':
+            parsed[path] = root
+        elif path.stem in files.by_stem:
+            broken[path] = f'{files.below_root(path)}: <{root.tag}> instead of <annotation>'
+        else:
+            foreign.append(path)
+    return parsed, broken, foreign
+
+
 def _empty(names: list[str]) -> Document:
     categories = [{'id': number, 'name': name} for number, name in enumerate(names, 1)]
     return {'images': [], 'annotations': [], 'categories': categories}
-
-
-def _parse(path: Path) -> ET.Element | None:
-    try:
-        root = ET.parse(path).getroot()
-    except (ET.ParseError, ValueError, LookupError):  # LookupError: an encoding that Python does not have
-        return None
-    return root if root.tag == 'annotation' else None
 
 
 def _listed_splits(files: Files) -> dict[Path, dict[str, str]]:

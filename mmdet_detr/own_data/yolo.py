@@ -1,20 +1,24 @@
 """Reads folders with YOLO labels: with data.yaml, with a list of classes, or with numbers alone."""
 
 import math
+import os
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
 
 from ..datasets.annotations import Document
+from ..datasets.problems import short
 from ..errors import one_line
-from .files import SPLITS, Files, OwnDataError, is_image, split_of
+from .files import SPLITS, Files, OwnDataError, is_image, is_inside, split_of
 
 WHAT = 'YOLO (data.yaml, or .txt files named like the images)'
 LISTS = ('classes.txt', 'obj.names', 'classes.names', 'predefined_classes.txt', 'labels.txt')
 FARTHEST = 1.5  # a coordinate beyond is in pixels and not a share of the image
 UNUSABLE = -1  # the class of a line that has no box
+WANTED = 'YOLO wants a class and shares of the image, such as 0 0.5 0.5 0.2 0.2'
 
 
 def read_yolo(files: Files, notes: list[str]) -> dict[str, Document] | None:
@@ -31,15 +35,21 @@ def read_yolo(files: Files, notes: list[str]) -> dict[str, Document] | None:
         notes: gets a line about what was left out or changed.
 
     Raises:
-        OwnDataError: a class has no name, or data.yaml cannot be read.
+        OwnDataError: a class has no name, data.yaml cannot be read, or its labels have no box.
     """
     settings = next((found for path in files.ending('.yaml', '.yml') if (found := _settings(path))), None)
-    splits = _listed_splits(settings, files) if settings else {}
+    splits = _listed_splits(settings, files, notes) if settings else {}
     if not splits:
         for image in files.images:
             splits.setdefault(split_of(files.below_root(image.parent)), []).append(image)
     labels = {image: path for images in splits.values() for image in images if (path := _labels_of(image))}
-    if not labels or (settings is None and not any(map(_looks_like_labels, labels.values()))):
+    if not labels:
+        return None
+    points = _numbers_of_points(settings) if settings else 0
+    if reason := _without_boxes(labels.values(), points, files):
+        files.unread.append(reason)
+        if settings:
+            raise files.refusal('(YOLO) has no boxes')
         return None
     names, source = _names(settings, files)
     documents: dict[str, Document] = {}
@@ -49,7 +59,7 @@ def read_yolo(files: Files, notes: list[str]) -> dict[str, Document] | None:
         for image_id, image in enumerate(images, 1):
             document['images'].append({'id': image_id, 'file_name': str(image)})
             path = labels.get(image)
-            for number, box in _read_labels(path, (settings or {}).get('kpt_shape')) if path else ():
+            for number, box in _read_labels(path, points) if path else ():
                 numbers.add(number)
                 if names and number not in names and isinstance(box, tuple):
                     raise OwnDataError(f'{path} has the class {number}, and {source} names {len(names)} classes')
@@ -66,6 +76,9 @@ def read_yolo(files: Files, notes: list[str]) -> dict[str, Document] | None:
         notes.append(f'no data.yaml or classes.txt names the classes: they are called {", ".join(names.values())}')
     for document in documents.values():
         document['categories'] = [{'id': number, 'name': name} for number, name in sorted(names.items())]
+    if shared := [path for path, times in Counter(labels.values()).items() if times > 1]:
+        several = ' and '.join(image.name for image, path in labels.items() if path == shared[0])
+        notes.append(f'labels that several images share: {len(shared)}, first {shared[0]} of {several}; all are used')
     if without := sum(image not in labels for images in splits.values() for image in images):
         notes.append(f'images without labels, which count as background: {without}')
     return documents
@@ -80,10 +93,10 @@ def to_pixels(box: Any, width: int, height: int) -> Any:
 
 
 def _settings(path: Path) -> dict[str, Any] | None:
-    """The content of a data.yaml, with its path."""
+    """The content of a data.yaml, with its path; a class may be called yes or 1, so every value is the text."""
     try:
-        content = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except (yaml.YAMLError, ValueError) as error:
+        content = yaml.load(path.read_text(encoding='utf-8'), yaml.BaseLoader)
+    except (yaml.YAMLError, OSError, ValueError) as error:
         if path.stem == 'data':
             raise OwnDataError(f'{path} is no YAML: {one_line(error)}') from error
         return None
@@ -91,12 +104,26 @@ def _settings(path: Path) -> dict[str, Any] | None:
     return {**content, 'file': path} if known else None
 
 
-def _listed_splits(settings: dict[str, Any], files: Files) -> dict[str, list[Path]]:
+def _numbers_of_points(settings: dict[str, Any]) -> int:
+    """How many numbers of key points follow a box."""
+    shape = settings.get('kpt_shape')
+    if shape in (None, '', '~', 'null'):
+        return 0
+    if not isinstance(shape, list) or not all(str(number).isdecimal() for number in shape):
+        raise OwnDataError(f'{settings["file"]}: kpt_shape has to be two numbers, got {shape}')
+    return math.prod(map(int, shape))
+
+
+def _listed_splits(settings: dict[str, Any], files: Files, notes: list[str]) -> dict[str, list[Path]]:
     """The images that a data.yaml lists; nothing if there are none to train on, or validation has some of the same."""
-    found = {split: _listed(settings, settings.get(split), files) for split in SPLITS}
-    found['val'] = found['val'] or _listed(settings, settings.get('valid'), files)
+    named = {split: settings.get(split) for split in SPLITS}
+    named['val'] = named['val'] or settings.get('valid')
+    found = {split: _listed(settings, value, files) for split, value in named.items()}
     if not found['train'] or set(found['train']) & set(found['val']):
         return {}
+    for split in SPLITS:
+        if named[split] and not found[split]:
+            notes.append(f'{split} is not used: {settings["file"]} names {named[split]}, where no images are')
     return {split: images for split, images in found.items() if images}
 
 
@@ -107,20 +134,22 @@ def _listed(settings: dict[str, Any], value: Any, files: Files) -> list[Path]:
     if not isinstance(value, str) or not value:
         return []
     folder = settings['file'].parent
-    inside = Path(*[part for part in PurePath(value).parts if part != '..'])  # Roboflow writes ../train/images
-    for path in (folder / str(settings.get('path') or '') / value, folder / value, folder / inside):
+    base = folder / str(settings.get('path') or '')
+    for path in _places(value, sorted((base, folder), key=lambda place: not is_inside(place, folder))):
         if path.is_dir():
             return Files(path).images
         if path.is_file():
-            lines = [
-                line.strip()
-                for line in path.read_text(encoding='utf-8-sig', errors='replace').splitlines()
-                if line.strip()
-            ]
-            bases = (path.parent, files.root, folder / str(settings.get('path') or ''))
-            paths = [next((base / line for base in bases if (base / line).is_file()), None) for line in lines]
+            lines = [line.strip() for line in _lines(path) if line.strip()]
+            bases = (path.parent, files.root, base)
+            paths = [next((place for place in _places(line, bases) if place.is_file()), None) for line in lines]
             return [path for path in paths if path and is_image(path)]
     return []
+
+
+def _places(value: str, bases: Iterable[Path]) -> list[Path]:
+    """Where a path may lead, first without its ``..``: Roboflow writes ../train/images for a folder beside the file."""
+    inside = PurePath(*[part for part in PurePath(value).parts if part != '..'])
+    return [Path(os.path.normpath(base / path)) for path in dict.fromkeys((inside, PurePath(value))) for base in bases]
 
 
 def _labels_of(image: Path) -> Path | None:
@@ -134,9 +163,33 @@ def _labels_of(image: Path) -> Path | None:
     return next((path for path in places if path.is_file() and path.name not in LISTS), None)
 
 
-def _looks_like_labels(path: Path) -> bool:
-    line = next(iter(path.read_text(errors='replace').split('\n')), '').split()
-    return len(line) >= 5 and not isinstance(_parse(line, None)[1], str)
+def _without_boxes(labels: Iterable[Path], points: int, files: Files) -> str:
+    """Why none of the labels has a box: what is wrong with the first line; an empty string if one has."""
+    first = ''
+    for path in labels:
+        for number, line in enumerate(_lines(path), 1):
+            if not (words := line.split()):
+                continue
+            if isinstance(_parse(words, points)[1], tuple):
+                return ''
+            first = first or f'{files.below_root(path)}, line {number}: {short(line.strip())}: {_mistake(words)}'
+    return first or 'The .txt files of the images are empty'
+
+
+def _mistake(words: list[str]) -> str:
+    """What is wrong with a line that has no box."""
+    if any(',' in word for word in words):
+        return f'there are commas, and {WANTED}'
+    try:
+        numbers = [float(word) for word in words]
+    except ValueError:
+        return WANTED
+    pixels = len(numbers) > 4 and any(abs(number) > FARTHEST for number in numbers[1:5])
+    return f'these look like pixels, and {WANTED}' if pixels else WANTED
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding='utf-8-sig', errors='replace').splitlines()
 
 
 def _names(settings: dict[str, Any] | None, files: Files) -> tuple[dict[int, str], Path | None]:
@@ -155,18 +208,16 @@ def _names(settings: dict[str, Any] | None, files: Files) -> tuple[dict[int, str
     return {number: line.strip() for number, line in enumerate(lines)}, lists[0]
 
 
-def _read_labels(path: Path, kpt_shape: Any) -> list[tuple[int, Any]]:
-    lines = [line.split() for line in path.read_text(encoding='utf-8-sig', errors='replace').splitlines()]
-    return [_parse(line, kpt_shape) for line in lines if line]
+def _read_labels(path: Path, points: int) -> list[tuple[int, Any]]:
+    return [_parse(words, points) for line in _lines(path) if (words := line.split())]
 
 
-def _parse(line: list[str], kpt_shape: Any) -> tuple[int, Any]:
+def _parse(line: list[str], points: int) -> tuple[int, Any]:
     """Class and box (x1, y1, x2, y2) in shares of the image; the line as it is instead of a box if it has none."""
     unusable = (UNUSABLE, ' '.join(line))
     try:
         number, *values = map(float, line)
-        points = math.prod(kpt_shape) if kpt_shape else 0
-    except (TypeError, ValueError):
+    except ValueError:
         return unusable
     box_only = len(values) in (4, 5, 4 + points)
     corners = values[:4] if box_only else values[: len(values) // 2 * 2]

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmdet_detr.datasets.images import BrokenImageError, inspect_image
+from mmdet_detr.datasets.images import IMAGES, BrokenImageError, inspect_image
+from mmdet_detr.inference.sources import Images, find_input
+from mmdet_detr.own_data.files import Files
 
 RANDOM = np.random.default_rng(0)
 
@@ -18,6 +20,19 @@ def encoded(kind: str, mode: str = 'RGB', size: tuple[int, int] = (40, 30), **op
     stream = io.BytesIO()
     Image.fromarray(pixels, mode).save(stream, kind, **options)
     return stream.getvalue()
+
+
+@pytest.mark.parametrize('ending', sorted(IMAGES))
+def test_every_ending_can_be_read_and_trained_on(tmp_path, ending):
+    """It is the one table of endings: of a folder to predict on, and of one's own pictures."""
+    for name in (f'a{ending}', f'b{ending.upper()}'):
+        Image.new('1' if ending == '.pbm' else 'L' if ending == '.pgm' else 'RGB', (40, 30), 1).save(tmp_path / name)
+        assert inspect_image(tmp_path / name, size=(40, 30)).size() == (40, 30)
+        assert mmcv.imread(tmp_path / name).shape == (30, 40, 3)
+    found = find_input(str(tmp_path))
+    assert isinstance(found, Images)
+    assert found.paths == [str(path) for path in Files(tmp_path).images]
+    assert len(found.paths) == 2
 
 
 def turned(kind: str = 'JPEG') -> bytes:

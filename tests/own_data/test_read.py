@@ -11,7 +11,7 @@ from helpers import BCCD
 from own_pictures import NAMES, PICTURES, coco, voc, write_coco, write_image, write_images, write_voc, write_yolo
 from PIL import Image
 
-from mmdet_detr.own_data import OwnData, read_folder
+from mmdet_detr.own_data import OwnData, OwnDataError, read_folder
 
 RACCOON = BCCD.with_name('raccoon')  # photographs, not part of the project
 
@@ -77,6 +77,48 @@ def test_roboflow(tmp_path):
     assert {Path(image['file_name']).parent.name for image in data.documents['val']['images']} == {'valid'}
 
 
+def test_a_root_of_the_name_of_a_class(tmp_path):
+    """Roboflow names it after the project; a split may be listed and be empty."""
+    for folder, names in (('train', 'abe'), ('valid', '')):
+        (tmp_path / folder).mkdir()
+        write_images(tmp_path / folder, names)
+        document = coco(names)
+        document['categories'].insert(0, {'id': 0, 'name': 'cat', 'supercategory': 'none'})
+        (tmp_path / folder / '_annotations.coco.json').write_text(json.dumps(document))
+    data = read_folder(tmp_path)
+    found = boxes(data)
+    assert {**found['train'], **found['val']} == expected('abe')
+    assert data.notes == [
+        'val is not used: it lists no images',
+        'cat: several categories have this name, such as a class and one above it: they become one',
+        'no validation split: it gets 1 of the images, drawn by seed 0',
+    ]
+
+
+def test_two_classes_of_one_id(tmp_path):
+    write_images(tmp_path, 'ab')
+    document = coco('ab')
+    document['categories'].append({'id': 1, 'name': 'fox'})
+    (tmp_path / 'boxes.json').write_text(json.dumps(document))
+    data = read_folder(tmp_path)
+    assert data.classes == NAMES
+    assert 'fox: a category with the id of another one, which gets its boxes' in data.notes
+
+
+def test_a_class_that_is_its_own_supercategory_stays(tmp_path):
+    """COCO's person is one of person; without boxes it is a class nevertheless."""
+    write_images(tmp_path, 'de')
+    document = coco('de')
+    names = (('person', 'person'), ('hat', 'clothing'), ('coat', 'clothing'), ('clothing', 'none'))
+    document['categories'] = [{'id': n, 'name': name, 'supercategory': above} for n, (name, above) in enumerate(names)]
+    for entry in document['annotations']:
+        entry['category_id'] = 1
+    (tmp_path / 'boxes.json').write_text(json.dumps(document))
+    data = read_folder(tmp_path)
+    assert data.classes == ('person', 'hat', 'coat')
+    assert data.notes[0] == 'clothing: a category above the classes, without boxes; it is left out'
+
+
 def test_coco_as_published(tmp_path):
     for year_split, names in (('train2017', 'abc'), ('val2017', 'de')):
         write_images(tmp_path / year_split, names)
@@ -134,6 +176,70 @@ def test_yolo_of_roboflow(tmp_path, names):
         NAMES,
         ['images without labels, which count as background: 1'],
     )
+
+
+def test_an_export_beside_another_folder(tmp_path):
+    """Roboflow writes ../train/images and means train/images beside the file, whatever is beside its folder."""
+    mine, other = tmp_path / 'mine', tmp_path / 'train'
+    for folder, members in ((mine / 'train', 'abc'), (mine / 'valid', 'd'), (other, 'e')):
+        write_images(folder / 'images', members)
+        write_yolo(folder / 'labels', members)
+    (mine / 'data.yaml').write_text(YAML)
+    data = read_folder(mine)
+    assert_boxes(data, train='abc', val='d')
+    assert f'test is not used: {mine / "data.yaml"} names ../test/images, where no images are' in data.notes
+    assert not any('outside' in note for note in data.notes)
+    for folder in ('images', 'labels'):
+        (mine / 'train' / folder).rename(mine / f'old_{folder}')
+    data = read_folder(mine)
+    assert_boxes(data, train='e', val='d')
+    assert f'images outside {mine}: 1, first {other / "images" / "e.jpg"}' in data.notes
+    assert read_folder(mine / 'valid' / '..').notes == data.notes
+
+
+def test_a_list_of_images_beside_another_folder(tmp_path):
+    for folder, ending in ((tmp_path / 'mine' / 'images', '.png'), (tmp_path / 'images', '.png')):
+        write_images(folder, 'abde', ending)
+    write_yolo(tmp_path / 'mine' / 'labels', 'abde')
+    (tmp_path / 'mine' / 'train.txt').write_text('../images/a.png\n../images/b.png\n../images/d.png\n')
+    (tmp_path / 'mine' / 'data.yaml').write_text('train: train.txt\nnames: [cat, dog]\n')
+    data = read_folder(tmp_path / 'mine')
+    found = boxes(data)
+    assert {*found['train'], *found['val']} == set('abd')
+    assert not any('outside' in note for note in data.notes)
+
+
+@pytest.mark.parametrize(
+    ('text', 'classes'),
+    [
+        ('names: [yes, no]', ('yes', 'no')),
+        ('names: [on, off]', ('on', 'off')),
+        ('names: {0: y, 1: n}', ('y', 'n')),
+        ('names: [0010, 1.50]', ('0010', '1.50')),
+        ('names: [null, 2024-05-01]', ('null', '2024-05-01')),
+        ("names:\n- 'True'\n- 2024-13-45", ('True', '2024-13-45')),
+    ],
+)
+def test_names_stay_as_they_are_written(tmp_path, text, classes):
+    write_images(tmp_path)
+    write_yolo(tmp_path)
+    (tmp_path / 'data.yaml').write_text(text)
+    data = read_folder(tmp_path)
+    assert data.classes == classes
+    assert [category['name'] for category in data.documents['train']['categories']] == list(classes)
+
+
+def test_two_images_of_one_label_file(tmp_path):
+    write_images(tmp_path, 'abde')
+    write_images(tmp_path, 'a', '.png')
+    write_yolo(tmp_path)
+    for seed in range(8):
+        data = read_folder(tmp_path, seed)
+        splits = {Path(i['file_name']).name: split for split, d in data.documents.items() for i in d['images']}
+        assert len(splits) == 5
+        assert splits['a.jpg'] == splits['a.png']
+    shared = f'labels that several images share: 1, first {tmp_path / "a.txt"} of a.jpg and a.png; all are used'
+    assert shared in data.notes
 
 
 def test_yolo_of_ultralytics(tmp_path):
@@ -212,6 +318,13 @@ def test_key_points_of_yolo(tmp_path):
     (tmp_path / 'a.txt').write_text('0 0.5 0.5 0.5 0.5 0.1 0.1 2 0.9 0.9 2\n')
     write_yolo(tmp_path, 'd')
     (tmp_path / 'data.yaml').write_text('names: [cat, dog]\nkpt_shape: [2, 3]\n')
+    found = boxes(read_folder(tmp_path))
+    assert {**found['train'], **found['val']}['a'] == [('cat', [10, 5, 20, 10])]
+    (tmp_path / 'data.yaml').write_text('names: [cat, dog]\nkpt_shape: [two, 3]\n')
+    with pytest.raises(OwnDataError, match=r"data.yaml: kpt_shape has to be two numbers, got \['two', '3'\]"):
+        read_folder(tmp_path)
+    (tmp_path / 'a.txt').write_text('0 0.5 0.5 0.5 0.5\n')
+    (tmp_path / 'data.yaml').write_text('names: [cat, dog]\nkpt_shape: ~\n')
     found = boxes(read_folder(tmp_path))
     assert {**found['train'], **found['val']}['a'] == [('cat', [10, 5, 20, 10])]
 

@@ -54,6 +54,20 @@ def test_equal_files_and_augmented_copies_stay_together(tmp_path):
             assert len(set(pair) & set(val)) in (0, 2)
 
 
+def test_names_and_contents_link_images(tmp_path):
+    """Two files of one name and two of one content are four images that stay together."""
+    for seed in range(8):
+        folder = tmp_path / str(seed)
+        given = document(folder, 10, 10)
+        path = folder / '02.bmp'
+        (folder / '03.png').rename(path)
+        given['images'][3]['file_name'] = str(path)
+        shutil.copy(path, folder / '00.png')
+        shutil.copy(folder / '02.png', folder / '07.png')
+        val = drawn(split_off(given, folder, seed)[1])
+        assert len({0, 2, 3, 7} & set(val)) in (0, 4)
+
+
 def test_a_single_image_cannot_be_split(tmp_path):
     with pytest.raises(OwnDataError, match='a single image with boxes'):
         split_off(document(tmp_path, 5, 1), tmp_path, 0)
