@@ -2,15 +2,17 @@
 # three classes, in nine minutes of one core, from initialised weights: those of the shapes do not help.
 _base_ = ['./detr_r18_bccd_plain.py', '../_base_/detr_fast.py']
 
+cls_weight = 1.5
 queries, denoising = _base_.fast_head.training_queries
+denoising = dict(denoising, cls_weight=1 / cls_weight)  # of the classes, as much as with a cls_weight of 3
 model = dict(
     bbox_head=dict(
         loss=dict(
             type='mmdet_detr.BipartiteMatchLoss',
-            loss_cls=dict(type='CrossEntropyLoss', loss_weight=3.0),  # from scratch, boxes drown the classes otherwise
+            loss_cls=dict(type='CrossEntropyLoss', loss_weight=cls_weight),  # boxes drown the classes otherwise
         ),
         training_queries=[dict(queries, num_queries=50), denoising],
-        dense_supervision=_base_.fast_head.dense_supervision,
+        dense_supervision=dict(_base_.fast_head.dense_supervision, cls_weight=4 / cls_weight),
     ),
 )
 
