@@ -15,7 +15,7 @@ from rich.table import Table
 
 from ..configs import load_config
 from ..data_check import SplitReport, check_config, check_overlap, num_queries_of
-from ..datasets.problems import Problem
+from ..datasets.problems import Problem, number_of
 from ..errors import ConfigError
 from ..reports.data import kinds, write_report
 from .fail import errors_in_one_line
@@ -76,5 +76,5 @@ def _write_clean(folder: Path, reports: list[SplitReport]) -> None:
 def _show(console: Console, title: str, problems: list[Problem]) -> None:
     table = Table('', 'kind', 'number', 'first', title=title, title_justify='left')
     for level, kind, found in kinds(problems):
-        table.add_row(level, kind.label, str(len(found)), f'{found[0].where}: {found[0].reason}')
+        table.add_row(level, kind.label, str(number_of(found)), f'{found[0].where}: {found[0].reason}')
     console.print(table if problems else f'{title}: nothing wrong')

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from mmengine.hooks import Hook
 
 from ..compat.cpu_ranks import allow_ranks_on_cpu
+from ..compat.kept_config import keep_config
 from ..configs import load_config
 from ..engine.preemption_hook import EXIT_CODE
 from ..errors import UserError, one_line
@@ -35,6 +36,7 @@ def run_mmdet_tool(tool: str) -> None:
     if not script.exists():
         fail(tool, f'{script} is missing: install mmdet from a wheel, its tools come with it')
     allow_ranks_on_cpu()
+    keep_config(tool)
     try:
         if SAFE in sys.argv:
             sys.argv.remove(SAFE)

@@ -12,6 +12,9 @@ compat.cpu_ranks: mmengine's launchers call torch.cuda and hand device numbers t
     Until mmengine takes the gloo backend and no device numbers on a CPU.
 compat.latest_checkpoint: mmengine resumes from the file that last_checkpoint names, which may be missing or cut off.
     Until mmengine looks for the newest complete checkpoint.
+compat.kept_config: mmengine writes the resolved config of every start over the one in the folder of the run, which may
+    be the file that it was read from; a test puts its checkpoint in the place of the weights to start from.
+    Until mmengine writes it under a name of its own.
 compat.terminal: mmengine, mmdet and pycocotools print hundreds of lines at each start, a table at each validation, and
     warnings that are true of every run.
     Until they log them at a lower level.

@@ -26,6 +26,8 @@ LISTS = (
     r'Distributed training is not used, all SyncBatchNorm \(SyncBN\) layers',
     r'Checkpoints will be saved to ',
     r'Exp name: ',
+    r'LR is set based on batch size of ',
+    r'Load checkpoint from ',
     r'Evaluating (bbox|segm|proposal)\.\.\.$',
     r'(bbox|segm)_mAP_copypaste: ',
 )
@@ -47,6 +49,7 @@ PRINTED = (
     r'(?i:done) \(t=[\d.]+s\)\.?$',
 )
 NO_FASTER_COCO = 'faster_coco_eval is not installed, metrics will not be computed'
+LOADED = 'Loaded '  # how the report on a checkpoint begins
 TABLE = r' Average (Precision|Recall) '
 _hidden_records = re.compile('|'.join(LISTS + FALSE_ALARMS))
 _hidden_prints = re.compile('|'.join(PRINTED))
@@ -91,6 +94,25 @@ def quiet_runs(chosen: Callable[[Runner], bool]) -> None:
     """
     for kind in (Runner, FlexibleRunner):
         kind._log_env = _after_quieting(kind._log_env, chosen)
+
+
+def shorten_reports(logger: MMLogger) -> None:
+    """Show the first two lines of the report on a loaded checkpoint on the terminal; the log file has all of it."""
+    for handler in logger.handlers:
+        if not isinstance(handler, logging.FileHandler):
+            handler.setFormatter(_Shortened(handler.formatter or logging.Formatter()))
+
+
+class _Shortened(logging.Formatter):
+    """Another formatter, whose text is cut where it is a report on a checkpoint."""
+
+    def __init__(self, formatter: logging.Formatter) -> None:
+        super().__init__()
+        self._formatter = formatter
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = self._formatter.format(record)
+        return '\n'.join(text.split('\n')[:2]) if record.getMessage().startswith(LOADED) else text
 
 
 def _after_quieting(log_env: Callable[..., None], chosen: Callable[[Runner], bool]) -> Callable[..., None]:

@@ -138,11 +138,11 @@ def check_split(
         reason = 'not one image has a box of a class of the config'
         problems.append(Problem(Kind.NO_BOXES, reason, source.ann_file))
     elif empty:
-        problems.append(Problem(Kind.IMAGES_WITHOUT_BOXES, f'{empty} of {len(counts)}', source.ann_file))
+        problems.append(Problem(Kind.IMAGES_WITHOUT_BOXES, f'{empty} of {len(counts)}', source.ann_file, count=empty))
     crowded = {image: count for image, count in counts.items() if num_queries and count > num_queries}
     if crowded:
         reason = f'{len(crowded)} images; {max(crowded.values())} at most, {num_queries} queries'
-        problems.append(Problem(Kind.MORE_OBJECTS, reason, source.ann_file))
+        problems.append(Problem(Kind.MORE_OBJECTS, reason, source.ann_file, count=len(crowded)))
     return report
 
 

@@ -29,7 +29,9 @@ def check_config(config: Config, decode: bool = False) -> list[SplitReport]:
     columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     reports = []
     # Threads suffice: decoders and hashes release Python's lock.
-    with Progress(*columns, console=Console(stderr=True)) as progress, ThreadPoolExecutor(os.cpu_count()) as pool:
+    console = Console(stderr=True)
+    bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    with bars as progress, ThreadPoolExecutor(os.cpu_count()) as pool:
         for source in sources_of(config):
             task = progress.add_task(source.name, total=None)
 

@@ -87,6 +87,7 @@ class Problem:
         place: a list of the annotation file, as ``annotations``, or a path.
         index: number of the entry in that list.
         image: id of the image of that entry.
+        count: how many there are, where one stands for all.
         evaluated: whether it was found for an evaluation and not for a training.
     """
 
@@ -95,6 +96,7 @@ class Problem:
     place: str = ''
     index: int | None = None
     image: int | str | None = None
+    count: int = 1
     evaluated: bool = field(default=False, compare=False)
 
     @property
@@ -117,6 +119,11 @@ class Problem:
 
     def __str__(self) -> str:
         return f'{self.where}: {self.kind}: {self.reason}'
+
+
+def number_of(problems: Iterable[Problem]) -> int:
+    """How many there are, also of those that stand for several."""
+    return sum(problem.count for problem in problems)
 
 
 def summary(problems: Iterable[Problem]) -> str:

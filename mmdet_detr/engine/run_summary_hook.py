@@ -10,6 +10,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 
+from ..compat.terminal import shorten_reports
 from ..log import warn
 from ..registry import HOOKS
 
@@ -24,11 +25,27 @@ class RunSummaryHook(Hook):
     Before: the config, the data (images, objects, classes), the model, the device, the images of a step, the schedule,
     and where the log is; and a warning where a frozen part of the backbone has random weights. After: the best AP, its
     checkpoint, and the command that draws the run.
+
+    Args:
+        brief: say before in one line what ``finetune`` has not said, and show two lines of the report on the weights,
+            which is whole in the log file.
     """
 
     priority = 'LOWEST'  # the last checkpoint is written by then
 
+    def __init__(self, brief: bool = False) -> None:
+        self._brief = brief
+
+    def before_run(self, runner: Runner) -> None:
+        if self._brief:
+            shorten_reports(runner.logger)
+
     def before_train(self, runner: Runner) -> None:
+        self._warn_about_random_weights(runner)
+        if self._brief:
+            log = _shown(runner.logger.log_file)
+            runner.logger.info(f'Training {_model(runner)}, on {_device(runner)}; log: {log}')
+            return
         train = runner.train_dataloader.dataset
         rows = {
             'config': runner.cfg.filename or 'without a file',
@@ -42,7 +59,6 @@ class RunSummaryHook(Hook):
         }
         lines = [f'  {name:<12}{text}' for name, text in rows.items()]
         runner.logger.info('\n'.join([f'Training {runner.experiment_name}', *lines]))
-        self._warn_about_random_weights(runner)
 
     def after_train(self, runner: Runner) -> None:
         hub = runner.message_hub

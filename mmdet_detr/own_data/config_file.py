@@ -3,7 +3,7 @@
 import copy
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 from ..configs import dicts_in
 from ..data_check import num_queries_of
 from ..datasets.palette import complete_palette
-from ..errors import ConfigError
+from ..errors import ConfigError, one_line
 from .read import OwnData
 
 # What a runner and mmdet's scripts read; the other names of a config are its own variables, useless when resolved.
@@ -63,7 +63,8 @@ def fit_config(
         The config without variables of its own, and lines for the user about what was chosen.
 
     Raises:
-        ConfigError: the base trains masks, or lacks a model, data loaders or a training loop.
+        ConfigError: the base trains masks, or lacks a model, data loaders or a training loop; or a name or a path has
+            ``{{``.
     """
     config = copy.deepcopy(base.to_dict())
     missing = [key for key in ('model', 'train_dataloader', 'val_dataloader', 'train_cfg') if not config.get(key)]
@@ -85,14 +86,26 @@ def fit_config(
         notes.append(f'images a step: {batch}, and {factor:g} times the learning rate of {Path(base.filename).stem}')
     notes.append(f'epochs: {epochs}, steps in each: {math.ceil(number / batch)}')
     config |= {'load_from': weights, 'resume': False, 'work_dir': str(out), 'launcher': 'none'}
-    return Config({key: value for key, value in config.items() if key in KNOWN}), [note for note in notes if note]
+    config = {key: value for key, value in config.items() if key in KNOWN}
+    for text in _texts(config):
+        if '{{' in text:
+            raise ConfigError(f'{text!r} cannot stand in a config, where mmengine replaces {{{{...}}}}: rename it')
+    return Config(config), [note for note in notes if note]
 
 
 def write_config(config: Config, data: OwnData, path: Path) -> None:
     """Write the config as a file."""
     splits = ', '.join(f'{len(document["images"])} {split}' for split, document in data.documents.items())
-    head = f'# {data.root.name}: {splits} images. Edit this file, and run: mim train mmdet_detr {path.name} --gpus 1\n'
+    command = f'mim train mmdet_detr {path.name} --gpus 1 --work-dir ../again'
+    head = f'# {one_line(data.root.name)}: {splits} images. Edit this file, and run: {command}\n'
     path.write_text(head + config.pretty_text, encoding='utf-8')
+
+
+def _texts(node: Any) -> Iterator[str]:
+    if isinstance(node, str):
+        yield node
+    for one in node.values() if isinstance(node, dict) else node if isinstance(node, list | tuple) else ():
+        yield from _texts(one)
 
 
 def _fit_model(model: dict[str, Any], data: OwnData, weights: bool) -> str:

@@ -15,7 +15,7 @@ import torch
 
 from ..configs import dicts_in, load_config, packaged
 from ..data_check import SplitReport, check_config, check_overlap, num_queries_of
-from ..datasets.problems import Kind
+from ..datasets.problems import Kind, number_of
 from ..errors import ConfigError, UserError
 from ..evaluation.page import write_page
 from ..reports.data import kinds, write_report
@@ -27,6 +27,8 @@ from .files import OwnDataError
 from .read import OwnData, read_folder
 
 CONFIG, RECORD = 'config.py', 'split.json'
+SUMMARY = 'mmdet_detr.RunSummaryHook'
+MOST_NOTES = 4  # on the data, each a line on the terminal; the record has all of them
 
 
 class TrainingError(UserError):
@@ -88,7 +90,8 @@ def finetune(
         started = (run / 'last_checkpoint').exists()  # mmdet forgets load_from where it looks for a checkpoint
         _start('train', environment, run / CONFIG, *(['--resume'] if started else []))
     else:
-        _start('train', environment, prepare(folder, weights, base, epochs, batch, device, run, seed, say))
+        config = prepare(folder, weights, base, epochs, batch, device, run, seed, say)
+        _start('train', environment, config, *_briefly(config))
     checkpoint = find_checkpoint(run)
     _start('test', environment, run / CONFIG, checkpoint)
     draw_curve(read_scalars(run), run / 'curve.png')
@@ -125,8 +128,11 @@ def prepare(
     base_file = find_base(base or DEFAULT)
     data = read_folder(folder, seed)
     say(_title(data))
-    for note in data.notes:
+    shown = data.notes if len(data.notes) <= MOST_NOTES else data.notes[: MOST_NOTES - 1]
+    for note in shown:
         say(f'  {note}')
+    if data.notes[len(shown) :]:
+        say(f'  and {len(data.notes) - len(shown)} more notes in {RECORD}')
     start = None if weights == NO_WEIGHTS else weights or published_weights(base_file)
     start = require_weights(start) if start else None
     say(f'{base_file.stem}, from {start or "initial weights"}')
@@ -137,15 +143,16 @@ def prepare(
     for part in dicts_in(config.model):
         if (part.get('init_cfg') or {}).get('type') == 'Pretrained':
             require_weights(part['init_cfg']['checkpoint'])
-    for note in notes:
-        say(f'  {note}')
+    say(f'  {"; ".join(notes)}')
     reports = check_config(config)
     overlap = check_overlap(reports)
     write_report(run / 'data_check', reports, overlap, num_queries_of(config.model))
-    for line in _findings(reports):
-        say(f'  {line}')
+    findings = list(_findings(reports))
     if overlap:
-        say(f'  images that are also trained on, which make the AP too high: {len(overlap)}, first {overlap[0].where}')
+        first = overlap[0].where
+        findings.append(f'images that are also trained on, which make the AP too high: {len(overlap)}, first {first}')
+    if findings:
+        say(f'  {"; ".join(findings)}')
     write_config(config, data, run / CONFIG)
     say(f'config: {run / CONFIG}; pictures of the data: {run / "data_check" / "data_check.png"}')
     return run / CONFIG
@@ -204,10 +211,17 @@ def _findings(reports: list[SplitReport]) -> Iterator[str]:
     """
     for report in reports:
         for _, kind, found in kinds(report.problems):
-            text = f'{report.source.name}: {len(found)} x {kind}, first {found[0].where}: {found[0].reason}'
+            text = f'{report.source.name}: {number_of(found)} x {kind}, first {found[0].where}: {found[0].reason}'
             if any(problem.fatal for problem in found) and kind is not Kind.TRAINED_ON:
                 raise OwnDataError(text)
             yield text
+
+
+def _briefly(config: Path) -> list[str]:
+    """Arguments for a training whose summary leaves out what :func:`prepare` has said."""
+    hooks = load_config(config).get('custom_hooks') or []
+    options = [f'custom_hooks.{n}.brief=True' for n, hook in enumerate(hooks) if hook.get('type') == SUMMARY]
+    return ['--cfg-options', *options] if options else []
 
 
 def _environment(device: str | None) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Writes everything that is known of a run as one page."""
 
 import contextlib
+import shlex
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
@@ -129,4 +130,14 @@ def _test_images(config: Config) -> list[str]:
 
 
 def _command(config: Path, run: Path) -> str:
-    return f'mim train mmdet_detr {config} --work-dir {run}-again'
+    """It starts as the training started: a test or ``--resume`` leaves a config with other weights to start from."""
+    given = load_config(config)
+    for log in sorted(run.glob('*/vis_data/scalars.json'), reverse=True):
+        path = log.with_name('config.py')
+        start = load_config(path) if path.is_file() else given
+        if start.get('resume'):
+            continue
+        if any(start.get(key) != given.get(key) for key in ('load_from', 'resume')):
+            config = path
+        break
+    return shlex.join(['mim', 'train', 'mmdet_detr', str(config), '--work-dir', f'{run}-again'])

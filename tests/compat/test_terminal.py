@@ -1,3 +1,4 @@
+import io
 import logging
 import subprocess
 import sys
@@ -96,3 +97,14 @@ def test_without_a_quiet_run_only_our_tools_drop_prints(in_tool, quiet_logger, m
     index()
     terminal._print('anything else')
     assert capsys.readouterr().out == ('' if in_tool else 'creating index...\nindex created!\n') + 'anything else\n'
+
+
+def test_reports_on_weights_are_short_on_the_terminal_alone(quiet_logger, tmp_path):
+    quiet_logger.handlers[0].setStream(shown := io.StringIO())
+    terminal.shorten_reports(quiet_logger)
+    quiet_logger.warning('Loaded x.pth: 3 entries used\n  classes: 0 of 2\n  missing: a')
+    quiet_logger.info('Others\n  have\n  all lines')
+    assert 'Loaded x.pth: 3 entries used\n  classes: 0 of 2\n' in shown.getvalue()
+    assert 'missing' not in shown.getvalue()
+    assert 'Others\n  have\n  all lines\n' in shown.getvalue()
+    assert '  classes: 0 of 2\n  missing: a\n' in (tmp_path / 'quiet.log').read_text()

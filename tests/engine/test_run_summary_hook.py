@@ -26,6 +26,14 @@ def test_says_what_is_trained_and_what_came_out(shapes, tmp_path, capsys):
     assert 'random, also' not in out  # nothing of this backbone is frozen
 
 
+def test_is_brief_where_the_rest_was_said(shapes, tmp_path, capsys):
+    brief = {'custom_hooks': [{'type': 'mmdet_detr.RunSummaryHook', 'brief': True}]}
+    train(shapes, tmp_path, {**SHORT, 'train_cfg.max_iters': 1}, **brief)
+    out = capsys.readouterr().out
+    assert 'Training DETR, 0.5 M parameters, from random weights, on 1 x CPU, 8 images a step; log: ' in out
+    assert 'schedule' not in out
+
+
 def test_names_the_best_checkpoint(shapes, tmp_path, capsys):
     train(shapes, tmp_path, SHORT, **HOOKS, **{'default_hooks.checkpoint.save_best': 'coco/bbox_mAP'})
     assert re.search(r'Best AP [\d.]+: \S+/best_coco_bbox_mAP_iter_2\.pth\n', capsys.readouterr().out)
