@@ -103,7 +103,8 @@ def _settings(config: Path | None, cfg: str, source: Source, weights: dict[str, 
     num_heads = source.num_heads or (8 if architecture_of(weights).embed_dims == 256 else None)
     if num_heads is None:
         raise CheckpointError(f'{source.path} does not tell the number of attention heads: name its config by --config')
-    return Settings(num_heads, dilated=bool(source.dilated))
+    dilated = 'dc5' in Path(source.path).name.lower() if source.dilated is None else source.dilated
+    return Settings(num_heads, dilated=dilated)
 
 
 def _coco80_rows(weights: dict[str, Tensor], source: Source) -> dict[str, Tensor]:

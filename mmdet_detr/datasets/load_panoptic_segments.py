@@ -24,8 +24,9 @@ class LoadPanopticSegments(BaseTransform):
 
     Args:
         box_from: 'masks' takes the first and the last column and row of a segment's pixels, as the official code does:
-            a box from 3 to 5 covers the pixels 3, 4 and 5. 'json' takes the annotated box, which ends a pixel further;
-            a segment without one gets the box of its mask, ended alike.
+            a box from 3 to 5 covers the pixels 3, 4 and 5. A segment of one column or row ends a pixel further. 'json'
+            takes the annotated box, which ends a pixel further; a segment without one gets the box of its mask, ended
+            alike.
         backend_args: mmengine's arguments of the storage of the PNGs.
 
     Raises:
@@ -65,8 +66,8 @@ class LoadPanopticSegments(BaseTransform):
             self._warn(path, segments[~seen].tolist())
             masks, boxes = masks[seen], boxes[seen]
             instances = [instance for instance, kept in zip(instances, seen, strict=True) if kept]
+        boxes[:, 2:] += self.box_from == 'json' or boxes[:, 2:] == boxes[:, :2]
         if self.box_from == 'json':
-            boxes[:, 2:] += 1
             for box, instance in zip(boxes, instances, strict=True):
                 box[:] = instance.get('bbox', box)
         labels = [instance['bbox_label'] for instance in instances]

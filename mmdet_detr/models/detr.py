@@ -98,6 +98,8 @@ class DETR(BaseDetector):
                     f'MaskHead(num_things_classes={things}) is in a model of {self.bbox_head.num_classes} classes: '
                     'None makes all of them things'
                 )
+        elif of_masks:
+            raise ConfigError('test_cfg.panoptic is for a mask_head, which this DETR does not have')
         elif freeze_detector:
             raise ConfigError('DETR(freeze_detector=True) without mask_head has nothing to train')
         if freeze_detector:
@@ -152,21 +154,34 @@ class DETR(BaseDetector):
             return self._predict(batch_inputs, batch_data_samples, rescale)
 
     def _predict(self, batch_inputs: Tensor, batch_data_samples: SampleList, rescale: bool) -> SampleList:
-        feats, output = self.forward_transformer(batch_inputs, batch_data_samples)
         if self.mask_head is None:
+            _, output = self.forward_transformer(batch_inputs, batch_data_samples)
             results = self.bbox_head.predict(output, batch_data_samples, rescale=rescale)
             return self.add_pred_to_datasample(batch_data_samples, results)
+        # The mask head's norms would count padding as image: so images of one size are taken together, without padding.
+        sizes = [tuple(sample.img_shape[:2]) for sample in batch_data_samples]
+        for height, width in dict.fromkeys(sizes):
+            indices = [index for index, size in enumerate(sizes) if size == (height, width)]
+            samples = [batch_data_samples[index] for index in indices]
+            for sample in samples:
+                sample.set_metainfo({'batch_input_shape': (height, width)})
+            self._predict_masks(batch_inputs[indices, :, :height, :width], samples, rescale)
+        return batch_data_samples
+
+    def _predict_masks(self, batch_inputs: Tensor, batch_data_samples: SampleList, rescale: bool) -> None:
+        assert self.mask_head is not None
+        feats, output = self.forward_transformer(batch_inputs, batch_data_samples)
         detections = self.bbox_head.detect(output, batch_data_samples, rescale=rescale)
         things, maps = self.mask_head.predict(feats, output, detections, batch_data_samples, rescale)
         for sample, panoptic in zip(batch_data_samples, maps or [], strict=False):
             sample.pred_panoptic_seg = panoptic
-        return self.add_pred_to_datasample(batch_data_samples, things)
+        self.add_pred_to_datasample(batch_data_samples, things)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Tensor], prefix: str, local_metadata: dict, *args: Any
     ) -> None:
         """Take the weights of any published DETR, see ``checkpoints/fit.py``."""
-        self._has_weights = True
+        self._has_weights |= any(name.startswith((f'{prefix}neck.', f'{prefix}bbox_head.')) for name in state_dict)
         fit_to_model(self, state_dict, prefix, local_metadata)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 

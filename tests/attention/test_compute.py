@@ -1,5 +1,6 @@
 """The maps hold the weights of the attentions, equal to PyTorch's own."""
 
+from bisect import bisect_right
 from contextlib import contextmanager
 
 import numpy as np
@@ -39,12 +40,13 @@ def inputs_of(module):
     handle.remove()
 
 
-def plain_map(weights):
-    """Weights (S,) of 8 x 12 cells at the pixels of ``IMAGE``: 48 x 67 pixels of the input are 50 x 70."""
-    cells = np.asarray(weights).reshape(8, 12)
-    rows = [int((y + 0.5) * 48 / 50) // 8 for y in range(50)]
-    columns = [int((x + 0.5) * 67 / 70) // 8 for x in range(70)]
-    return np.array([[cells[row, column] for column in columns] for row in rows])
+def plain_map(weights, grid=(8, 12), padded=(64, 96)):
+    """Weights (S,) of the cells of an input at the pixels of ``IMAGE``: 48 x 67 pixels of the input are 50 x 70."""
+    places = []
+    for length, resized, cells, side in zip((50, 70), (48, 67), grid, padded, strict=True):
+        first = [cell * side // cells for cell in range(cells)]  # pixel of each cell
+        places.append([bisect_right(first, int((at + 0.5) * resized / length)) - 1 for at in range(length)])
+    return np.asarray(weights).reshape(grid)[np.ix_(*places)]
 
 
 @pytest.mark.parametrize('layer', [1, 3])
@@ -73,7 +75,8 @@ def test_encoder_equals_pytorch(detector, attention):
 
 
 def test_mask_head(panoptic_detector, panoptic_attention):
-    """One softmax over heads and cells of the image, in plain arithmetic."""
+    """One softmax over heads and cells, in plain arithmetic; masks are predicted without padding."""
+    unpadded = {'grid': (6, 9), 'padded': (48, 67)}
     found = panoptic_attention
     head = panoptic_detector.model.mask_head.bbox_attention
     with inputs_of(panoptic_detector.model.bbox_head.class_embed) as hidden, inputs_of(head.k_linear) as memory:
@@ -87,14 +90,11 @@ def test_mask_head(panoptic_detector, panoptic_attention):
         [k[:, i * width : (i + 1) * width] @ q[i * width : (i + 1) * width] for i in range(head.num_heads)]
     )
     scores = scores / width**0.5
-    inside = np.zeros((8, 12), bool)
-    inside[:6, :9] = True
-    scores[:, ~torch.from_numpy(inside).flatten()] = -torch.inf
     expected = scores.flatten().softmax(0).view_as(scores)
     assert found.num_mask_heads == head.num_heads == 8
     np.testing.assert_allclose(found.mask_weights(query), expected, atol=1e-5)
-    np.testing.assert_allclose(found.mask_head(query, 2), plain_map(expected[1]), atol=1e-5)
-    np.testing.assert_allclose(found.mask_head(query), plain_map(expected.sum(0)), atol=1e-5)
+    np.testing.assert_allclose(found.mask_head(query, 2), plain_map(expected[1], **unpadded), atol=1e-5)
+    np.testing.assert_allclose(found.mask_head(query), plain_map(expected.sum(0), **unpadded), atol=1e-5)
 
 
 def test_detections_are_those_of_the_detector(detector, attention):

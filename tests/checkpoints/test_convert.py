@@ -246,6 +246,11 @@ def test_hugging_face_names_of_the_published_size(tmp_path):
     assert written['state_dict']['bbox_head.fc_cls.bias'].tolist() == [*COCO_IDS, 91]
     assert written['meta']['dataset_meta']['classes'] == COCO_NAMES
 
+    convert_checkpoint(tmp_path / 'r50.pth', tmp_path / 'detr-r50-dc5.pth', 'detr')  # without the official args
+    convert_checkpoint(tmp_path / 'detr-r50-dc5.pth', tmp_path / 'dilated', 'hf')
+    assert json.loads((tmp_path / 'dilated' / 'config.json').read_text())['dilation']
+    assert not config['dilation']
+
 
 def test_dilated_backbone_gets_the_names_of_timm(tmp_path):
     """transformers' own ResNet cannot dilate; the published DC5 models use timm's."""

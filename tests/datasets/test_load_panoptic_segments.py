@@ -46,6 +46,16 @@ def test_annotated_boxes_and_where_they_are_missing(png):
     assert loaded['gt_bboxes'].tensor.tolist() == [[0, 0, 8, 4], [2, 1, 4, 4], [5, 2, 7, 4]]
 
 
+def test_a_line_of_pixels_has_a_box(tmp_path):
+    segments = np.zeros((6, 8), np.int32)
+    segments[1:5, 3], segments[5] = PERSON, CAR
+    colours(segments).save(tmp_path / 'lines.png')
+    instances = [{'segment_id': PERSON, 'bbox_label': 0}, {'segment_id': CAR, 'bbox_label': 1}]
+    for box_from, expected in (('masks', [[3, 1, 4, 4], [0, 5, 7, 6]]), ('json', [[3, 1, 4, 5], [0, 5, 8, 6]])):
+        loaded = LoadPanopticSegments(box_from)(results(tmp_path / 'lines.png', instances))
+        assert loaded['gt_bboxes'].tensor.tolist() == expected
+
+
 def test_an_image_without_segments(png):
     loaded = LoadPanopticSegments()(results(png, instances=[]))
     assert loaded['gt_masks'].masks.shape == (0, 6, 8)

@@ -134,12 +134,24 @@ def test_a_frozen_detector_without_weights_is_named_once(monkeypatch):
     loaded.load_state_dict(model.state_dict())
     loaded(images, samples, mode='loss')
     assert len(said) == 1
+    with_backbone = built(masks_config(freeze_detector=True))
+    backbone = {name: value for name, value in model.state_dict().items() if name.startswith('backbone.')}
+    with_backbone.load_state_dict(backbone, strict=False)
+    with_backbone(images, samples, mode='loss')
+    assert len(said) == 2
 
 
 def test_nothing_to_train_is_an_error():
     config = masks_config(freeze_detector=True)
     config.mask_head = None
     with pytest.raises(ConfigError, match='nothing to train'):
+        MODELS.build(config)
+
+
+def test_panoptic_settings_without_a_mask_head_are_an_error():
+    config = masks_config(test_cfg=LOW)
+    config.mask_head = None
+    with pytest.raises(ConfigError, match='panoptic is for a mask_head'):
         MODELS.build(config)
 
 
@@ -194,30 +206,34 @@ def certain(model: nn.Module, images: Tensor, samples: list) -> nn.Module:
 @pytest.mark.parametrize('name', SIZES)
 @pytest.mark.parametrize('rescale', [True, False])
 def test_predictions(name, rescale, monkeypatch):
+    """Those of a batch are those of its images one by one, without padding."""
     monkeypatch.setattr(mask_head, 'QUERIES_AT_ONCE', 3)
     monkeypatch.setattr(resize, 'MASKS_AT_ONCE', 2)
     images, samples = batch(*SIZES[name], scale=0.63)
     model = certain(built(masks_config(test_cfg=LOW)).eval(), images, samples)
     results = predicted(model, images, samples, rescale)
-    with torch.no_grad():
-        masks = plain_logits(model, images, samples)
-        logits, _, _ = model(images, samples, mode='tensor')
     found = 0
-    for image, (result, sample) in enumerate(zip(results, samples, strict=True)):
-        sizes = Sizes(tuple(images.shape[2:]), sample.img_shape, sample.ori_shape if rescale else sample.img_shape)
-        probabilities = logits[-1, image].softmax(-1)
+    for image, result, sample in zip(images, results, samples, strict=True):
+        height, width = sample.img_shape
+        alone, sample = image[None, :, :height, :width], copy.deepcopy(sample)
+        sample.set_metainfo({'batch_input_shape': sample.img_shape})
+        with torch.no_grad():
+            [masks] = plain_logits(model, alone, [sample])
+            logits, _, _ = model(alone, [sample], mode='tensor')
+        sizes = Sizes(sample.img_shape, sample.img_shape, sample.ori_shape if rescale else sample.img_shape)
+        probabilities = logits[-1, 0].softmax(-1)
         scores, labels = probabilities[:, :-1].max(-1)
         order = scores.sort(descending=True).indices
         order = order[labels[order] < NUM_THINGS]
         assert result.pred_instances.labels.tolist() == labels[order].tolist()
-        expected = plain_instance_masks(masks[image, order], sizes)
+        expected = plain_instance_masks(masks[order], sizes)
         assert result.pred_instances.masks.shape == expected.shape
         assert (result.pred_instances.masks != expected).sum() <= 1e-4 * expected.numel()  # logits of 0 to noise
 
         scores, labels = probabilities.max(-1)
         some = labels < NUM_CLASSES
         ids, segments = plain_panoptic(
-            masks[image, some], scores[some], labels[some], set(range(NUM_THINGS)), sizes, threshold=0.5
+            masks[some], scores[some], labels[some], set(range(NUM_THINGS)), sizes, threshold=0.5
         )
         found += len(segments)
         values, counts = [], {}
