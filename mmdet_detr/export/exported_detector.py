@@ -60,10 +60,19 @@ class ExportedDetector(BaseModel):
         """
         if mode == 'loss':
             raise ConfigError('an exported file cannot be trained')
-        sizes = torch.tensor([sample.img_shape[:2] for sample in data_samples])
-        outputs = self._run(inputs, sizes)
+        sizes = [tuple(sample.img_shape[:2]) for sample in data_samples]
         if mode == 'tensor':
-            return outputs
+            return self._run(inputs, torch.tensor(sizes))
+        if 'min_area' not in self.metadata:
+            self._predict(inputs, data_samples)
+            return data_samples
+        for height, width in dict.fromkeys(sizes):  # as DETR does, because padding would change masks
+            indices = [index for index, size in enumerate(sizes) if size == (height, width)]
+            self._predict(inputs[indices, :, :height, :width], [data_samples[index] for index in indices])
+        return data_samples
+
+    def _predict(self, inputs: Tensor, data_samples: SampleList) -> None:
+        outputs = self._run(inputs, torch.tensor([sample.img_shape[:2] for sample in data_samples]))
         boxes, scores, labels, *of_masks = outputs
         padded_size, min_score = self._fixed(inputs), self.metadata['min_score']
         for i, sample in enumerate(data_samples):
@@ -80,7 +89,6 @@ class ExportedDetector(BaseModel):
                 self._add_masks(sample, found, queries[i], masks[i], padded_size)
             else:
                 sample.pred_instances = found[kept]
-        return data_samples
 
     def _run(self, inputs: Tensor, sizes: Tensor) -> list[Tensor]:
         """Outputs for any number of images, in batches as the file takes them."""

@@ -53,7 +53,8 @@ def describe(
         'std': module.std.flatten().tolist(),
         'channel_order': 'rgb' if getattr(preprocessor, '_channel_conversion', False) else 'bgr',
         'resize': _resize(config),
-        'pad_size_divisor': getattr(preprocessor, 'pad_size_divisor', 1),
+        # Masks are predicted without padding, see DETR.
+        'pad_size_divisor': 1 if masks else getattr(preprocessor, 'pad_size_divisor', 1),
         'uint8': module.uint8,
         'raw': module.raw,
         'precision': precision,

@@ -121,7 +121,8 @@ class Detector:
     Args:
         model: ``.onnx``, or ``.xml`` with its ``.bin``.
         batch_size: images that the network sees at once, at most; a model that was exported for a fixed number takes
-            that one. Images are padded to the largest of their batch, which can change a little what is found.
+            that one. Images are padded to the largest of their batch, which can change a little what is found. A model
+            with masks takes images of one size at once, without padding.
         threads: of the processor; None leaves it to the library.
 
     Raises:
@@ -170,11 +171,12 @@ class Detector:
         return Prepared(name, upright, pixels, size[::-1])
 
     def batches(self, prepared: Iterable[Prepared]) -> Iterator[list[Prepared]]:
-        """Lists of at most ``batch_size``; shorter ones where padding to the largest would take too much memory."""
+        """Lists of at most ``batch_size``; shorter ones where padding would take too much memory, or change masks."""
         batch: list[Prepared] = []
         for item in prepared:
             height, width = self._padded_size([*batch, item])
-            if batch and (len(batch) == self._batch_size or height * width > MAX_INPUT_PIXELS):
+            other = bool(batch) and self.metadata.min_area is not None and item.size != batch[0].size
+            if batch and (other or len(batch) == self._batch_size or height * width > MAX_INPUT_PIXELS):
                 yield batch
                 batch = []
             batch.append(item)

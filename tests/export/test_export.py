@@ -516,7 +516,8 @@ def test_the_runtime_finds_what_mmdet_finds(kind, suffix, request, exported):
     data = {key: [inputs[key] for inputs in prepared] for key in ('inputs', 'data_samples')}
     with torch.no_grad():
         together = [detector.result(sample) for sample in detector.model.test_step(data)]
-    assert together[1].scores.tolist() != alone[1].scores.tolist()  # padding changes a little what is found
+    # Padding changes a little what is found, and a model with masks takes images of one size together.
+    assert (together[1].scores.tolist() == alone[1].scores.tolist()) == (kind == 'panoptic_run')
     for expected, batch_size in ((alone, 1), (together, 4)):
         found = runtime.Detector(path, batch_size=batch_size)(images, score_thr=0)
         for ours, theirs in zip(found, expected, strict=True):
