@@ -5,8 +5,9 @@ import re
 
 import pytest
 from helpers import ROOT
-from mmdet.registry import DATASETS, TASK_UTILS
+from mmdet.registry import DATASETS, MODELS, TASK_UTILS
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS
 
 from mmdet_detr.models import HungarianAssigner
@@ -138,6 +139,25 @@ def test_panoptic_data(tmp_path, shapes):
     assert len(data.metainfo['thing_classes']) == 3
     objects = data[0]['data_samples'].gt_instances
     assert objects.masks.masks.sum(0).tolist() == [[1] * 64] * 64  # every pixel belongs to one segment
+
+
+def test_parts_of_the_pages_on_masks_and_convergence_build(tmp_path):
+    blocks = [
+        block
+        for name in ('segmentation', 'convergence')
+        for block in re.findall(r'```python\n(.*?)```', (ROOT / 'docs' / f'{name}.md').read_text(), re.DOTALL)
+    ]
+    base = ROOT / 'configs' / 'detr' / 'detr_r50_8x2_150e_coco.py'
+    path = tmp_path / 'example.py'
+    path.write_text('\n'.join([f'_base_ = [{str(base)!r}]', *blocks]))
+    config = Config.fromfile(path)
+    config.merge_from_dict({'model': {'bbox_head': config.bbox_head, 'test_cfg': config.test_cfg}})
+    model = MODELS.build(config.model)
+    assert model.mask_head.test_cfg == {'score_thr': 0.85, 'min_area': 5}
+    assert [type(part).__name__ for part in model.bbox_head.training_queries] == ['QueryGroups', 'DenoisingQueries']
+    assert model.bbox_head.dense_supervision is not None
+    optimizer = build_optim_wrapper(model, config.optim_wrapper).optimizer
+    assert {group['lr'] for group in optimizer.param_groups} == {0.01, 1e-3, 1e-4}  # the backbone's is a tenth
 
 
 def test_config_that_changes_one_of_ours(tmp_path):

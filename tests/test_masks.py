@@ -60,12 +60,18 @@ def test_masks_on_frozen_boxes(folder):
     """From a checkpoint of boxes, as the published recipe; the detector stays as it is."""
     boxes = {name: value for name, value in weights(folder / 'whole' / 'iter_4.pth').items() if 'mask_head' not in name}
     torch.save({'state_dict': boxes}, folder / 'boxes.pth')
-    options = (*SHORT, f'load_from={folder / "boxes.pth"}', 'model.freeze_detector=True', 'train_cfg.max_iters=2')
+    options = (
+        *SHORT,
+        f'load_from={folder / "boxes.pth"}',
+        'model.freeze_detector=True',
+        'train_cfg.max_iters=2',
+        'default_hooks.checkpoint.interval=1',
+    )
     finished = run_tool('train', CONFIG, '--work-dir', folder / 'frozen', '--cfg-options', *options, cwd=folder)
     assert finished.returncode == 0, finished.stderr
     trained = weights(folder / 'frozen' / 'iter_2.pth')
     assert equal(boxes, trained)
-    first = weights(folder / 'whole' / 'iter_4.pth')
+    first = weights(folder / 'frozen' / 'iter_1.pth')
     assert not torch.equal(trained['mask_head.lay2.weight'], first['mask_head.lay2.weight'])
 
 

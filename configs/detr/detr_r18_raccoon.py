@@ -12,7 +12,7 @@ model = dict(
 )
 
 train_dataloader = _base_.raccoon_train
-optim_wrapper = dict(optimizer=dict(lr=5e-4), muon=dict(lr=0.005))  # a third of the cells' rates
+optim_wrapper = dict(optimizer=dict(lr=5e-4), muon=dict(lr=0.005))  # half of the cells' rates
 val_dataloader = _base_.raccoon_val
 test_dataloader = val_dataloader
 val_evaluator = _base_.raccoon_evaluator

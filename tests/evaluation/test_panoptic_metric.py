@@ -21,6 +21,7 @@ from mmdet_detr.datasets import AnnotationError, BrokenDataError
 from mmdet_detr.datasets.shapes import STUFF, THINGS
 from mmdet_detr.errors import ConfigError
 from mmdet_detr.evaluation import PanopticMetric
+from mmdet_detr.models.masks.panoptic import panoptic_map
 
 COCO = ROOT.parent / 'shared' / 'data' / 'coco_panoptic_sample' / 'sample_data'  # photographs, not part of the project
 SHAPES_META = {'classes': (*THINGS, *STUFF), 'thing_classes': THINGS, 'stuff_classes': STUFF}
@@ -122,14 +123,34 @@ def test_truth_as_prediction_is_100_on_shapes(shapes):
     assert evaluate(PanopticMetric(str(ann_file)), SHAPES_META, samples) == dict.fromkeys(NAMES, 100.0)
 
 
+def as_the_mask_head_maps_it(samples: list[DetDataSample], num_things: int, num_classes: int) -> None:
+    """Maps of certain logits of the segments, in one padded batch."""
+    maps = [sample.pred_panoptic_seg.sem_seg[0] for sample in samples]
+    padded = tuple(max(sizes) for sizes in zip(*(values.shape for values in maps), strict=True))
+    for sample, values in zip(samples, maps, strict=True):
+        size = tuple(values.shape)
+        segments = values.unique()
+        segments = segments[segments % 1000 < num_classes]
+        logits = torch.full((len(segments), *padded), -10.0)
+        logits[:, : size[0], : size[1]][values == segments[:, None, None]] = 10.0
+        labels = segments % 1000
+        sample.pred_panoptic_seg.sem_seg = panoptic_map(logits, labels, num_things, num_classes, 5, padded, size, size)[
+            None
+        ]
+
+
 @pytest.mark.skipif(not COCO.is_dir(), reason=f'the photographs are not at {COCO}')
-def test_truth_as_prediction_is_100_on_photographs():
+@pytest.mark.parametrize('mapped', [False, True])
+def test_truth_as_prediction_is_100_on_photographs(mapped):
     from mmdet.datasets import CocoPanopticDataset
 
     meta = CocoPanopticDataset.METAINFO
     meta = {name: list(meta[name]) for name in ('classes', 'thing_classes', 'stuff_classes')}
     ann_file = COCO / 'panoptic_examples.json'
-    samples = truth_as_prediction(ann_file, COCO / 'panoptic_examples', meta)
+    # A map has no VOID, so the crowds are in it as objects, which count neither as right nor as wrong.
+    samples = truth_as_prediction(ann_file, COCO / 'panoptic_examples', meta, drop_crowd=not mapped)
+    if mapped:
+        as_the_mask_head_maps_it(samples, len(meta['thing_classes']), len(meta['classes']))
     results = evaluate(PanopticMetric(str(ann_file), str(COCO / 'panoptic_examples')), meta, samples)
     assert results == pytest.approx(dict.fromkeys(NAMES, 100.0))
 
