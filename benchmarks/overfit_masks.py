@@ -3,10 +3,11 @@
     python benchmarks/overfit_masks.py FOLDER [--boxes 700] [--masks 1600] [--side 640] [--threads 2]
 
 First its boxes, then everything with the mask head; a step of masks sees one image. (With the rest frozen, as in the
-published recipe, PQ was 70 after 1,800 steps of masks, see commit 4554c4e: features of boxes alone do not tell sky from trees.)
+published recipe, PQ was 70 after 1,800 steps of masks, see commit 4554c4e: features of boxes alone do not tell sky
+from trees.)
 
 FOLDER is `sample_data` of the COCO panoptic API: panoptic_examples.json, PNGs in panoptic_examples, photographs in
-input_images. Data set, training, prediction (a padded batch of both), metric and pictures are those of the configs.
+input_images. Data set, training, prediction (both in one batch), metric and pictures are those of the configs.
 Writes overfit_masks.json (PQ at the end of the training) and a picture of the predictions.
 """
 
