@@ -16,8 +16,8 @@ model = dict(
     ),
 )
 
-# Flips alone: few steps learn sizes and colours as they are in the test images. The crops and the jitter of the plain config
-# do not pay in twenty minutes either (benchmarks/convergence.md).
+# Flips alone: few steps learn sizes and colours as they are in the test images. The crops and the jitter of the plain
+# config do not pay in twenty minutes either (benchmarks/convergence.md).
 train_pipeline = [
     *_base_.train_pipeline[:3],
     dict(type='mmdet_detr.ShortestSideResize', sizes=[144]),
